@@ -1,0 +1,1 @@
+"""What both stages share: configuration, files, data sets, randomness and processes."""

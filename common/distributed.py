@@ -1,0 +1,153 @@
+"""One process or many: where this one stands, and sums and means over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from common.errors import UserError
+
+T = TypeVar("T")
+
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among `world` in all, and `local_world` of its own machine."""
+
+    rank: int
+    local_rank: int
+    world: int
+    device: torch.device
+    local_world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def launch(device: str = "auto") -> Iterator[Process]:
+    """Join the processes that `torchrun` started, or stand alone without it.
+
+    Args:
+        device: `auto` (a GPU where there is one), `cpu`, `cuda`, or `cuda:N` for one process.
+            Under `torchrun` each process takes the GPU of its local rank.
+
+    Raises:
+        UserError: no such device, or an incomplete launcher environment.
+    """
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        yield Process(0, 0, 1, _activate(_choose(device, None)))
+        return
+
+    absent = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if absent:
+        raise UserError(
+            f"environment variable {absent[0]}: not set although RANK or WORLD_SIZE is; "
+            "start several processes with torchrun"
+        )
+    rank, world, local_rank, local_world = (int(os.environ[n]) for n in LAUNCHER_VARIABLES[:4])
+    chosen = _activate(_choose(device, local_rank))
+    if chosen.type == "cuda":
+        dist.init_process_group("nccl", device_id=chosen)
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield Process(rank, local_rank, world, chosen, local_world)
+    finally:
+        dist.destroy_process_group()
+
+
+def total(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of `tensor` over all processes, the same on each, without gradient.
+
+    `tensor` lies on the process's device and has one shape everywhere.
+    """
+    result = tensor.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(result)
+    return result
+
+
+def mean(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean of `tensor` over all processes; see `total`."""
+    return total(tensor) / (dist.get_world_size() if dist.is_initialized() else 1)
+
+
+def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its mean over all processes, in one message.
+
+    All processes pass the same parameters in the same order, and all have gradients.
+    """
+    if not dist.is_initialized():
+        return
+    gradients = [p.grad for p in parameters]
+    flat = mean(torch.cat([g.flatten() for g in gradients]))
+    parts = flat.split([g.numel() for g in gradients])
+    torch._foreach_copy_(gradients, [a.view_as(g) for a, g in zip(parts, gradients, strict=True)])
+
+
+def broadcast(module: torch.nn.Module) -> None:
+    """Give every process the weights and buffers that the first one has."""
+    if dist.is_initialized():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def agreed(value: T) -> T:
+    """The value that the first process has: any picklable object, on every process."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _choose(device: str, local_rank: int | None) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+        raise UserError(f"device: found {device!r}, expected auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(f"device: found {device!r}, but torch sees no GPU; expected cpu or auto")
+    if index and local_rank is not None:
+        raise UserError(
+            f"device: found {device!r} under torchrun, expected cuda: each process takes the GPU "
+            "of its local rank (choose GPUs with CUDA_VISIBLE_DEVICES)"
+        )
+    number = int(index) if index else (local_rank or 0)
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")
+    return torch.device("cuda", number)
+
+
+def _activate(device: torch.device) -> torch.device:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,62 @@
+"""An exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA(nn.Module):
+    """A frozen copy of a model that follows it: `average ← d·average + (1 - d)·weights`.
+
+    Buffers (running statistics, counters) are copied, not averaged. The copy stays in evaluation
+    mode, and its parameters never ask for gradients. `updates` counts the updates made and is
+    saved with the weights, so that the warm-up goes on where it was after a resume.
+
+    Args:
+        model: the model to follow, plain or wrapped by `torch.compile` or for data parallelism.
+        decay: `d`, in [0, 1).
+        warmup: the n-th update (1 first) has `d = min(decay, (1 + n) / (10 + n))`, so that the
+            random initial weights are soon forgotten.
+    """
+
+    updates: torch.Tensor
+
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: found {decay}, expected a number in [0, 1)")
+        self.decay = decay
+        self.warmup = warmup
+        self.model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step towards the weights that `model` has now."""
+        model = _unwrap(model)
+        self.updates += 1
+        decay = self.decay
+        if self.warmup:
+            n = int(self.updates)
+            decay = min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(current)
+
+    def train(self, mode: bool = True) -> EMA:
+        """Do nothing: a trainer that calls `train()` on everything leaves the copy as it is."""
+        return self
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers, whose parameters have their own names."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        else:
+            return model

@@ -1,0 +1,113 @@
+"""Pictures between files and tensors.
+
+`H W` pixels. Tensors are uint8 in 0..255, or float32 in [-1, 1] as the models take and give them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from common.errors import UserError
+from common.files import replacing
+
+ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 of any shape to float32 in [-1, 1]."""
+    return images.to(torch.float32).div_(127.5).sub_(1)
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Floats of any shape to uint8: [-1, 1] to 0..255, rounded; what lies outside is clamped."""
+    return images.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture of any common kind as upright RGB; transparency becomes white.
+
+    Raises:
+        UserError: naming the file, when it is missing, damaged or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such picture") from None
+    except Exception as error:  # damaged files fail in many ways, depending on the decoder
+        raise UserError(f"{path}: not a readable picture ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        pixels = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """An RGB picture as uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def save_image(path: str | os.PathLike[str], image: torch.Tensor) -> None:
+    """Write `image` [3, H, W], uint8 or float in [-1, 1], in the format that the name asks for."""
+    path = Path(path)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UserError(f"{path}: found suffix {path.suffix!r}, expected one such as .png or .jpg")
+    options = {"quality": 95} if kind == "JPEG" else {}
+    with replacing(path, durable=False) as file:
+        _to_pil(image).save(file, format=kind, **options)
+
+
+def save_grid(
+    path: str | os.PathLike[str], images: torch.Tensor, columns: int, pad: int = 2
+) -> None:
+    """Write `images` [N, 3, H, W] as one picture, row by row, on white.
+
+    Args:
+        path: the file to write.
+        images: uint8, or float in [-1, 1].
+        columns: pictures in a row.
+        pad: white pixels around each picture.
+    """
+    images = images if images.dtype == torch.uint8 else to_uint8(images)
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    canvas = torch.full(
+        (channels, rows * (height + pad) + pad, columns * (width + pad) + pad),
+        255,
+        dtype=torch.uint8,
+    )
+    for k, image in enumerate(images):
+        row, column = divmod(k, columns)
+        top, left = pad + row * (height + pad), pad + column * (width + pad)
+        canvas[:, top : top + height, left : left + width] = image
+    save_image(path, canvas)
+
+
+def save_gif(
+    path: str | os.PathLike[str], frames: Sequence[torch.Tensor] | torch.Tensor, ms: int
+) -> None:
+    """Write frames [3, H, W] as an endless animation with `ms` milliseconds a frame."""
+    first, *others = [_to_pil(frame) for frame in frames]
+    with replacing(path, durable=False) as file:
+        first.save(file, format="GIF", save_all=True, append_images=others, duration=ms, loop=0)
+
+
+def _to_pil(image: torch.Tensor) -> Image.Image:
+    image = image if image.dtype == torch.uint8 else to_uint8(image)
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from common import checkpoint
+from common.errors import UserError
+
+
+def test_a_round_trip_keeps_everything(tmp_path):
+    path = tmp_path / "checkpoint-last.pth"
+    payload = {"model": {"w": torch.randn(2, 3)}, "epoch": 7, "args": argparse.Namespace(lr=0.1)}
+    checkpoint.save(path, payload)
+    loaded = checkpoint.load(path)
+    assert torch.equal(loaded["model"]["w"], payload["model"]["w"])
+    assert (loaded["epoch"], loaded["args"].lr) == (7, 0.1)
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise RuntimeError("stopped while writing")
+
+
+def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "last.pth"
+    checkpoint.save(path, {"epoch": 1})
+    with pytest.raises(RuntimeError):
+        checkpoint.save(path, {"w": torch.zeros(1000), "epoch": Unpicklable()})
+    assert checkpoint.load(path) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_safetensors_round_trip_with_tied_and_strided_tensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    w = torch.randn(4, 6)
+    checkpoint.save_safetensors(path, {"w": w, "tied": w, "turned": w.T}, {"scale": "0.5"})
+    loaded = checkpoint.load(path)
+    assert torch.equal(loaded["tied"], w) and torch.equal(loaded["turned"], w.T)
+    assert checkpoint.load_metadata(path) == {"scale": "0.5"}
+
+
+class Model(pl.LightningModule):
+    def __init__(self, width: int = 2):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Linear(width, 1)
+
+    def training_step(self, batch, _):
+        loss = self.layer(batch).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_lightning_checkpoint_loads(tmp_path):
+    callback = pl.callbacks.ModelCheckpoint(tmp_path, filename="last", monitor="loss")
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model = Model()
+    trainer.fit(model, DataLoader(torch.randn(4, 2)))
+    loaded = checkpoint.load(tmp_path / "last.ckpt")
+    assert torch.equal(loaded["state_dict"]["layer.weight"], model.layer.weight)
+    assert loaded["global_step"] == 2
+
+
+class Foreign:
+    pass
+
+
+def write_pickle_with_code(path: Path) -> None:
+    torch.save({"config": Foreign()}, path)
+
+
+def write_plain_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"model": Path("x")}))
+
+
+def write_truncated(path: Path) -> None:
+    checkpoint.save(path, {"w": torch.randn(1000)})
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    ("name", "write", "reason"),
+    [
+        ("missing.pth", lambda path: None, "no such checkpoint file"),
+        ("folder.ckpt", Path.mkdir, "found a folder, expected a checkpoint file"),
+        ("empty.pth", Path.touch, "damaged, or not a checkpoint"),
+        ("text.pth", lambda path: path.write_text("<html>not found</html>"), "not a checkpoint"),
+        ("cut.pth", write_truncated, "damaged, or not a checkpoint"),
+        ("code.pth", write_pickle_with_code, "Foreign"),
+        ("pickle.pth", write_plain_pickle, "not a checkpoint"),
+        ("list.pth", lambda path: torch.save([1], path), "holds a list, expected a dictionary"),
+        ("text.safetensors", lambda path: path.write_text("x" * 99), "safetensors"),
+        ("empty.safetensors", Path.touch, "safetensors"),
+    ],
+)
+def test_unusable_files_are_named_with_the_reason(tmp_path, name, write, reason):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(UserError) as error:
+        checkpoint.load(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_metadata_of_another_file_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_text("nothing of the kind")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        checkpoint.load_metadata(path)
+
+
+def test_fitting_weights_are_loaded():
+    one, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    checkpoint.load_weights(one, other.state_dict(), "other.pth")
+    assert torch.equal(one.weight, other.weight)
+
+
+def test_weights_that_do_not_fit_are_listed_and_nothing_changes():
+    net = nn.Sequential(*[nn.Linear(2, 2) for _ in range(4)])
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state = {name: torch.zeros_like(tensor) for name, tensor in before.items() if name > "2"}
+    state |= {"3.bias": torch.zeros(5), "3.weight": 4, "head": torch.zeros(1)}
+    with pytest.raises(UserError) as error:
+        checkpoint.load_weights(net, state, "x.pth")
+    message = str(error.value)
+    assert message.startswith("x.pth: the weights do not fit Sequential")
+    assert "4 missing: 0.weight, 0.bias, 1.weight, 1.bias" in message
+    assert "1 unexpected: head" in message
+    assert "3.bias (found [5], expected [2])" in message
+    assert "3.weight (found int, expected [2, 2])" in message
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_long_lists_are_cut():
+    net = nn.Sequential(*[nn.Linear(1, 1) for _ in range(9)])
+    with pytest.raises(UserError, match=r"18 missing: 0\.weight, .*, 2\.weight, \.\.\.$"):
+        checkpoint.load_weights(net, {}, "x.pth")

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from common import distributed
+from common.errors import UserError
+
+
+def launcher(rank, port):
+    """The environment that torchrun gives to one of two processes of a machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    numbers["MASTER_PORT"] = port
+    return {"MASTER_ADDR": "localhost", **{name: str(n) for name, n in numbers.items()}}
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in distributed.LAUNCHER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def set_count(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
+    return set_count
+
+
+def test_a_process_alone():
+    x = torch.arange(3.0)
+    with distributed.launch("cpu") as process:
+        assert (process.rank, process.local_rank, process.world) == (0, 0, 1)
+        assert process.local_world == 1
+        assert process.device == torch.device("cpu") and process.is_main
+        assert torch.equal(distributed.total(x), x)
+        assert torch.equal(distributed.mean(x), x)
+        assert distributed.agreed("a name") == "a name"
+        distributed.barrier()
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "chosen"),
+    [
+        (0, "auto", "cpu"),
+        (2, "auto", "cuda:0"),
+        (2, "cuda", "cuda:0"),
+        (2, "cuda:1", "cuda:1"),
+        (2, "cpu", "cpu"),
+    ],
+)
+def test_the_device_that_is_chosen(gpus, count, device, chosen):
+    gpus(count)
+    with distributed.launch(device) as process:
+        assert process.device == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "message"),
+    [
+        (0, "cuda", "device: found 'cuda', but torch sees no GPU; expected cpu or auto"),
+        (0, "cuda:1", "device: found 'cuda:1', but torch sees no GPU"),
+        (1, "cuda:1", r"device: GPU number 1 asked for, but torch sees 1 GPU"),
+        (1, "gpu", "device: found 'gpu', expected auto, cpu, cuda or cuda:N"),
+        (1, "cuda:x", "device: found 'cuda:x', expected"),
+        (1, "cpu:0", "device: found 'cpu:0', expected"),
+    ],
+)
+def test_devices_that_are_not_there(gpus, count, device, message):
+    gpus(count)
+    with pytest.raises(UserError, match=message), distributed.launch(device):
+        pass
+
+
+def test_an_incomplete_launcher_environment_is_named(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="WORLD_SIZE: not set"), distributed.launch("cpu"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "message"),
+    [(1, "cuda", "GPU number 1 asked for"), (2, "cuda:0", "'cuda:0' under torchrun")],
+)
+def test_each_local_process_needs_its_own_gpu(monkeypatch, gpus, count, device, message):
+    gpus(count)
+    for name, value in launcher(rank=1, port=1).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message), distributed.launch(device):
+        pass
+
+
+def one_of_two(rank, port, folder):
+    os.environ.update(launcher(rank, port))
+    with distributed.launch("cpu") as process:
+        x = torch.tensor([1.0 + process.rank, 10.0])
+        layer = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(layer.weight, 3.0 + rank)
+        distributed.broadcast(layer)
+        layer.weight.grad, layer.bias.grad = torch.full((1, 1), 2.0 * rank), torch.ones(1)
+        distributed.average_gradients(list(layer.parameters()))
+        found = {
+            "process": [process.rank, process.world, process.local_world, process.is_main],
+            "total": distributed.total(x).tolist(),
+            "mean": distributed.mean(x).tolist(),
+            "x": x.tolist(),
+            "weight": layer.weight.item(),
+            "gradients": [p.grad.item() for p in layer.parameters()],
+            "agreed": distributed.agreed(f"from {rank}"),
+        }
+        distributed.barrier()
+    found["still connected"] = dist.is_initialized()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_two_processes_work_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    # Forked, because a fresh interpreter would spend seconds on importing torch.
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=one_of_two, args=(r, port, tmp_path)) for r in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
+            "process": [rank, 2, 2, rank == 0],
+            "total": [3.0, 20.0],
+            "mean": [1.5, 10.0],
+            "x": [1.0 + rank, 10.0],
+            "weight": 3.0,
+            "gradients": [1.0, 1.0],
+            "agreed": "from 0",
+            "still connected": False,
+        }

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import images
+from common.errors import UserError
+
+
+def test_every_byte_survives_the_way_to_floats_and_back():
+    x = torch.arange(256, dtype=torch.uint8)
+    floats = images.to_float(x)
+    assert floats.dtype == torch.float32
+    assert (floats[0], floats[255]) == (-1, 1)
+    assert torch.equal(images.to_uint8(floats), x)
+    assert torch.equal(x, torch.arange(256, dtype=torch.uint8))  # the argument is untouched
+
+
+def test_floats_are_rounded_and_clamped():
+    x = torch.tensor([-9.0, -1.0, -1 + 0.6 / 127.5, -1 + 0.4 / 127.5, 1.0, 9.0])
+    before = x.clone()
+    assert images.to_uint8(x).tolist() == [0, 0, 1, 0, 255, 255]
+    assert torch.equal(x, before)
+
+
+def pixel(path, x=0, y=0):
+    return images.read_rgb(path).getpixel((x, y))
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "name", "expected"),
+    [
+        ("RGB", (10, 20, 30), "x.png", (10, 20, 30)),
+        ("L", 77, "x.png", (77, 77, 77)),
+        ("1", 1, "x.png", (255, 255, 255)),
+        ("I;16", 257 * 200, "x.png", (200, 200, 200)),
+        ("I;16", 65535, "x.tif", (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 0), "x.png", (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), "x.png", (10, 20, 30)),
+        ("RGBA", (0, 0, 0, 51), "x.webp", (204, 204, 204)),
+        ("LA", (100, 0), "x.png", (255, 255, 255)),
+        ("CMYK", (255, 0, 0, 0), "x.tif", (0, 255, 255)),
+        ("RGB", (0, 0, 255), "x.bmp", (0, 0, 255)),
+    ],
+)
+def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, value, name, expected):
+    path = tmp_path / name
+    Image.new(mode, (4, 3), value).save(path, **({"lossless": True} if name == "x.webp" else {}))
+    picture = images.read_rgb(path)
+    assert (picture.mode, picture.size) == ("RGB", (4, 3))
+    assert pixel(path) == pytest.approx(expected, abs=1)
+
+
+def test_sixteen_bits_keep_all_256_levels(tmp_path):
+    levels = np.arange(256, dtype=np.uint16)[None]
+    Image.fromarray(levels * 257).save(tmp_path / "x.png")
+    picture = images.to_tensor(images.read_rgb(tmp_path / "x.png"))
+    assert np.array_equal(picture[0].numpy(), levels)
+
+
+@pytest.mark.parametrize(("mode", "value"), [("RGB", (200, 40, 90)), ("L", 90)])
+def test_jpeg(tmp_path, mode, value):
+    path = tmp_path / "x.jpg"
+    Image.new(mode, (16, 16), value).save(path, quality=98)
+    expected = value if mode == "RGB" else (value,) * 3
+    assert pixel(path) == pytest.approx(expected, abs=3)
+
+
+def test_cmyk_jpeg(tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.new("CMYK", (16, 16), (255, 0, 255, 0)).save(path, quality=98)
+    assert pixel(path) == pytest.approx((0, 255, 0), abs=4)
+
+
+def palette(transparent=None):
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([250, 1, 2, 3, 250, 5])
+    picture.putdata([0, 1])
+    if transparent is not None:
+        picture.info["transparency"] = transparent
+    return picture
+
+
+def test_palettes_with_and_without_transparency(tmp_path):
+    palette().save(tmp_path / "plain.png")
+    palette(transparent=1).save(tmp_path / "clear.png")
+    assert pixel(tmp_path / "plain.png", 1) == (3, 250, 5)
+    assert pixel(tmp_path / "clear.png", 0) == (250, 1, 2)
+    assert pixel(tmp_path / "clear.png", 1) == (255, 255, 255)
+
+
+def test_exif_rotation_is_undone(tmp_path):
+    path = tmp_path / "x.png"
+    picture = Image.new("RGB", (4, 2), (0, 0, 0))
+    picture.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    picture.save(path, exif=exif)
+    assert images.read_rgb(path).size == (2, 4)
+    assert pixel(path, 1, 0) == (255, 0, 0)
+
+
+def truncated(path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp"])
+def test_truncated_pictures_are_named(tmp_path, name):
+    path = tmp_path / name
+    truncated(path)
+    with pytest.raises(UserError) as error:
+        images.read_rgb(path)
+    assert str(error.value).startswith(f"{path}: not a readable picture")
+
+
+def test_other_files_and_missing_files_are_named(tmp_path):
+    path = tmp_path / "x.png"
+    with pytest.raises(UserError, match=r"x\.png: no such picture"):
+        images.read_rgb(path)
+    path.write_text("not a picture")
+    with pytest.raises(UserError, match=r"x\.png: not a readable picture"):
+        images.read_rgb(path)
+
+
+def gradient(height=5, width=7):
+    return torch.arange(3 * height * width, dtype=torch.uint8).reshape(3, height, width)
+
+
+def test_a_saved_png_reads_back_exactly(tmp_path):
+    x = gradient()
+    images.save_image(tmp_path / "new" / "a.png", x)
+    images.save_image(tmp_path / "b.png", images.to_float(x))
+    assert torch.equal(images.to_tensor(images.read_rgb(tmp_path / "new" / "a.png")), x)
+    assert torch.equal(images.to_tensor(images.read_rgb(tmp_path / "b.png")), x)
+
+
+def test_an_unknown_suffix_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"found suffix '\.xyz', expected"):
+        images.save_image(tmp_path / "a.xyz", gradient())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_lays_pictures_out_by_rows(tmp_path):
+    x = torch.stack([torch.full((3, 2, 3), 10 * k, dtype=torch.uint8) for k in range(1, 6)])
+    images.save_grid(tmp_path / "grid.png", x, columns=3, pad=1)
+    grid = images.to_tensor(images.read_rgb(tmp_path / "grid.png"))
+    assert grid.shape == (3, 1 + 2 * 3, 1 + 3 * 4)
+    assert [grid[0, 1, 1 + 4 * k].item() for k in range(3)] == [10, 20, 30]
+    assert [grid[0, 4, 1 + 4 * k].item() for k in range(3)] == [40, 50, 255]
+    assert (grid[:, 0] == 255).all() and (grid[:, :, 4] == 255).all()
+
+
+def test_a_gif_keeps_its_frames_and_their_time(tmp_path):
+    frames = [torch.full((3, 4, 4), value, dtype=torch.uint8) for value in (0, 128, 255)]
+    images.save_gif(tmp_path / "x.gif", frames, ms=120)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert (gif.n_frames, gif.info["duration"], gif.info["loop"]) == (3, 120, 0)
+        gif.seek(1)
+        assert gif.convert("RGB").getpixel((0, 0)) == pytest.approx((128,) * 3, abs=2)
