@@ -1,0 +1,139 @@
+"""The sizes of the networks, under the names of the released YAML files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from common.config import check_keys
+from common.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of encoder and decoder (`ddconfig`).
+
+    Args:
+        resolution: height of the images in pixels; widths are free.
+        ch: channels of the first level; level i has `ch * ch_mult[i]`.
+        num_res_blocks: residual blocks a level (the decoder has one more).
+        z_channels: channels of the deepest feature map, before it is cut into columns.
+        len_down_scale: how many levels halve the width; all halve the height.
+        attn_resolutions: nominal resolutions at which attention follows each residual block.
+        norm_groups: groups of every normalisation; the paper's 32 suits ch ≥ 128, and narrower
+            networks need fewer, since a group of one channel loses that channel's level.
+        semantic_map: decoder features that feed the semantic decoder: `base` after conv_in,
+            `mid` after the middle, `res` after the blocks of the deepest level.
+        double_enc: two encoder outputs (mean and variance); the column tokenizer has one.
+    """
+
+    resolution: int
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    z_channels: int
+    len_down_scale: int
+    attn_resolutions: tuple[int, ...] = ()
+    in_channels: int = 3
+    out_ch: int = 3
+    dropout: float = 0.0
+    norm_groups: int = 32
+    semantic_map: Literal["base", "mid", "res"] = "res"
+    double_enc: bool = False
+
+    def __post_init__(self) -> None:
+        if self.double_enc:
+            raise UserError(
+                "ddconfig.double_enc: true is not supported: the posterior has a fixed "
+                "noise range, so the encoder gives the mean alone; expected false"
+            )
+        if self.semantic_map not in ("base", "mid", "res"):
+            raise UserError(
+                f"ddconfig.semantic_map: found {self.semantic_map!r}, "
+                "expected one of base, mid, res"
+            )
+        if self.resolution % self.height_factor:
+            raise UserError(
+                f"ddconfig.resolution: found {self.resolution}, expected a multiple of "
+                f"{self.height_factor} ({len(self.ch_mult)} levels in ch_mult)"
+            )
+
+    @property
+    def levels(self) -> int:
+        return len(self.ch_mult)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, shallow to deep."""
+        return [self.ch * m for m in self.ch_mult]
+
+    @property
+    def height_factor(self) -> int:
+        return 2 ** (self.levels - 1)
+
+    @property
+    def column_width(self) -> int:
+        """Width of a column in pixels, f_w."""
+        return 2 ** min(self.len_down_scale, self.levels - 1)
+
+    @property
+    def rows(self) -> int:
+        """Height of the deepest feature map, h."""
+        return self.resolution // self.height_factor
+
+    def stride(self, level: int) -> tuple[int, int]:
+        """Stride between `level` and `level + 1`."""
+        return (2, 2) if level < self.len_down_scale else (2, 1)
+
+    def attends(self, level: int) -> bool:
+        return self.resolution // 2**level in self.attn_resolutions
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Sizes of the semantic decoder (`sematicconfig`).
+
+    Args:
+        z_channels: channels of the decoder features it reads.
+        ch: channels of the first level; level i has `ch * ch_mult[i]`.
+        num_res_blocks: residual blocks a level.
+        out_ch: channels of the map it predicts, those of the frozen network it is aligned with.
+        resolution, in_channels, attn_resolutions, downsample_scale: in released files, without
+            effect there; anything but "no attention, no resampling" is refused.
+    """
+
+    z_channels: int
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    out_ch: int
+    dropout: float = 0.0
+    norm_groups: int = 32
+    resolution: int | None = None
+    in_channels: int | None = None
+    attn_resolutions: tuple[int, ...] = ()
+    downsample_scale: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("attn_resolutions", "downsample_scale"):
+            if getattr(self, key):
+                raise UserError(
+                    f"sematicconfig.{key}: found {getattr(self, key)!r}, expected "
+                    "none: the semantic decoder has neither attention nor resampling"
+                )
+
+
+def parse(kind: type[T], section: Mapping[str, Any] | T, where: str) -> T:
+    """A section of a YAML file as its dataclass; unknown and missing keys are named."""
+    if isinstance(section, kind):
+        return section
+    names = [f.name for f in fields(kind)]
+    check_keys(section, names, where)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"{where}: {str(error).split('__init__() ')[-1]}") from None

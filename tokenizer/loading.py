@@ -1,0 +1,75 @@
+"""A trained tokenizer from a file: of our training, or released."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from common import checkpoint, config
+from common.errors import UserError
+from tokenizer.model import Tokenizer
+from tokenizer.released import from_released
+
+SIZES = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
+
+
+def load_tokenizer(
+    path: str | os.PathLike[str],
+    sizes: Mapping[str, Any] | None = None,
+    token_scale: float | None = None,
+    ema: bool = True,
+) -> Tokenizer:
+    """The tokenizer of a checkpoint, in evaluation mode and without gradients.
+
+    Args:
+        path: a checkpoint of `scripts/train_tokenizer.py`, or a released one.
+        sizes: arguments of `Tokenizer`; a checkpoint of ours carries its own, a released one
+            needs them (`model.params` of its YAML file).
+        token_scale: overrides the measured scale of the tokens (`--vae_norm`).
+        ema: take the EMA weights, as evaluation and stage two do, rather than the raw ones.
+
+    Raises:
+        UserError: no such file, not a tokenizer, or sizes that its weights do not fit.
+    """
+    file = checkpoint.load(path)
+    state = file.get("state_dict", file)
+    own = file.get("tokenizer")
+    if own is None and sizes is None:
+        raise UserError(
+            f"{path}: carries no sizes of its own; expected model.params of the "
+            "tokenizer's YAML file beside it (--config_path)"
+        )
+    tokenizer = Tokenizer(**(own or sizes))
+    if own is not None:
+        prefix = "ema.model." if ema else "tokenizer."
+        weights = _under(prefix, state)
+    else:
+        weights = from_released(state, tokenizer, ema)
+    checkpoint.load_weights(tokenizer, weights, path)
+    if token_scale is not None:
+        tokenizer.token_scale.fill_(token_scale)
+    return tokenizer.eval().requires_grad_(False)
+
+
+def tokenizer_from_config(
+    path: str | os.PathLike[str], token_scale: float | None = None
+) -> Tokenizer:
+    """The tokenizer of a YAML file (`--config_path`): `model.params` names the checkpoint as
+    `ckpt_path`, and gives the sizes if the checkpoint does not carry them; see `load_tokenizer`."""
+    model = config.load(path).get("model")
+    if model is None:
+        raise UserError(f"{path}: has no model; expected model.params.ckpt_path")
+    params = OmegaConf.to_container(model.get("params", {}), resolve=True)
+    file = params.get("ckpt_path")
+    if not file:
+        raise UserError(f"{path}: model.params.ckpt_path: missing; expected a tokenizer checkpoint")
+    sizes = {k: params[k] for k in SIZES if k in params}
+    return load_tokenizer(file, sizes or None, token_scale)
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

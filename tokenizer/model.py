@@ -1,0 +1,119 @@
+"""The tokenizer: images of any width to column tokens and back.
+
+Shapes: B batch, H W pixels, f_w column width, L = W/f_w columns, C token channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from tokenizer.blocks import column_conv
+from tokenizer.config import AutoencoderConfig, SemanticConfig, parse
+from tokenizer.decoder import Decoder, SemanticDecoder
+from tokenizer.encoder import Encoder
+from tokenizer.posterior import Posterior
+
+
+class Tokenizer(nn.Module):
+    """One vector for each vertical strip of an image.
+
+    Args:
+        ddconfig: sizes of encoder and decoder (`AutoencoderConfig` or its YAML section).
+        embed_dim: channels of a token, C.
+        std: largest noise scale of the posterior.
+        sematicconfig: sizes of the semantic decoder; without it there is none.
+        post_channels: channels of a column before it becomes a token; only checked.
+    """
+
+    token_scale: Tensor
+
+    def __init__(
+        self,
+        ddconfig: AutoencoderConfig | Mapping[str, Any],
+        embed_dim: int,
+        std: float = 2.5,
+        sematicconfig: SemanticConfig | Mapping[str, Any] | None = None,
+        post_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        config = parse(AutoencoderConfig, ddconfig, "ddconfig")
+        columns = config.z_channels * config.rows
+        if post_channels not in (None, columns):
+            raise UserError(
+                f"post_channels: found {post_channels}, expected z_channels × "
+                f"(resolution / {config.height_factor}) = {columns}"
+            )
+        self.config = config
+        self.channels = embed_dim
+        self.std = std
+        self.encoder = Encoder(config)
+        self.to_tokens = column_conv(columns, embed_dim)
+        self.from_tokens = column_conv(embed_dim, columns)
+        self.decoder = Decoder(config)
+        self.semantic_decoder = None
+        if sematicconfig is not None:
+            semantic = parse(SemanticConfig, sematicconfig, "sematicconfig")
+            self.semantic_decoder = SemanticDecoder(semantic)
+        # 1/std of sampled tokens, measured after training: the one place where tokens are scaled
+        self.register_buffer("token_scale", torch.ones(()))
+
+    @property
+    def height(self) -> int:
+        return self.config.resolution
+
+    @property
+    def column_width(self) -> int:
+        return self.config.column_width
+
+    def encode(self, images: Tensor) -> Posterior:
+        """Images [B, 3, H, W] in [-1, 1] → the posterior of their tokens, mean [B, L, C].
+
+        Raises:
+            UserError: H is not the tokenizer's height, or W is no multiple of the column width.
+        """
+        height, width = images.shape[2:]
+        if height != self.height:
+            raise UserError(f"image height: found {height}, expected {self.height} pixels")
+        if width % self.column_width or width < 2 * self.column_width:
+            raise UserError(
+                f"image width: found {width}, expected a multiple of the column width "
+                f"{self.column_width}, at least {2 * self.column_width} pixels"
+            )
+        columns = self.encoder(images)  # [B, L, P]
+        return self.posterior(self.to_tokens(columns.mT).mT)  # [B, L, C]
+
+    def posterior(self, mean: Tensor) -> Posterior:
+        """The posterior around a mean [B, L, C] that was kept."""
+        return Posterior(mean, self.std)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, L, C], L ≥ 2, in the posterior's scale → images [B, 3, H, L·f_w]."""
+        return self.decoder(self._columns(tokens)).images
+
+    def decode_with_semantics(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, H, W] and the semantic map [B, out_ch, h, L] of tokens [B, L, C]."""
+        if self.semantic_decoder is None:
+            raise UserError(
+                "this tokenizer has no semantic decoder: its config lacks sematicconfig"
+            )
+        decoded = self.decoder(self._columns(tokens))
+        return decoded.images, self.semantic_decoder(decoded.features)
+
+    @torch.no_grad()
+    def sample_tokens(self, posterior: Posterior, generator: torch.Generator) -> Tensor:
+        """Tokens [B, L, C] for stage two: a posterior sample in the scale of unit variance."""
+        return posterior.sample(generator) * self.token_scale
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Images [B, 3, H, L·f_w] of stage two's tokens [B, L, C]."""
+        return self.decode(tokens / self.token_scale)
+
+    def _columns(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] < 2:
+            raise UserError(f"number of tokens: found {tokens.shape[1]}, expected at least 2")
+        return self.from_tokens(tokens.mT).mT
