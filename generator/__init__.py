@@ -1,0 +1,1 @@
+"""Stage two: column tokens, one after the other."""

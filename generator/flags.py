@@ -1,0 +1,99 @@
+"""The command line's names for the generator's sizes, which are those of the released scripts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from common import config
+from common.errors import UserError
+from generator.model import HEADS, SIZES, GeneratorConfig
+
+# flag → field of GeneratorConfig
+FIELDS = {
+    "width": "width",
+    "depth": "depth",
+    "heads": "heads",
+    "vae_embed_dim": "channels",
+    "class_num": "classes",
+    "buffer_size": "class_tokens",
+    "cond_length": "window",
+    "diffloss_w": "head_width",
+    "diffloss_d": "head_depth",
+    "attn_dropout": "attn_dropout",
+    "proj_dropout": "proj_dropout",
+}
+
+
+def add_size_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the generator's sizes; those not given come from the checkpoint or the data."""
+    group = parser.add_argument_group("generator")
+    add = group.add_argument
+    add("--model", choices=SIZES, help="a named size: width, layers, attention heads")
+    add("--width", type=int, help="width D, over the named size")
+    add("--depth", type=int, help="layers, over the named size")
+    add("--heads", type=int, help="attention heads, over the named size")
+    add("--vae_embed_dim", type=int, help="channels of a token (default: the tokenizer's)")
+    add("--class_num", type=int, help="classes (default: the data's)")
+    add("--buffer_size", type=int, help="class tokens (default 16)")
+    add("--cond_length", type=int, help="earlier columns a layer sees (default 3; 0: all)")
+    add("--diffloss_w", type=int, help="width of the flow head")
+    add("--diffloss_d", type=int, help="residual blocks of the flow head")
+
+
+def sizes(flags: argparse.Namespace, known: Mapping[str, Any]) -> GeneratorConfig:
+    """The generator's sizes from the flags, over what data or tokenizer make known.
+
+    Raises:
+        UserError: a flag contradicts what is known, or a size is not given anywhere.
+    """
+    values: dict[str, Any] = {}
+    if flags.model:
+        values |= {**SIZES[flags.model], **HEADS[flags.model]}
+    for flag, field in FIELDS.items():
+        if getattr(flags, flag, None) is not None:
+            values[field] = getattr(flags, flag)
+    for field, value in known.items():
+        if values.setdefault(field, value) != value:
+            flag = next(f for f, name in FIELDS.items() if name == field)
+            raise UserError(
+                f"--{flag}: found {values[field]}, expected {value}, which the "
+                "tokenizer or the data have"
+            )
+    for field in ("width", "depth", "heads"):
+        if field not in values:
+            raise UserError(
+                f"--model: not given, and no --{field} either; expected one of "
+                f"{', '.join(SIZES)}, or all sizes by hand"
+            )
+    return GeneratorConfig(**values)
+
+
+def check_against(flags: argparse.Namespace, stored: GeneratorConfig) -> None:
+    """Refuse size flags that contradict those a checkpoint was trained with."""
+    own = asdict(stored)
+    given = {f: getattr(flags, f, None) for f in FIELDS}
+    if flags.model:
+        named = {**SIZES[flags.model]}
+        given = {
+            f: named.get(name) if v is None else v
+            for (f, v), name in zip(given.items(), FIELDS.values(), strict=True)
+        }
+    for flag, value in given.items():
+        if value is not None and value != own[FIELDS[flag]]:
+            raise UserError(f"--{flag}: found {value}, but the checkpoint has {own[FIELDS[flag]]}")
+
+
+def parse_with_config(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse flags; those in the YAML file of `--config` are defaults that flags override."""
+    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file.add_argument("--config")
+    path = file.parse_known_args()[0].config
+    if path:
+        values = config.load(path)
+        known = [action.dest for action in parser._actions if action.dest != "help"]
+        config.check_keys(values, known, path)
+        parser.set_defaults(**dict(values))
+    return parser.parse_args()

@@ -1,0 +1,88 @@
+"""The windowed causal transformer: class tokens are read first, then the columns.
+
+Class tokens never attend to anything, so a layer's class keys and values depend on the class
+alone; they are computed once and handed to the columns.
+
+Shapes: B batch, L columns, K class tokens, D width, N heads, d = D/N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from generator.attention import CrossAttention, KeysValues, SelfAttention
+
+
+@dataclass(frozen=True)
+class ClassMemory:
+    """What the columns see of their class.
+
+    Args:
+        keys_values: of every layer, each [B, N, K, d].
+        last: the last class token after all layers, [B, D]; it predicts column 0.
+    """
+
+    keys_values: list[KeysValues]
+    last: Tensor
+
+    def select(self, index: Tensor) -> ClassMemory:
+        """The memory of rows `index` [B'], for a batch in which classes repeat."""
+        return ClassMemory([(k[index], v[index]) for k, v in self.keys_values], self.last[index])
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, ratio: float, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, int(width * ratio))
+        self.fc2 = nn.Linear(int(width * ratio), width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(nn.functional.gelu(self.fc1(x)))
+        return self.dropout(self.fc2(x))
+
+
+class Layer(nn.Module):
+    """Columns attend to columns, then to their class; all tokens pass one MLP."""
+
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, attn_dropout: float, proj_dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = SelfAttention(width, heads, attn_dropout, proj_dropout)
+        self.cross_norm = nn.LayerNorm(width, eps=1e-5)
+        self.class_norm = nn.LayerNorm(width, eps=1e-5)
+        self.cross_attention = CrossAttention(width, heads, attn_dropout, proj_dropout)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, mlp_ratio, proj_dropout)
+
+    def read_class(self, class_tokens: Tensor) -> tuple[KeysValues, Tensor]:
+        """Class tokens [B, K, D] → their keys and values, and the tokens for the next layer."""
+        keys_values = self.cross_attention.keys_values(self.class_norm(class_tokens))
+        return keys_values, class_tokens + self.mlp(self.norm2(class_tokens))
+
+    def forward(self, x: Tensor, class_kv: KeysValues, rotation: Tensor, mask: Tensor) -> Tensor:
+        """Columns [B, L, D], all at once."""
+        x = x + self.attention(self.norm1(x), rotation, mask)  # [B, L, D]
+        return self._after_attention(x, class_kv, rotation)  # [B, L, D]
+
+    def step(
+        self, x: Tensor, class_kv: KeysValues, rotation: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        """One column [B, 1, D] after the rotated keys and values `past` of earlier ones.
+
+        Returns the column and the keys and values with its own appended, [B, N, M+1, d].
+        """
+        q, k, v = self.attention.project(self.norm1(x), rotation)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        x = x + self.attention.attend(q, k, v, mask=None)  # [B, 1, D]
+        return self._after_attention(x, class_kv, rotation), (k, v)
+
+    def _after_attention(self, x: Tensor, class_kv: KeysValues, rotation: Tensor) -> Tensor:
+        x = x + self.cross_attention(self.cross_norm(x), class_kv, rotation)
+        return x + self.mlp(self.norm2(x))

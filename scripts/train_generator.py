@@ -1,0 +1,158 @@
+"""Train the generator (stage two).
+
+    python scripts/train_generator.py --model tiny_model --config_path TOKENIZER.yaml \\
+        --data_path FOLDER --output_dir runs/generator
+    torchrun --nproc_per_node=8 scripts/train_generator.py --config RUN.yaml ...
+
+Checkpoints and logs go to --output_dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from common import config, distributed, images, seeding
+from common.datasets import DrawSampler, ImageFolder
+from common.distributed import Process
+from common.errors import UserError, run_cli
+from common.latents import Latents, weights_hash
+from common.precision import uses_bf16
+from generator.flags import add_size_flags, parse_with_config, sizes
+from generator.model import Generator
+from generator.training import Trainer, TrainingConfig
+from tokenizer.loading import tokenizer_from_config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", metavar="YAML", help="any of these flags; the command line wins"
+    )
+    add_size_flags(parser)
+
+    add = parser.add_argument_group("data").add_argument
+    add("--config_path", help="YAML with the tokenizer (model.params.ckpt_path) and maybe data")
+    add("--vae_norm", type=float, help="scale of the tokens (default: the tokenizer's own)")
+    add("--data_path", help="folder of class folders of images (default: data in --config_path)")
+    add("--img_size", type=int, help="width of the training images (default: their height)")
+    add("--use_cached", action="store_true", help="train on cached tokens")
+    add("--cached_path", help="file of scripts/cache_latents.py")
+    add("--token_num", type=int, help="columns of a training image; only checked")
+    add("--num_workers", type=int, default=0, help="loader processes (default 0)")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=int, default=1200)
+    add("--batch_size", type=int, default=64, help="of one process (default 64)")
+    add("--blr", type=float, default=1e-4, help="learning rate at a global batch of 256")
+    add("--lr", type=float, help="learning rate, instead of --blr")
+    add("--min_lr", type=float, default=0.0, help="end of the cosine")
+    add("--lr_schedule", default="constant", choices=("constant", "cosine"))
+    add("--warmup_epochs", type=float, default=100)
+    add("--weight_decay", type=float, default=0.02)
+    add("--grad_clip", type=float, default=3.0)
+    add("--ema_rate", type=float, default=0.9999)
+    add("--attn_dropout", type=float, default=0.1)
+    add("--proj_dropout", type=float, default=0.1)
+    add("--label_drop_prob", type=float, default=0.1, help="how often a sample loses its class")
+    add("--shift_num", type=int, default=16, help="positions are shifted by 0 ... this - 1")
+    add("--diffusion_batch_mul", type=int, default=4, help="flow draws a token")
+    add("--precision", default="fp32", choices=("fp32", "bf16", "auto"))
+    add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+    add = parser.add_argument_group("files").add_argument
+    add("--output_dir", type=Path, help="where checkpoints and logs go")
+    add("--resume", type=Path, metavar="DIR", help="go on from the checkpoint in this folder")
+    add("--ckpt", default="checkpoint-last.pth", help="its name there")
+    add("--log_freq", type=int, default=20, help="steps between two log entries")
+    add("--save_last_freq", type=int, default=1, help="epochs between two checkpoint-last.pth")
+    add("--save_freq", type=int, default=0, help="epochs between two that are kept (0: none)")
+    return parser
+
+
+def training_config(flags: argparse.Namespace, process: Process) -> TrainingConfig:
+    rate = flags.lr
+    if rate is None:
+        rate = flags.blr * flags.batch_size * process.world / 256
+    fields = TrainingConfig.__dataclass_fields__
+    same = {k: v for k, v in vars(flags).items() if k in fields and k != "lr"}
+    return TrainingConfig(lr=rate, bf16=uses_bf16(flags.precision, process.device), **same)
+
+
+def main() -> None:
+    flags = parse_with_config(build_parser())
+    for name in ("config_path", "output_dir"):
+        if getattr(flags, name) is None:
+            raise UserError(f"--{name}: not given")
+    with distributed.launch(flags.device) as process:
+        device = process.device
+        tokenizer = tokenizer_from_config(flags.config_path, flags.vae_norm).to(device)
+
+        if flags.use_cached:
+            dataset = Latents(flags.cached_path, weights_hash(tokenizer.state_dict()))
+        elif flags.data_path:
+            dataset = ImageFolder(
+                flags.data_path, tokenizer.height, True, seed=flags.seed, width=flags.img_size
+            )
+        else:
+            dataset = config.instantiate(config.load(flags.config_path).data.params.train, "data")
+
+        def tokenise(batch, randomness):
+            pictures, labels = (x.to(device, non_blocking=True) for x in batch)
+            with torch.no_grad():
+                posterior = (
+                    tokenizer.posterior(pictures)
+                    if flags.use_cached
+                    else tokenizer.encode(images.to_float(pictures))
+                )
+                return tokenizer.sample_tokens(posterior, randomness), labels
+
+        loader = DataLoader(
+            dataset,
+            flags.batch_size,
+            sampler=DrawSampler(
+                len(dataset), process.rank, process.world, flags.batch_size, flags.seed
+            ),
+            num_workers=flags.num_workers,
+            persistent_workers=flags.num_workers > 0,
+            pin_memory=device.type == "cuda",
+            drop_last=True,
+        )
+
+        known = {"channels": tokenizer.channels, "classes": len(dataset.class_names)}
+        generator_config = sizes(flags, known)
+        seeding.seed_everything(flags.seed)
+        model = Generator(generator_config).to(device)
+        trainer = Trainer(
+            model,
+            training_config(flags, process),
+            process,
+            loader,
+            tokenise,
+            flags.output_dir,
+            header={
+                "generator": asdict(generator_config),
+                "class_names": list(dataset.class_names),
+                "tokenizer": weights_hash(tokenizer.state_dict()),
+                "token_scale": float(tokenizer.token_scale),
+            },
+        )
+        if flags.resume:
+            trainer.load(flags.resume / flags.ckpt)
+        if process.is_main:
+            print(f"{'resuming' if flags.resume else 'training'} in {flags.output_dir}")
+        trainer.run()
+        if process.is_main:
+            print(f"checkpoint: {flags.output_dir / 'checkpoint-last.pth'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
