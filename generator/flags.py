@@ -96,4 +96,4 @@ def parse_with_config(parser: argparse.ArgumentParser) -> argparse.Namespace:
         known = [action.dest for action in parser._actions if action.dest != "help"]
         config.check_keys(values, known, path)
         parser.set_defaults(**dict(values))
-    return parser.parse_args()
+    return parser.parse_intermixed_args()

@@ -63,7 +63,7 @@ def training_loss(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws
     Returns:
         [L], whose mean is the loss.
     """
-    batch, length, channels = tokens.shape
+    batch, length, _ = tokens.shape
     labels = torch.where(draws.drop, model.no_class, labels)
     memory = model.read_classes(labels)
     hidden = model.hidden(tokens[:, :-1], memory, draws.shift)  # [B, L, D]

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader, Dataset
 
 from common import config, distributed, images, seeding
 from common.datasets import DrawSampler, ImageFolder
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("data").add_argument
     add("--config_path", help="YAML with the tokenizer (model.params.ckpt_path) and maybe data")
+    add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
     add("--vae_norm", type=float, help="scale of the tokens (default: the tokenizer's own)")
     add("--data_path", help="folder of class folders of images (default: data in --config_path)")
     add("--img_size", type=int, help="width of the training images (default: their height)")
@@ -87,6 +89,16 @@ def training_config(flags: argparse.Namespace, process: Process) -> TrainingConf
     return TrainingConfig(lr=rate, bf16=uses_bf16(flags.precision, process.device), **same)
 
 
+def training_data(flags: argparse.Namespace) -> Dataset:
+    settings = config.load(flags.config_path, flags.overrides)
+    node = OmegaConf.select(settings, "data.params.train")
+    if node is None:
+        raise UserError(
+            f"--data_path: not given, and {flags.config_path} has no data.params.train either"
+        )
+    return config.instantiate(node, "data.params.train")
+
+
 def main() -> None:
     flags = parse_with_config(build_parser())
     for name in ("config_path", "output_dir"):
@@ -94,16 +106,18 @@ def main() -> None:
             raise UserError(f"--{name}: not given")
     with distributed.launch(flags.device) as process:
         device = process.device
-        tokenizer = tokenizer_from_config(flags.config_path, flags.vae_norm).to(device)
+        tokenizer = tokenizer_from_config(flags.config_path, flags.vae_norm, flags.overrides)
+        tokenizer_hash = weights_hash(tokenizer.state_dict())
+        tokenizer = tokenizer.to(device)
 
         if flags.use_cached:
-            dataset = Latents(flags.cached_path, weights_hash(tokenizer.state_dict()))
+            dataset = Latents(flags.cached_path, tokenizer_hash)
         elif flags.data_path:
             dataset = ImageFolder(
                 flags.data_path, tokenizer.height, True, seed=flags.seed, width=flags.img_size
             )
         else:
-            dataset = config.instantiate(config.load(flags.config_path).data.params.train, "data")
+            dataset = training_data(flags)
 
         def tokenise(batch, randomness):
             pictures, labels = (x.to(device, non_blocking=True) for x in batch)
@@ -141,7 +155,7 @@ def main() -> None:
             header={
                 "generator": asdict(generator_config),
                 "class_names": list(dataset.class_names),
-                "tokenizer": weights_hash(tokenizer.state_dict()),
+                "tokenizer": tokenizer_hash,
                 "token_scale": float(tokenizer.token_scale),
             },
         )

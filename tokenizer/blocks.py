@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ Stride = tuple[Literal[1, 2], Literal[1, 2]]
 
 
 def unshuffle(x: Tensor, stride: Stride) -> Tensor:
-    """Space to depth: [B, c, h, w] → [B, c·sh·sw, h/sh, w/sw], channel index (c, sh, sw), c slowest."""
+    """Space to depth: [B, c, h, w] → [B, c·sh·sw, h/sh, w/sw], channels ordered (c, sh, sw)."""
     sh, sw = stride
     return rearrange(x, "b c (h sh) (w sw) -> b (c sh sw) h w", sh=sh, sw=sw)
 
@@ -90,7 +89,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Space-to-depth around a convolution, with the mean of each run of `r` channels as residual."""
+    """Space-to-depth around a convolution; the residual is the mean of each run of r channels."""
 
     def __init__(self, channels: int, stride: Stride) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -56,11 +56,13 @@ def load_tokenizer(
 
 
 def tokenizer_from_config(
-    path: str | os.PathLike[str], token_scale: float | None = None
+    path: str | os.PathLike[str],
+    token_scale: float | None = None,
+    overrides: Sequence[str] = (),
 ) -> Tokenizer:
     """The tokenizer of a YAML file (`--config_path`): `model.params` names the checkpoint as
     `ckpt_path`, and gives the sizes if the checkpoint does not carry them; see `load_tokenizer`."""
-    model = config.load(path).get("model")
+    model = config.load(path, overrides).get("model")
     if model is None:
         raise UserError(f"{path}: has no model; expected model.params.ckpt_path")
     params = OmegaConf.to_container(model.get("params", {}), resolve=True)

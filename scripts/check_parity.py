@@ -1,0 +1,259 @@
+"""Compare both models with reference tensors, which the paper's released code computed.
+
+    python scripts/check_parity.py FILE.safetensors ... [--device cuda]
+
+Prints the largest absolute error of every output in a file; exits with 1 if one is too large.
+tests/reference/README.md describes the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import generator.released
+import tokenizer.released
+from common import checkpoint, config, distributed
+from common.errors import UserError, run_cli
+from generator import flow
+from generator.model import Generator, GeneratorConfig
+from generator.objective import Draws, training_loss
+from generator.sampling import Guidance, sample
+from tokenizer.loading import SIZES
+from tokenizer.model import Tokenizer
+
+TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-3  # relative
+# A key bias adds one value to all scores of a query, which a softmax does not see: in exact
+# arithmetic the gradient of cross-attention's key biases is zero, and its norm in a file is
+# rounding noise of 1e-9. Norms below this floor are compared as if they were the floor.
+GRADIENT_FLOOR = 1e-4
+
+# name in the files → field of GeneratorConfig
+GENERATOR_SIZES = {
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "token_channels": "channels",
+    "class_num": "classes",
+    "buffer_size": "class_tokens",
+    "window": "window",
+    "diffloss_w": "head_width",
+    "diffloss_d": "head_depth",
+    "mlp_ratio": "mlp_ratio",
+}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a recomputed value lies from the reference, and how far it may."""
+
+    name: str
+    error: float
+    tolerance: float = TOLERANCE
+
+    @property
+    def is_small(self) -> bool:
+        return self.error <= self.tolerance  # false for NaN
+
+
+def largest(errors: list[float]) -> float:
+    """NaN where one is, which Python's `max` may pass over."""
+    return torch.tensor(errors, dtype=torch.float64).max().item()
+
+
+class Reference:
+    """A reference file, its tensors on `device`.
+
+    Raises:
+        UserError: no such file, or not of this form.
+    """
+
+    def __init__(self, path: str, device: torch.device | str = "cpu") -> None:
+        self.path = path
+        metadata = checkpoint.load_metadata(path)
+        self.config = self._parse(metadata, "config")
+        self.grad_norms = self._parse(metadata, "grad_norms") if "grad_norms" in metadata else {}
+        self.weights: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
+        for name, tensor in checkpoint.load(path).items():
+            kind = self.weights if name.startswith("weights.") else self.tensors
+            kind[name.removeprefix("weights.")] = tensor.to(device)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._get(self.tensors, name, "tensor")
+
+    def setting(self, name: str) -> Any:
+        return self._get(self.config, name, "entry of the metadata's config")
+
+    def grad_norm(self, name: str) -> float:
+        return self._get(self.grad_norms, name, "entry of the metadata's grad_norms")
+
+    def deviation(self, name: str, found: Tensor) -> Deviation:
+        return Deviation(name, self._distance(found, self[name], name))
+
+    def round_trip(self, name: str, written: dict[str, Tensor]) -> Deviation:
+        """Of weights that were converted and written back under their names in the file."""
+        errors = [self._distance(v, self.weights[k], k) for k, v in written.items()]
+        return Deviation(name, largest(errors), 0.0)
+
+    def _distance(self, found: Tensor, expected: Tensor, name: str) -> float:
+        if found.shape != expected.shape:
+            raise UserError(
+                f"{self.path}: {name}: found shape {list(expected.shape)}, expected "
+                f"{list(found.shape)} from the other tensors"
+            )
+        return (found - expected).abs().max().item()
+
+    def _get(self, values: dict[str, Any], name: str, kind: str) -> Any:
+        if name not in values:
+            raise UserError(f"{self.path}: has no {name}; expected this {kind}")
+        return values[name]
+
+    def _parse(self, metadata: dict[str, str], key: str) -> dict[str, Any]:
+        try:
+            value = json.loads(metadata.get(key, ""))
+        except json.JSONDecodeError:
+            value = None
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{self.path}: metadata {key}: found {metadata.get(key)!r}, expected a JSON "
+                "mapping; is this a reference file?"
+            )
+        return value
+
+
+def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviation]:
+    """Everything that the reference file at `path` lets one compare, of either model.
+
+    Raises:
+        UserError: the file is missing or of another form.
+    """
+    reference = Reference(path, device)
+    if "ddconfig" in reference.config:
+        return tokenizer_deviations(reference, device)
+    if "num_heads" in reference.config:
+        return generator_deviations(reference, device)
+    raise UserError(
+        f"{path}: metadata config: found {', '.join(reference.config) or 'nothing'}; expected the "
+        "sizes of a tokenizer (ddconfig) or of a generator (num_heads)"
+    )
+
+
+@torch.no_grad()
+def tokenizer_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
+    sizes = {k: v for k, v in reference.config.items() if k in SIZES}
+    node = {"target": "tokenizer.model.Tokenizer", "params": sizes}
+    model: Tokenizer = config.instantiate(node, f"{reference.path}: config").to(device).eval()
+
+    names = {k: tokenizer.released.ema_name(k) for k in model.state_dict() if k != "token_scale"}
+    model.load_state_dict(tokenizer.released.from_released(reference.weights, model, ema=True))
+    ema = {name: model.state_dict()[k].clone() for k, name in names.items()}
+    yield reference.round_trip("weights_ema", ema)
+
+    names = {k: tokenizer.released.released_name(k) for k in names}
+    model.load_state_dict(tokenizer.released.from_released(reference.weights, model, ema=False))
+    raw = {name: model.state_dict()[k] for k, name in names.items()}
+    yield reference.round_trip("weights", raw)
+    if all(map(torch.equal, raw.values(), ema.values())):
+        raise UserError(f"{reference.path}: weights: the EMA copy has the values of the raw weights")
+
+    posterior = model.encode(reference["image"])
+    yield reference.deviation("posterior_mean", posterior.mean)
+    yield reference.deviation("kl", posterior.kl())
+    if model.semantic_decoder is None:
+        images = model.decode(reference["posterior_mean"])
+    else:
+        images, semantic = model.decode_with_semantics(reference["posterior_mean"])
+        yield reference.deviation("semantic", semantic)
+    yield reference.deviation("reconstruction", images)
+    yield reference.deviation("random_decoded", model.decode(reference["random_tokens"]))
+
+
+def generator_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
+    sizes = {ours: reference.setting(name) for name, ours in GENERATOR_SIZES.items()}
+    model = Generator(GeneratorConfig(**sizes)).to(device).eval()
+    model.load_state_dict(generator.released.from_released(reference.weights, model))
+    written = generator.released.to_released(model.state_dict())
+    yield reference.round_trip("weights", written)
+
+    with torch.no_grad():
+        for name, value in generator_outputs(reference, model):
+            yield reference.deviation(name, value)
+
+    draws = Draws(
+        int(reference["train_shift"]),
+        reference["train_drop"],
+        reference["train_flow_t"][:, 0],
+        reference["train_flow_noise"],
+    )
+    loss = training_loss(model, reference["tokens"], reference["labels"], draws).mean()
+    yield reference.deviation("train_loss", loss.detach())
+    loss.backward()
+    errors = []
+    for k, parameter in model.named_parameters():
+        expected = reference.grad_norm(generator.released.released_name(k))
+        error = abs(parameter.grad.norm().item() - expected)
+        errors.append(error / max(expected, GRADIENT_FLOOR))
+    yield Deviation("grad_norms", largest(errors), GRADIENT_TOLERANCE)
+
+
+def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of the outputs that need no gradient."""
+    tokens, labels = reference["tokens"], reference["labels"]
+    classes = {"hidden": labels, "hidden_uncond": torch.full_like(labels, model.no_class)}
+    for name, drawn in classes.items():
+        yield name, model.hidden(tokens[:, :-1], model.read_classes(drawn))
+
+    x, t, condition = (reference[f"head_{name}"] for name in "xtc")
+    yield "head_velocity", model.head(x, t, condition)
+    # The first rows of x serve both branches: the first half of the times and conditions is the
+    # conditional branch, the second the unconditional one; the result stands in both halves.
+    both = model.head(x.chunk(2)[0].repeat(2, 1), t, condition)
+    yield "head_velocity_cfg3", flow.guided(*both.chunk(2), 3.0).repeat(2, 1)
+
+    columns, prefix = reference.setting("token_num"), reference.setting("prefix")
+    noise = reference["sample_noise"].transpose(0, 1)  # [B, L, C]
+    linear, constant = Guidance(4.0, "linear", columns), Guidance(4.0, "constant")
+    for name, guidance, given in (
+        ("sample_cfg1", Guidance(1.0), None),
+        ("sample_cfg4_linear", linear, None),
+        ("sample_cfg4_constant", constant, None),
+        ("sample_cfg4_linear_prefix", linear, tokens[:, :prefix]),
+    ):
+        steps = reference.setting("num_sampling_steps")
+        yield name, sample(model, labels, noise, guidance, steps, given)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="reference files (safetensors)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
+    flags = parser.parse_args()
+
+    # TF32 rounds the factors of a product to 10 bits, far coarser than the tolerance.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    agree = True
+    with distributed.launch(flags.device) as process:
+        for path in flags.files:
+            print(path)
+            for found in deviations(path, process.device):
+                agree &= found.is_small
+                note = "" if found.is_small else f"  (above {found.tolerance:g})"
+                print(f"  {found.name:26}{found.error:.2e}{note}")
+    if not agree:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_cli(main)

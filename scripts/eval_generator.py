@@ -1,0 +1,137 @@
+"""Draw images with a trained generator, of any width.
+
+    python scripts/eval_generator.py --resume runs/generator --config_path TOKENIZER.yaml \\
+        --output_dir runs/samples --num_images 90 --cfg 4
+    torchrun --nproc_per_node=8 scripts/eval_generator.py ... --num_images 50000
+
+Image k goes to OUTPUT/images/k.png and has class k modulo the number of classes. It is the same
+for any batch size and number of processes; images that are there already are not drawn again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common import distributed, images
+from common.errors import UserError, run_cli
+from common.latents import weights_hash
+from common.records import claim_folder
+from generator.flags import add_size_flags, parse_with_config
+from generator.loading import load_generator
+from generator.pipeline import generate
+from generator.sampling import Guidance
+from tokenizer.loading import tokenizer_from_config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", metavar="YAML", help="any of these flags; the command line wins"
+    )
+    add_size_flags(parser)
+
+    add = parser.add_argument_group("models").add_argument
+    add("--resume", type=Path, metavar="DIR", help="folder of the generator's checkpoint")
+    add("--ckpt", default="checkpoint-last.pth", help="its name there")
+    add("--raw", action="store_true", help="use the raw weights rather than their average")
+    add("--config_path", help="YAML with the tokenizer (model.params.ckpt_path)")
+    add("--vae_norm", type=float, help="scale of the tokens (default: the tokenizer's own)")
+    add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
+
+    add = parser.add_argument_group("images").add_argument
+    add("--output_dir", type=Path, help="where images and settings go")
+    add("--num_images", type=int, default=64)
+    add("--token_num", type=int, default=16, help="columns of an image")
+    add("--num_iter", type=int, help="columns to draw, the same as --token_num")
+    add("--eval_bsz", type=int, default=64, help="images of one batch")
+    add("--seed", type=int, default=0)
+
+    add = parser.add_argument_group("sampling").add_argument
+    add("--cfg", type=float, default=1.0, help="guidance; 1 is none")
+    add("--cfg_schedule", default="linear", choices=("linear", "constant"))
+    add("--cfg_ramp", type=int, help="columns of the linear growth (default: all)")
+    add("--num_sampling_steps", type=int, default=100, help="Euler steps a column")
+    add("--temperature", type=float, default=1.0, help="scale of the starting noise")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser
+
+
+def check(flags: argparse.Namespace, world: int) -> None:
+    """What can be said before anything is loaded."""
+    for name in ("resume", "config_path", "output_dir"):
+        if getattr(flags, name) is None:
+            raise UserError(f"--{name}: not given")
+    if flags.num_iter not in (None, flags.token_num):
+        raise UserError(
+            f"--num_iter: found {flags.num_iter}, expected --token_num ({flags.token_num}): "
+            "every column takes one iteration"
+        )
+    for name, least in {"token_num": 2, "num_sampling_steps": 1, "eval_bsz": 1}.items():
+        if getattr(flags, name) < least:
+            raise UserError(f"--{name}: found {getattr(flags, name)}, expected at least {least}")
+    if flags.num_images < world:
+        raise UserError(
+            f"--num_images: found {flags.num_images} for {world} processes, expected at least one "
+            "for each"
+        )
+
+
+def main() -> None:
+    flags = parse_with_config(build_parser())
+    with distributed.launch(flags.device) as process:
+        check(flags, process.world)
+        tokenizer = tokenizer_from_config(flags.config_path, flags.vae_norm, flags.overrides)
+        loaded = load_generator(flags.resume / flags.ckpt, flags, ema=not flags.raw)
+        model, classes = loaded.model.to(process.device), loaded.model.config.classes
+        guidance = Guidance(flags.cfg, flags.cfg_schedule, flags.cfg_ramp or flags.token_num)
+        settings = {
+            "generator": weights_hash(model.state_dict()),
+            "tokenizer": weights_hash(tokenizer.state_dict()),
+            "token_scale": float(tokenizer.token_scale),
+            "columns": flags.token_num,
+            "guidance": [guidance.scale, guidance.schedule, guidance.ramp],
+            "steps": flags.num_sampling_steps,
+            "temperature": flags.temperature,
+            "seed": flags.seed,
+        }
+        folder = flags.output_dir / "images"
+        if process.is_main:
+            claim_folder(flags.output_dir, settings)
+        distributed.barrier()
+
+        tokenizer = tokenizer.to(process.device)
+        mine = [
+            k
+            for k in range(process.rank, flags.num_images, process.world)
+            if not (folder / f"{k:06d}.png").exists()
+        ]
+        bar = tqdm(total=len(mine), desc="images", unit="image", disable=not process.is_main)
+        for start in range(0, len(mine), flags.eval_bsz):
+            numbers = mine[start : start + flags.eval_bsz]
+            pictures = generate(
+                model,
+                tokenizer,
+                [k % classes for k in numbers],
+                numbers,
+                flags.token_num,
+                guidance,
+                flags.num_sampling_steps,
+                flags.temperature,
+                flags.seed,
+            )
+            for k, picture in zip(numbers, pictures, strict=True):
+                images.save_image(folder / f"{k:06d}.png", picture)
+            bar.update(len(numbers))
+        bar.close()
+        distributed.barrier()
+        if process.is_main:
+            print(f"images: {folder}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
