@@ -163,7 +163,7 @@ def tokenizer_deviations(reference: Reference, device: torch.device | str) -> It
     raw = {name: model.state_dict()[k] for k, name in names.items()}
     yield reference.round_trip("weights", raw)
     if all(map(torch.equal, raw.values(), ema.values())):
-        raise UserError(f"{reference.path}: weights: the EMA copy has the values of the raw weights")
+        raise UserError(f"{reference.path}: the EMA weights have the raw values, expected others")
 
     posterior = model.encode(reference["image"])
     yield reference.deviation("posterior_mean", posterior.mean)

@@ -65,14 +65,14 @@ def generator_cost(name: str) -> Cost:
         model = Generator(GeneratorConfig(**sizes)).eval()
         tokens = torch.empty(1, COLUMNS, CHANNELS)
         labels = torch.zeros(1, dtype=torch.long)
+        times = torch.empty(REPEATS * COLUMNS)
 
-        def forward() -> None:
-            hidden = model.hidden(tokens, model.read_classes(labels))[:, :-1]  # [1, L, D]
-            conditions = hidden[0].repeat(REPEATS, 1)  # [4·L, D]
-            noisy = tokens[0].repeat(REPEATS, 1)
-            model.head(noisy, torch.empty(len(noisy)), conditions)
+    def forward() -> None:
+        hidden = model.hidden(tokens, model.read_classes(labels))[:, :-1]  # [1, L, D]
+        conditions = hidden[0].repeat(REPEATS, 1)  # [4·L, D]
+        model.head(tokens[0].repeat(REPEATS, 1), times, conditions)
 
-        return Cost(parameters(model), multiply_adds(forward))
+    return Cost(parameters(model), multiply_adds(forward))
 
 
 def tokenizer_costs(sizes: dict) -> dict[str, Cost]:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from generator.attention import CrossAttention, SelfAttention, window_mask
+from generator.rope import rotation
+
+
+@pytest.mark.parametrize(
+    ("window", "rows"),
+    [
+        (1, ["1....", "11...", ".11..", "..11.", "...11"]),
+        (2, ["1....", "11...", "111..", ".111.", "..111"]),
+        (0, ["1....", "11...", "111..", "1111.", "11111"]),
+        (9, ["1....", "11...", "111..", "1111.", "11111"]),
+    ],
+)
+def test_the_mask_by_hand(window, rows):
+    expected = [[cell == "1" for cell in row] for row in rows]
+    assert window_mask(5, window).tolist() == expected
+
+
+def test_self_attention_by_hand():
+    """Two heads, each a softmax of scaled products over what the mask shows."""
+    attention = SelfAttention(8, 2, 0.0, 0.0).eval()
+    x, turn, mask = torch.randn(1, 5, 8), rotation(torch.arange(5), 4), window_mask(5, 2)
+    q, k, v = attention.project(x, turn)
+    assert q.shape == (1, 2, 5, 4)
+    expected = torch.zeros(1, 5, 8)
+    for head in range(2):
+        for i in range(5):
+            seen = slice(max(0, i - 2), i + 1)
+            weights = (k[0, head, seen] @ q[0, head, i] / 2).softmax(0)
+            expected[0, i, 4 * head : 4 * head + 4] = weights @ v[0, head, seen]
+    torch.testing.assert_close(attention(x, turn, mask), attention.proj(expected))
+
+
+def test_class_tokens_have_no_position():
+    """Permuting them changes nothing; moving the columns does."""
+    attention = CrossAttention(8, 2, 0.0, 0.0).eval()
+    x, tokens = torch.randn(1, 5, 8), torch.randn(1, 3, 8)
+    turn = rotation(torch.arange(5), 4)
+    found = attention(x, attention.keys_values(tokens), turn)
+    torch.testing.assert_close(attention(x, attention.keys_values(tokens.flip(1)), turn), found)
+    moved = attention(x, attention.keys_values(tokens), rotation(torch.arange(5) + 3, 4))
+    assert (moved - found).abs().max() > 1e-3

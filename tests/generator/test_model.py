@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.errors import UserError
+from generator.model import HEADS, SIZES, Generator, GeneratorConfig
+
+
+def changed_rows(model, column, length=20):
+    """Which vectors change when one column does."""
+    tokens, memory = torch.randn(2, length, 6), model.read_classes(torch.tensor([0, 3]))
+    other = tokens.clone()
+    other[:, column] += 1.0
+    with torch.no_grad():
+        difference = model.hidden(tokens, memory) - model.hidden(other, memory)
+    return [i for i, d in enumerate(difference.abs().amax((0, 2))) if d > 0]
+
+
+@pytest.mark.parametrize("column", [0, 4, 19])
+@pytest.mark.parametrize(("depth", "window"), [(1, 1), (1, 3), (2, 3), (3, 2)])
+def test_a_column_reaches_depth_times_window_further(build, depth, window, column):
+    """Vector i + 1 comes from column i, whose layers each look `window` columns back."""
+    model = build(depth=depth, window=window)
+    reached = range(column + 1, min(column + 1 + depth * window, 20) + 1)
+    assert changed_rows(model, column) == list(reached)
+
+
+@pytest.mark.parametrize("column", [0, 7])
+def test_without_a_window_a_column_reaches_all_later_ones(build, column):
+    assert changed_rows(build(window=0), column) == list(range(column + 1, 21))
+
+
+@torch.no_grad()
+def test_vectors_do_not_depend_on_the_batch(model):
+    tokens, labels = torch.randn(4, 7, 6), torch.tensor([2, 0, 2, model.no_class])
+    together = model.hidden(tokens, model.read_classes(labels))
+    for i in range(4):
+        alone = model.hidden(tokens[i : i + 1], model.read_classes(labels[i : i + 1]))
+        torch.testing.assert_close(alone[0], together[i])
+
+
+@torch.no_grad()
+def test_the_first_vector_needs_no_column(model):
+    memory = model.read_classes(torch.tensor([1, 4]))
+    none = model.hidden(torch.empty(2, 0, 6), memory)
+    assert none.shape == (2, 1, 32)
+    torch.testing.assert_close(none[:, 0], model.hidden(torch.randn(2, 3, 6), memory)[:, 0])
+
+
+@torch.no_grad()
+def test_classes_that_repeat_are_read_once(model):
+    labels = torch.tensor([3, 1, 3, 3, 1])
+    distinct, row = labels.unique(return_inverse=True)
+    tokens = torch.randn(5, 4, 6)
+    torch.testing.assert_close(
+        model.hidden(tokens, model.read_classes(distinct).select(row)),
+        model.hidden(tokens, model.read_classes(labels)),
+    )
+
+
+@torch.no_grad()
+def test_the_unconditional_branch_has_its_own_embedding(model):
+    tokens = torch.randn(1, 4, 6)
+    before = model.hidden(tokens, model.read_classes(torch.tensor([model.no_class])))
+    model.class_embedding.weight.zero_()
+    after = model.hidden(tokens, model.read_classes(torch.tensor([model.no_class])))
+    assert torch.equal(before, after)
+    model.unconditional.add_(torch.randn(1, 32))
+    moved = model.hidden(tokens, model.read_classes(torch.tensor([model.no_class])))
+    assert (moved - after).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_self_attention_does_not_see_a_shift(model):
+    """Only the cross-attention's queries do; without it, all positions may move together."""
+    tokens, memory = torch.randn(1, 9, 6), model.read_classes(torch.tensor([0]))
+    assert (model.hidden(tokens, memory, 5) - model.hidden(tokens, memory)).abs().max() > 1e-3
+    for layer in model.layers:
+        layer.cross_attention.q.weight.zero_()
+        layer.cross_attention.q.bias.zero_()
+    torch.testing.assert_close(model.hidden(tokens, memory, 5), model.hidden(tokens, memory))
+
+
+def test_the_first_velocity_is_zero():
+    model = Generator(GeneratorConfig(32, 1, 4, 6, 5, head_width=16, head_depth=2))
+    assert not model.head(torch.randn(3, 6), torch.rand(3), torch.randn(3, 32)).any()
+
+
+def test_heads_need_pairs_of_channels():
+    with pytest.raises(UserError, match="width 36 over 4 heads: expected an even whole number"):
+        GeneratorConfig(36, 1, 4, 6, 5)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_named_sizes_are_whole(name):
+    assert GeneratorConfig(**SIZES[name], **HEADS[name], channels=256, classes=1000).depth

@@ -1,0 +1,108 @@
+"""Both models agree with the released code on every reference file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import checkpoint
+from common.errors import UserError
+from scripts.check_parity import deviations
+from tokenizer import Tokenizer
+from tokenizer.released import to_released
+
+FILES = sorted((Path(__file__).parent / "reference").glob("*.safetensors"))
+COMPARED = {
+    "tokenizer": "weights_ema weights posterior_mean kl semantic reconstruction random_decoded",
+    "generator": "weights hidden hidden_uncond head_velocity head_velocity_cfg3 sample_cfg1 "
+    "sample_cfg4_linear sample_cfg4_constant sample_cfg4_linear_prefix train_loss grad_norms",
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_reference_files(path):
+    found = list(deviations(path))
+    assert {d.name for d in found} == set(COMPARED[path.stem.split("_")[0]].split())
+    assert [d for d in found if not d.is_small] == []
+
+
+def test_there_are_files_of_both_models():
+    assert {path.stem.split("_")[0] for path in FILES} == set(COMPARED)
+
+
+def rewrite(path, folder, change):
+    tensors, metadata = checkpoint.load(path), checkpoint.load_metadata(path)
+    change(tensors, metadata)
+    checkpoint.save_safetensors(folder / "changed.safetensors", tensors, metadata)
+    return folder / "changed.safetensors"
+
+
+@pytest.fixture
+def files():
+    return {kind: next(p for p in FILES if p.stem.startswith(kind)) for kind in COMPARED}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "affected"),
+    [
+        ("generator", "sample_cfg4_linear", {"sample_cfg4_linear"}),
+        ("generator", "train_loss", {"train_loss"}),
+        ("tokenizer", "semantic", {"semantic"}),
+        ("tokenizer", "posterior_mean", {"posterior_mean", "reconstruction", "semantic"}),
+    ],
+)
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_a_wrong_value_is_seen(files, tmp_path, kind, name, affected, value):
+    def change(tensors, metadata):
+        tensors[name].view(-1)[-1] += value
+
+    path = rewrite(files[kind], tmp_path, change)
+    assert {d.name for d in deviations(path) if not d.is_small} == affected
+
+
+def test_a_wrong_gradient_norm_is_seen(files, tmp_path):
+    def change(tensors, metadata):
+        metadata["grad_norms"] = metadata["grad_norms"].replace(": 0.", ": 1.", 1)
+
+    path = rewrite(files["generator"], tmp_path, change)
+    assert [d.name for d in deviations(path) if not d.is_small] == ["grad_norms"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("generator", lambda t, m: m.pop("config"), "metadata config: found None"),
+        ("generator", lambda t, m: m.update(config="[1]"), "metadata config: found '.1.'"),
+        ("generator", lambda t, m: m.update(config="{}"), "metadata config: found nothing"),
+        ("generator", lambda t, m: t.pop("head_t"), "has no head_t; expected this tensor"),
+        ("tokenizer", lambda t, m: t.pop("image"), "has no image; expected this tensor"),
+        (
+            "tokenizer",
+            lambda t, m: t.update(kl=torch.zeros(5)),
+            r"kl: found shape \[5\], expected \[2\]",
+        ),
+        (
+            "tokenizer",
+            lambda t, m: m.update(config='{"ddconfig": {}}'),
+            "config.params.embed_dim: missing",
+        ),
+    ],
+)
+def test_foreign_files_are_named(files, tmp_path, kind, change, message):
+    path = rewrite(files[kind], tmp_path, change)
+    with pytest.raises(UserError, match=message) as error:
+        list(deviations(path))
+    assert str(error.value).startswith(str(path))
+
+
+def test_an_ema_copy_that_is_no_other_is_refused(files, tmp_path):
+    def change(tensors, metadata):
+        model = Tokenizer(**json.loads(metadata["config"]))
+        tensors.update({f"weights.{k}": v for k, v in to_released(model, model).items()})
+
+    path = rewrite(files["tokenizer"], tmp_path, change)
+    with pytest.raises(UserError, match="the EMA weights have the raw values"):
+        list(deviations(path))

@@ -1,0 +1,117 @@
+"""Scripts as their users start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common import checkpoint
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "tests" / "reference"
+
+
+def run(name: str, *flags: object) -> subprocess.CompletedProcess[str]:
+    """A script, from the root of the repository, on one thread."""
+    # PYTHONPATH takes the place of an installation
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, f"scripts/{name}.py", *map(str, flags)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_check_parity_lists_every_error_and_fails_on_a_large_one(tmp_path):
+    good = REFERENCE / "generator_a.safetensors"
+    tensors = checkpoint.load(good)
+    tensors["hidden"][0, 0, 0] += 0.01
+    bad = tmp_path / "corrupted.safetensors"
+    checkpoint.save_safetensors(bad, tensors, checkpoint.load_metadata(good))
+
+    done = run("check_parity", good)
+    assert (done.returncode, done.stderr) == (0, "")
+    heading, *lines = done.stdout.splitlines()
+    assert heading == str(good)
+    errors = dict(line.split() for line in lines)
+    assert len(errors) == 11 and max(map(float, errors.values())) < 1e-3
+
+    done = run("check_parity", good, bad)
+    assert done.returncode == 1
+    marked = [line.split()[0] for line in done.stdout.splitlines() if "above" in line]
+    assert marked == ["hidden"]
+
+
+def test_check_parity_names_a_file_that_is_none():
+    done = run("check_parity", "LICENSE")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: LICENSE: not a readable safetensors file")
+
+
+# millions of parameters, thousand millions of multiply-adds (paper, generator table; the released
+# code counts 127 million parameters for the small model)
+GENERATORS = {
+    "small_model": (127.311, 5.41),
+    "base_model": (295.587, 9.78),
+    "large_model": (644.496, 19.66),
+    "huge_model": (1203.207, 34.91),
+}
+TOKENIZER = {
+    "encoder": 86.05,
+    "to_tokens": 3.15,
+    "from_tokens": 3.15,
+    "decoder": 121.55,
+    "semantic_decoder": 67.66 - 21.24,
+}
+
+
+@pytest.fixture
+def released_config(tmp_path):
+    ddconfig = {
+        "z_channels": 256,
+        "resolution": 256,
+        "ch": 128,
+        "ch_mult": [1, 1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "attn_resolutions": [16],
+        "len_down_scale": 4,
+    }
+    semantic = {"z_channels": 512, "ch": 768, "ch_mult": [1, 1], "num_res_blocks": 2, "out_ch": 768}
+    params = {"embed_dim": 256, "ddconfig": ddconfig, "sematicconfig": semantic}
+    path = tmp_path / "tokenizer.yaml"
+    path.write_text(yaml.safe_dump({"model": {"params": params}}))
+    return path
+
+
+def test_model_table_agrees_with_the_paper(released_config, tmp_path):
+    done = run("model_table", "--config_path", released_config, "--json", tmp_path / "table.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    table = json.loads((tmp_path / "table.json").read_text())
+    for name, (parameters, multiply_adds) in GENERATORS.items():
+        cost = table["generator"][name]
+        assert round(cost["parameters"] / 1e6, 3) == parameters
+        assert cost["multiply_adds"] / 1e9 == pytest.approx(multiply_adds, rel=0.01)
+        assert f"{parameters:.3f} M" in done.stdout
+    assert table["tokenizer"].keys() == TOKENIZER.keys()
+    for part, parameters in TOKENIZER.items():
+        assert table["tokenizer"][part]["parameters"] / 1e6 == pytest.approx(parameters, abs=0.006)
+    semantic = table["tokenizer"]["semantic_decoder"]
+    assert semantic["never_run"] / 1e6 == pytest.approx(21.24, abs=0.005)
+    assert "67.663 M, of which 21.243 M never run" in done.stdout
+
+
+def test_model_table_names_a_config_without_a_tokenizer(tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_text("data: 1")
+    done = run("model_table", "--config_path", path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {path}: model.params: missing")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tokenizer.posterior import Posterior
+
+STD = 2.5
+
+
+def clamped_normal_moments(sigma: float, bound: float) -> tuple[float, float]:
+    """Second and fourth moment of N(0, σ²) clamped to [−bound, bound]."""
+    a = bound / sigma
+    density = math.exp(-a * a / 2) / math.sqrt(2 * math.pi)
+    inside = math.erf(a / math.sqrt(2))
+    second = sigma**2 * (inside - 2 * a * density) + bound**2 * (1 - inside)
+    fourth = sigma**4 * (3 * inside - 2 * (a**3 + 3 * a) * density) + bound**4 * (1 - inside)
+    return second, fourth
+
+
+@pytest.fixture
+def spread(generator):
+    """Mean square of the noise of each of many images, [20000]."""
+    mean = torch.full((20000, 16, 16), 3.0)
+    return (Posterior(mean, STD).sample(generator) - mean).square().mean((1, 2))
+
+
+def test_the_variance_is_that_of_a_clamped_normal_scale(spread):
+    second, _ = clamped_normal_moments(STD / 0.8, STD)
+    assert spread.mean().item() == pytest.approx(second, rel=0.02)
+
+
+def test_an_image_has_one_scale(spread):
+    """Were the scale drawn for every value, all images would have the same mean square."""
+    _, fourth = clamped_normal_moments(STD / 0.8, STD)
+    assert spread.square().mean().item() == pytest.approx(fourth * (1 + 2 / 256), rel=0.03)
+
+
+def test_the_scale_is_clamped(spread):
+    assert spread.max() < STD**2 * 1.5
+    often = (spread > (0.9 * STD) ** 2).float().mean().item()
+    # beyond 0.9 of the bound lies P(|N| > 0.72) = 0.47, and the estimates scatter by 4 %
+    assert 0.40 < often < 0.50
+
+
+def test_samples_come_from_their_generator():
+    posterior = Posterior(torch.zeros(3, 4, 5), STD)
+    draws = [posterior.sample(torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_noise_is_centred_and_independent(generator):
+    noise = Posterior(torch.zeros(4000, 2, 3), STD).sample(generator).flatten(1)
+    assert noise.mean(0).abs().max() < 0.12
+    correlation = torch.corrcoef(noise.T) - torch.eye(6)
+    assert correlation.abs().max() < 0.08
+
+
+def test_kl_by_hand():
+    mean = torch.tensor([[[1.0, 2.0], [0.0, -2.0]], [[0.0, 0.0], [4.0, 0.0]]])
+    assert Posterior(mean, STD).kl().tolist() == [4.5, 8.0]
+    assert torch.equal(Posterior(mean, STD).mode(), mean)
