@@ -1,10 +1,13 @@
-"""Numbers on their way to TensorBoard and to a CSV file that a resumed run adds to."""
+"""What a training tells: numbers for TensorBoard and a CSV file, and pictures it could not read."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
+from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 

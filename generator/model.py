@@ -14,7 +14,7 @@ from common.errors import UserError
 from generator.attention import window_mask
 from generator.head import FlowHead
 from generator.rope import rotation
-from generator.transformer import ClassMemory, Layer
+from generator.transformer import ClassMemory, Layer, Turns
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class GeneratorConfig:
     proj_dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        least = dict.fromkeys(("width", "depth", "heads", "channels", "classes", "class_tokens"), 1)
+        for field, bound in {**least, "window": 0, "head_width": 1, "head_depth": 0}.items():
+            if getattr(self, field) < bound:
+                raise UserError(
+                    f"generator's {field}: found {getattr(self, field)}, expected {bound} or more"
+                )
         if self.width % self.heads or self.width // self.heads % 2:
             raise UserError(
                 f"width {self.width} over {self.heads} heads: expected an even whole number of "
@@ -106,24 +112,42 @@ class Generator(nn.Module):
             keys_values.append(kv)
         return ClassMemory(keys_values, tokens[:, -1])
 
-    def hidden(self, tokens: Tensor, memory: ClassMemory, shift: int = 0) -> Tensor:
+    def turns(self, positions: Tensor, last_position: int | None = None) -> Turns:
+        """The rotations of positions [L].
+
+        With `last_position` the queries to the class stay at it once it is reached, so that a
+        long run never leaves the positions seen in training; attention among columns depends on
+        differences of positions alone and needs no bound.
+        """
+        channels = self.config.width // self.config.heads
+        bounded = positions if last_position is None else positions.clamp(max=last_position)
+        return Turns(rotation(positions, channels), rotation(bounded, channels))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        memory: ClassMemory,
+        shift: int = 0,
+        last_position: int | None = None,
+    ) -> Tensor:
         """The vectors that predict columns 0 … L, given columns 0 … L−1.
 
         Args:
             tokens: [B, L, C]; L may be 0.
             memory: of the B classes.
             shift: added to all positions.
+            last_position: see `turns`.
 
         Returns:
             [B, L+1, D]; vector i depends on the class and on columns before i alone.
         """
         length = tokens.shape[1]
         positions = torch.arange(length, device=tokens.device) + shift
-        turn = rotation(positions, self.config.width // self.config.heads)
+        turns = self.turns(positions, last_position)
         mask = window_mask(length, self.config.window, tokens.device)
         x = self.norm_in(self.token_in(tokens))  # [B, L, D]
         for layer, class_kv in zip(self.layers, memory.keys_values, strict=True):
-            x = layer(x, class_kv, turn, mask)  # [B, L, D]
+            x = layer(x, class_kv, turns, mask)  # [B, L, D]
         return self.norm_out(torch.cat([memory.last[:, None], x], dim=1))  # [B, L+1, D]
 
 

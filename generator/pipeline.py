@@ -45,6 +45,7 @@ def generate(
     temperature: float = 1.0,
     seed: int = 0,
     prefix: Tensor | None = None,
+    last_position: int | None = None,
 ) -> Tensor:
     """Images number `numbers` of classes `labels`.
 
@@ -56,11 +57,13 @@ def generate(
         temperature: scale of the starting noise.
         seed: of all noise.
         prefix: [B, M, C] columns that are given, in the model's scale.
+        last_position: keeps a long run inside the trained positions; see `Generator.turns`.
 
     Returns:
         [B, 3, H, W] in about [-1, 1].
     """
     device = next(model.parameters()).device
     noise = image_noise(seed, numbers, columns, model.config.channels).to(device) * temperature
-    tokens = sample(model, torch.tensor(labels, device=device), noise, guidance, steps, prefix)
+    classes = torch.tensor(labels, device=device)
+    tokens = sample(model, classes, noise, guidance, steps, prefix, last_position)
     return decoder.decode_tokens(tokens)

@@ -9,6 +9,7 @@ Shapes: B batch, L columns, K class tokens, D width, N heads, d = D/N.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,14 @@ class ClassMemory:
     def select(self, index: Tensor) -> ClassMemory:
         """The memory of rows `index` [B'], for a batch in which classes repeat."""
         return ClassMemory([(k[index], v[index]) for k, v in self.keys_values], self.last[index])
+
+
+class Turns(NamedTuple):
+    """Rotations of positions, [2, L, d/2] each: one for attention among columns, which sees
+    only their differences, and one for the queries to the class, which see the positions."""
+
+    columns: Tensor
+    classes: Tensor
 
 
 class MLP(nn.Module):
@@ -65,23 +74,23 @@ class Layer(nn.Module):
         keys_values = self.cross_attention.keys_values(self.class_norm(class_tokens))
         return keys_values, class_tokens + self.mlp(self.norm2(class_tokens))
 
-    def forward(self, x: Tensor, class_kv: KeysValues, rotation: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, class_kv: KeysValues, turns: Turns, mask: Tensor) -> Tensor:
         """Columns [B, L, D], all at once."""
-        x = x + self.attention(self.norm1(x), rotation, mask)  # [B, L, D]
-        return self._after_attention(x, class_kv, rotation)  # [B, L, D]
+        x = x + self.attention(self.norm1(x), turns.columns, mask)  # [B, L, D]
+        return self._after_attention(x, class_kv, turns.classes)  # [B, L, D]
 
     def step(
-        self, x: Tensor, class_kv: KeysValues, rotation: Tensor, past: KeysValues | None
+        self, x: Tensor, class_kv: KeysValues, turns: Turns, past: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
         """One column [B, 1, D] after the rotated keys and values `past` of earlier ones.
 
         Returns the column and the keys and values with its own appended, [B, N, M+1, d].
         """
-        q, k, v = self.attention.project(self.norm1(x), rotation)
+        q, k, v = self.attention.project(self.norm1(x), turns.columns)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         x = x + self.attention.attend(q, k, v, mask=None)  # [B, 1, D]
-        return self._after_attention(x, class_kv, rotation), (k, v)
+        return self._after_attention(x, class_kv, turns.classes), (k, v)
 
     def _after_attention(self, x: Tensor, class_kv: KeysValues, rotation: Tensor) -> Tensor:
         x = x + self.cross_attention(self.cross_norm(x), class_kv, rotation)

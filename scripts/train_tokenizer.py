@@ -64,7 +64,7 @@ def main() -> None:
         config.check_keys(settings, ("model", "data", "lightning"), "")
         seeding.seed_everything(flags.seed)
         data = config.instantiate(settings.data, "data", seed=flags.seed)
-        model = dict(settings.model)
+        model = settings.model.copy()
         rate = model.pop("base_learning_rate", 1.92e-4)
         if flags.scale_lr:
             rate *= data.batch_size * process.world

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, TypeVar, get_type_hints
 
+from common.coerce import Mismatch, coerce, describe
 from common.config import check_keys
 from common.errors import UserError
 
@@ -45,6 +46,7 @@ class AutoencoderConfig:
     double_enc: bool = False
 
     def __post_init__(self) -> None:
+        _at_least_one(self, "ddconfig", "resolution", "ch", "z_channels", "in_channels", "out_ch")
         if self.double_enc:
             raise UserError(
                 "ddconfig.double_enc: true is not supported: the posterior has a fixed "
@@ -118,6 +120,7 @@ class SemanticConfig:
     downsample_scale: int = 0
 
     def __post_init__(self) -> None:
+        _at_least_one(self, "sematicconfig", "z_channels", "ch", "out_ch")
         for key in ("attn_resolutions", "downsample_scale"):
             if getattr(self, key):
                 raise UserError(
@@ -126,14 +129,39 @@ class SemanticConfig:
                 )
 
 
+def _at_least_one(
+    config: AutoencoderConfig | SemanticConfig, where: str, *names: str
+) -> None:
+    """Refuse sizes below one, and no levels."""
+    sizes = {name: (getattr(config, name),) for name in names} | {"ch_mult": config.ch_mult}
+    for name, values in sizes.items():
+        if not values or min(values) < 1:
+            found = getattr(config, name)
+            raise UserError(f"{where}.{name}: found {found}, expected positive numbers")
+
+
 def parse(kind: type[T], section: Mapping[str, Any] | T, where: str) -> T:
-    """A section of a YAML file as its dataclass; unknown and missing keys are named."""
+    """A section of a YAML file as its dataclass.
+
+    Raises:
+        UserError: naming a key that is unknown, missing or of a wrong type.
+    """
     if isinstance(section, kind):
         return section
-    names = [f.name for f in fields(kind)]
-    check_keys(section, names, where)
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"{where}: {str(error).split('__init__() ')[-1]}") from None
+    hints = get_type_hints(kind)
+    check_keys(section, hints, where)
+    values = {}
+    for field in fields(kind):
+        if field.name in section:
+            value, hint = section[field.name], hints[field.name]
+            try:
+                values[field.name] = coerce(value, hint)
+            except Mismatch:
+                raise UserError(
+                    f"{where}.{field.name}: found {value!r}, expected {describe(hint)}"
+                ) from None
+        elif field.default is MISSING:
+            raise UserError(
+                f"{where}.{field.name}: missing; expected {describe(hints[field.name])}"
+            )
+    return kind(**values)

@@ -19,7 +19,10 @@ from common.metrics import psnr
 from tokenizer.config import parse
 from tokenizer.model import Tokenizer
 from tokenizer.objective import Loss, Objective
+from tokenizer.posterior import Posterior
 from tokenizer.schedule import Schedule
+
+SCALE_IMAGES = 256  # enough for the tokens' scale where there is no validation set
 
 
 class TokenizerModule(LightningModule):
@@ -85,15 +88,13 @@ class TokenizerModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self._step = int(self.ema.updates)
+        self._scale_step = -1
         distributed.broadcast(self)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         real = images.to_float(batch[0])  # [B, 3, H, W]
-        optimizers = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         rate = self.learning_rate * self.schedule.multiplier(self.step)
-        for group in optimizers[0].param_groups:
-            group["lr"] = rate
+        autoencoder, discriminator = self._optimizers(rate)
 
         draws = seeding.generator(
             self.seed, "posterior", self.step, self.global_rank, device=self.device
@@ -103,16 +104,30 @@ class TokenizerModule(LightningModule):
         loss = self.objective.autoencoder_loss(
             real, fake, posterior, self.tokenizer.decoder.conv_out.weight, self.step
         )
-        norm = self._update(optimizers[0], loss, self.tokenizer)
+        norm = self._update(autoencoder, loss, self.tokenizer)
         self.ema.update(self.tokenizer)
-        logs = {"lr": rate, "grad_norm": norm, **loss.terms}
+        logs = {"grad_norm": norm, **loss.terms}
         if self.objective.adversarial(self.step):
             loss = self.objective.discriminator_loss(real, fake)
-            norm = self._update(optimizers[1], loss, self.objective.discriminator)
+            norm = self._update(discriminator, loss, self.objective.discriminator)
             logs |= {"disc_grad_norm": norm, **loss.terms}
         self._step += 1
-        self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(real))
+        means = distributed.mean(torch.stack([v.float() for v in logs.values()]))
+        logs = dict(zip(logs, means, strict=True))
+        self.log_dict({"train/lr": rate, **{f"train/{k}": v for k, v in logs.items()}})
         self.log("rec", loss_per_pixel(logs["rec"], real), prog_bar=True, logger=False)
+
+    def _optimizers(self, rate: float) -> tuple[Any, torch.optim.Optimizer | None]:
+        """Both optimizers, the autoencoder's at `rate`, the discriminator's at the base rate.
+
+        The discriminator's comes without Lightning's wrapper, which would count its updates too.
+        """
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer, value in zip(optimizers, (rate, self.learning_rate), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = value
+        return optimizers[0], optimizers[1].optimizer if len(optimizers) > 1 else None
 
     def _update(self, optimizer: Any, loss: Loss, module: nn.Module) -> Tensor:
         """One optimizer step; the gradient norm before clipping."""
@@ -135,18 +150,42 @@ class TokenizerModule(LightningModule):
         self.log(
             "val/psnr", psnr(real, fake).mean(), batch_size=len(real), sync_dist=True, prog_bar=True
         )
+        self._add_moments(posterior, index)
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self._set_token_scale()
+
+    def on_train_epoch_end(self) -> None:
+        """Measure the tokens' scale on training images where this epoch had no validation."""
+        if self._scale_step == self.step:
+            return
+        data = self.trainer.datamodule
+        dataset = data.datasets["train"]
+        mine = range(self.global_rank, min(SCALE_IMAGES, len(dataset)), self.trainer.world_size)
+        self._token_moments = torch.zeros(3, dtype=torch.float64)
+        with torch.no_grad():
+            for start in range(0, len(mine), data.batch_size):
+                batch = torch.stack([dataset[i][0] for i in mine[start : start + data.batch_size]])
+                real = images.to_float(batch.to(self.device))
+                self._add_moments(self.ema.model.encode(real), start)
+        self._set_token_scale()
+
+    def _add_moments(self, posterior: Posterior, index: int) -> None:
         draws = seeding.generator(self.seed, "scale", index, self.global_rank, device=self.device)
         tokens = posterior.sample(draws).double()
         moments = [torch.tensor(tokens.numel()), tokens.sum(), tokens.square().sum()]
         self._token_moments += torch.stack([m.double().cpu() for m in moments])
 
-    def on_validation_epoch_end(self) -> None:
+    def _set_token_scale(self) -> None:
         """The tokens' scale, 1/std, which the checkpoint carries to stage two."""
         count, first, second = distributed.total(self._token_moments.to(self.device)).tolist()
-        std = (second / count - (first / count) ** 2) ** 0.5
-        for tokenizer in (self.tokenizer, self.ema.model):
-            tokenizer.token_scale.fill_(1 / std)
-        self.log("val/token_scale", 1 / std)
+        variance = second / count - (first / count) ** 2
+        if variance > 0:  # neither collapsed nor diverged
+            for tokenizer in (self.tokenizer, self.ema.model):
+                tokenizer.token_scale.fill_(variance**-0.5)
+        self._scale_step = self.step
+        self.log("val/token_scale", self.ema.model.token_scale, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tokenizer"] = self.sizes

@@ -58,6 +58,11 @@ class Tokenizer(nn.Module):
         self.semantic_decoder = None
         if sematicconfig is not None:
             semantic = parse(SemanticConfig, sematicconfig, "sematicconfig")
+            if semantic.z_channels != config.widths[-1]:
+                raise UserError(
+                    f"sematicconfig.z_channels: found {semantic.z_channels}, expected the "
+                    f"{config.widths[-1]} channels of the decoder's deepest level"
+                )
             self.semantic_decoder = SemanticDecoder(semantic)
         # 1/std of sampled tokens, measured after training: the one place where tokens are scaled
         self.register_buffer("token_scale", torch.ones(()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -22,6 +24,13 @@ class Schedule:
     lr_min: float = 0.0
     interval: int = 1
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key, least in {"warm_up_steps": 0, "interval": 1}.items():
+            if getattr(self, key) < least:
+                raise UserError(
+                    f"scheduler_config.{key}: found {getattr(self, key)}, expected {least} or more"
+                )
 
     def multiplier(self, step: int) -> float:
         if step < self.warm_up_steps:

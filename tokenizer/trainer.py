@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,34 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from common import checkpoint, config, images
 from common.distributed import Process
+from common.errors import UserError
+from common.logs import report_unreadable
 from tokenizer.lightning import TokenizerModule
+
+
+# What Lightning says of this training, and its user can neither change nor need know.
+NOISE = (
+    ".*isinstance.treespec, LeafSpec.* is deprecated",
+    r".*Found \d+ module\(s\) in eval mode",  # the EMA copy
+    ".*does not have many workers",
+    r".*number of training batches \(\d+\) is smaller than the logging interval",
+    ".*Checkpoint directory .* exists and is not empty",
+    ".*Experiment logs directory .* exists and is not empty",
+)
+# What automatic optimisation would do, and the module does by hand.
+BY_HAND = {
+    "gradient_clip_val": "model.params.grad_clip",
+    "gradient_clip_algorithm": "model.params.grad_clip",
+    "accumulate_grad_batches": "a larger data.params.batch_size",
+}
+
+
+def quieten() -> None:
+    """Silence Lightning where it does not speak to the user of this program."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
 
 
 class AveragedGradients(DDPStrategy):
@@ -67,6 +97,26 @@ class Reconstructions(Callback):
         images.save_grid(path, torch.cat([real, fake]), columns=count)
 
 
+class Unreadable(Callback):
+    """Names pictures that could not be read, at the end of the epochs in which there were more."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        for name, dataset in trainer.datamodule.datasets.items():
+            report_unreadable(dataset, f"data.params.{name}", module.device)
+
+
+class Progress(TQDMProgressBar):
+    """One line; in a file, where every change is a new one, few of them."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100)
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
 def build_trainer(
     folder: Path, options: Mapping[str, Any], process: Process, validates: bool
 ) -> pl.Trainer:
@@ -79,14 +129,24 @@ def build_trainer(
             devices and strategy.
         validates: whether there is a validation set to choose the best checkpoint by.
     """
-    checkpoints = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best" if validates else "{epoch:04d}",
-        monitor="val/psnr" if validates else None,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    for key, instead in BY_HAND.items():
+        if options.get(key) is not None:
+            raise UserError(f"lightning.trainer.{key}: has no effect here; expected {instead}")
+    if str(options.get("precision", "")).startswith("16"):
+        raise UserError(
+            f"lightning.trainer.precision: found {options['precision']!r}, expected bf16-mixed or "
+            "32-true: half precision needs a scaled loss, which two optimizers by hand do not have"
+        )
+    checkpoints = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    callbacks = [
+        Reconstructions(folder / "images"),
+        Unreadable(),
+        Progress(),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **checkpoints),
+    ]
+    if validates:
+        best = ModelCheckpoint(filename="best", monitor="val/psnr", mode="max", **checkpoints)
+        callbacks.append(best)
     single_gpu = process.world == 1 and process.device.type == "cuda"
     fixed = {
         "accelerator": "gpu" if process.device.type == "cuda" else "cpu",
@@ -96,7 +156,11 @@ def build_trainer(
         "use_distributed_sampler": False,
         "plugins": [AtomicCheckpoints()],
         "logger": [TensorBoardLogger(folder, name="logs", version=""), CSVLogger(folder, "csv")],
-        "callbacks": [checkpoints, Reconstructions(folder / "images"), TQDMProgressBar()],
+        "callbacks": callbacks,
     }
     node = {"target": "pytorch_lightning.Trainer", "params": options}
-    return config.instantiate(node, "lightning.trainer", **fixed)
+    try:
+        return config.instantiate(node, "lightning.trainer", **fixed)
+    except UserError as error:
+        message = str(error).replace("lightning.trainer.params", "lightning.trainer")
+        raise UserError(message) from None
