@@ -64,6 +64,9 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise UserError(f"data.params.{name}: found {value}, expected at least {least}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.nodes = {"train": train, "validation": validation, "test": test}
         self.datasets: dict[str, Dataset] = {}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from common import distributed
+
+SHOWN_PATHS = 10
 
 
 class Logs:
@@ -34,3 +39,48 @@ class Logs:
     def close(self) -> None:
         self.events.close()
         self._file.close()
+
+
+def progress(total: int, name: str, unit: str, shown: bool, initial: int = 0) -> tqdm:
+    """A progress bar; in a file, where every change is a new line, it changes rarely."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=name,
+        unit=unit,
+        disable=not shown,
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+        dynamic_ncols=True,
+    )
+
+
+class Unreadable:
+    """Counts and names the pictures of a data set that could not be read.
+
+    Args:
+        dataset: an `ImageFolder`, or one whose pictures are not files.
+        name: what messages call it.
+        device: of the process, for the sum over all of them.
+    """
+
+    def __init__(self, dataset: Dataset, name: str, device: torch.device) -> None:
+        self.dataset, self.name, self.device = dataset, name, device
+        self.told = 0
+
+    def news(self) -> str | None:
+        """A message if there are more than at the last call; all processes call this together."""
+        if not hasattr(self.dataset, "unreadable"):
+            return None
+        met = distributed.total(self.dataset._bad.to(self.device, torch.int32)).cpu()
+        paths = [self.dataset.paths[i] for i in met.nonzero().flatten().tolist()]
+        if len(paths) == self.told:
+            return None
+        self.told = len(paths)
+        shown = [*paths[:SHOWN_PATHS], *(["..."] if len(paths) > SHOWN_PATHS else [])]
+        return "\n    ".join(
+            [
+                f"{self.name}: {len(paths)} of {len(self.dataset)} pictures could not be read; "
+                "others took their place:",
+                *shown,
+            ]
+        )

@@ -10,7 +10,8 @@ def has_bf16(device: torch.device) -> bool:
     processors with instructions for them (AVX512-BF16, AMX)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return supported is not None and supported()
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

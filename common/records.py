@@ -24,8 +24,10 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
         UserError: it holds results of other settings, or files of unknown origin.
     """
     path = folder / NAME
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: found a file, expected a folder")
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read(path)
         different = [k for k in settings if found.get(k) != settings[k]]
         if different:
             k = different[0]
@@ -40,3 +42,13 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
         )
     else:
         write_json(path, settings)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged; expected the settings of the results beside it")
+    return found

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from omegaconf import ListConfig
+
 from common import config
 from common.errors import UserError
 from generator.model import HEADS, SIZES, GeneratorConfig
@@ -87,13 +89,48 @@ def check_against(flags: argparse.Namespace, stored: GeneratorConfig) -> None:
 
 
 def parse_with_config(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse flags; those in the YAML file of `--config` are defaults that flags override."""
+    """Parse flags; those in the YAML file of `--config` are defaults that flags override.
+
+    Raises:
+        UserError: the file has a key that is no flag, or a value that the flag does not take.
+    """
     file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file.add_argument("--config")
     path = file.parse_known_args()[0].config
     if path:
         values = config.load(path)
-        known = [action.dest for action in parser._actions if action.dest != "help"]
-        config.check_keys(values, known, path)
-        parser.set_defaults(**dict(values))
+        known: dict[str, argparse.Action] = {}
+        for action in parser._actions:
+            if action.dest not in ("help", "config"):
+                known.setdefault(action.dest, action)
+        try:
+            config.check_keys(values, known, "")
+            checked = {k: _flag_value(known[k], v) for k, v in values.items()}
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        parser.set_defaults(**checked)
     return parser.parse_intermixed_args()
+
+
+def _flag_value(action: argparse.Action, value: Any) -> Any:
+    """A value from YAML as the flag's own parser would give it."""
+    if action.nargs == "*":
+        expected = "a list of texts"
+        if isinstance(value, ListConfig) and all(isinstance(v, str) for v in value):
+            return list(value)
+    elif action.nargs == 0:  # a switch
+        expected = "true or false"
+        if isinstance(value, bool):
+            return value
+    else:
+        kind = action.type or str
+        expected = kind.__name__
+        try:
+            value = None if value is None else kind(str(value))
+        except ValueError:
+            pass
+        else:
+            if value is None or action.choices is None or value in action.choices:
+                return value
+            expected = f"one of {', '.join(action.choices)}"
+    raise UserError(f"{action.dest}: found {value!r}, expected {expected}")

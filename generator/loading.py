@@ -20,12 +20,22 @@ class Loaded:
     Args:
         model: with EMA weights, if asked for.
         class_names: of the training data; numbers where the checkpoint has no names.
-        tokenizer: hash of the tokenizer it was trained with, or None.
+        tokenizer: identity of the tokenizer it was trained with, or None.
+        token_scale: of the tokens it was trained on, or None.
     """
 
     model: Generator
     class_names: list[str]
     tokenizer: str | None
+    token_scale: float | None
+
+    def check_tokenizer(self, name: str, source: Path) -> None:
+        """Refuse a tokenizer of another identity; a checkpoint that names none takes any."""
+        if self.tokenizer not in (None, name):
+            raise UserError(
+                f"{source}: was trained on tokens of tokenizer {self.tokenizer}, but the one of "
+                f"--config_path is {name}"
+            )
 
 
 def load_generator(path: Path, flags: argparse.Namespace, ema: bool = True) -> Loaded:
@@ -49,6 +59,9 @@ def load_generator(path: Path, flags: argparse.Namespace, ema: bool = True) -> L
         config = GeneratorConfig(**file["generator"])
         check_against(flags, config)
     elif is_released(state):
+        missing = [k for k in ("class_emb.weight", "z_proj.weight") if k not in state]
+        if missing:
+            raise UserError(f"{path}: has no {missing[0]}; expected a checkpoint of the generator")
         stored = {
             "classes": len(state["class_emb.weight"]),
             "channels": state["z_proj.weight"].shape[1],
@@ -60,4 +73,5 @@ def load_generator(path: Path, flags: argparse.Namespace, ema: bool = True) -> L
     weights = from_released(state, model) if is_released(state) else state
     checkpoint.load_weights(model, weights, path)
     names = file.get("class_names") or [str(i) for i in range(config.classes)]
-    return Loaded(model.eval().requires_grad_(False), names, file.get("tokenizer"))
+    model = model.eval().requires_grad_(False)
+    return Loaded(model, names, file.get("tokenizer"), file.get("token_scale"))

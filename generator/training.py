@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from common import checkpoint, distributed, seeding
 from common.distributed import Process
 from common.ema import EMA
 from common.errors import UserError
-from common.logs import Logs
+from common.logs import Logs, Unreadable, progress
 from generator.model import Generator
 from generator.objective import Draws, training_loss
 from generator.schedule import Schedule
@@ -113,6 +112,7 @@ class Trainer:
         folder: Path,
         header: dict[str, Any],
     ) -> None:
+        distributed.broadcast(model)
         self.model = model.train()
         self.ema = EMA(model, config.ema_rate)
         self.config = config
@@ -132,7 +132,6 @@ class Trainer:
         )
         self.epoch = 0
         self.step = 0
-        distributed.broadcast(model)
         self.loss_module: nn.Module = LossModule(model)
         if process.world > 1:
             on_gpu = process.device.type == "cuda"
@@ -142,26 +141,27 @@ class Trainer:
 
     def run(self) -> None:
         """Train from where the state stands to the last epoch."""
-        logs = Logs(self.folder) if self.process.is_main else None
+        main = self.process.is_main
+        logs = Logs(self.folder) if main else None
+        unreadable = Unreadable(self.loader.dataset, "images", self.process.device)
         steps = len(self.loader)
-        bar = tqdm(
-            total=self.config.epochs * steps,
-            initial=self.epoch * steps,
-            desc="generator",
-            unit="step",
-            disable=not self.process.is_main,
-        )
+        total = self.config.epochs * steps
+        bar = progress(total, "generator", "step", main, min(self.epoch * steps, total))
         while self.epoch < self.config.epochs:
             self.loader.sampler.set_epoch(self.epoch)
             for i, (loss, norm) in enumerate(self._epoch()):
                 bar.update()
                 if self.step % self.config.log_freq == 0 or i == steps - 1:
                     values = self._describe(loss, norm)
-                    bar.set_postfix(loss=f"{values['train/loss']:.4f}", epoch=self.epoch + 1)
+                    loss_text = f"{values['train/loss']:.4f}"
+                    bar.set_postfix(loss=loss_text, epoch=self.epoch + 1, refresh=False)
                     if logs:
                         logs.scalars(self.step, values)
             self.epoch += 1
             self._save_due()
+            message = unreadable.news()
+            if message and main:
+                bar.write(message)
         bar.close()
         if logs:
             logs.close()
@@ -228,15 +228,37 @@ class Trainer:
         distributed.barrier()
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint that `save` wrote."""
+        """Go on from a checkpoint that `save` wrote.
+
+        Raises:
+            UserError: it is none, or one of another model, tokenizer, data or seed.
+        """
         state = checkpoint.load(path)
-        absent = {"model", "model_ema", "optimizer", "epoch", "step"} - state.keys()
+        absent = {"model", "model_ema", "optimizer", "epoch", "step", "training"} - state.keys()
         if absent:
             raise UserError(
                 f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint that training "
                 "wrote"
             )
+        for key, value in self.header.items():
+            if state.get(key) != value:
+                raise UserError(f"{path}: {_difference(key, state.get(key), value)}")
+        if state["training"]["seed"] != self.config.seed:
+            raise UserError(
+                f"--seed: found {self.config.seed}, expected {state['training']['seed']}, with "
+                f"which {path} was trained"
+            )
         checkpoint.load_weights(self.model, state["model"], path)
         checkpoint.load_weights(self.ema.model, state["model_ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["epoch"], state["step"]
+        self.ema.updates.fill_(self.step)
+
+
+def _difference(key: str, found: Any, expected: Any) -> str:
+    """What differs between the value of a header here and in a checkpoint."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        key, found, expected = next(
+            (f"{key} {k}", found.get(k), v) for k, v in expected.items() if found.get(k) != v
+        )
+    return f"was trained with {key} {found!r}, found {expected!r} now"

@@ -13,17 +13,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 from common import distributed, images
 from common.errors import UserError, run_cli
 from common.latents import weights_hash
+from common.logs import progress
 from common.records import claim_folder
 from generator.flags import add_size_flags, parse_with_config
 from generator.loading import load_generator
 from generator.pipeline import generate
 from generator.sampling import Guidance
-from tokenizer.loading import tokenizer_from_config
+from tokenizer.loading import identity, tokenizer_from_config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ckpt", default="checkpoint-last.pth", help="its name there")
     add("--raw", action="store_true", help="use the raw weights rather than their average")
     add("--config_path", help="YAML with the tokenizer (model.params.ckpt_path)")
-    add("--vae_norm", type=float, help="scale of the tokens (default: the tokenizer's own)")
+    add("--vae_norm", type=float, help="scale of the tokens (default: the generator's)")
     add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
 
     add = parser.add_argument_group("images").add_argument
@@ -57,6 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cfg_ramp", type=int, help="columns of the linear growth (default: all)")
     add("--num_sampling_steps", type=int, default=100, help="Euler steps a column")
     add("--temperature", type=float, default=1.0, help="scale of the starting noise")
+    add(
+        "--last_position",
+        type=int,
+        help="position at which class queries of wide images stay, inside the trained range, "
+        "such as the training images' columns (default: none, as released)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 
@@ -85,18 +90,22 @@ def main() -> None:
     flags = parse_with_config(build_parser())
     with distributed.launch(flags.device) as process:
         check(flags, process.world)
-        tokenizer = tokenizer_from_config(flags.config_path, flags.vae_norm, flags.overrides)
-        loaded = load_generator(flags.resume / flags.ckpt, flags, ema=not flags.raw)
+        source = flags.resume / flags.ckpt
+        loaded = load_generator(source, flags, ema=not flags.raw)
+        scale = loaded.token_scale if flags.vae_norm is None else flags.vae_norm
+        tokenizer = tokenizer_from_config(flags.config_path, scale, flags.overrides)
+        loaded.check_tokenizer(identity(tokenizer), source)
         model, classes = loaded.model.to(process.device), loaded.model.config.classes
         guidance = Guidance(flags.cfg, flags.cfg_schedule, flags.cfg_ramp or flags.token_num)
         settings = {
             "generator": weights_hash(model.state_dict()),
-            "tokenizer": weights_hash(tokenizer.state_dict()),
+            "tokenizer": identity(tokenizer),
             "token_scale": float(tokenizer.token_scale),
             "columns": flags.token_num,
             "guidance": [guidance.scale, guidance.schedule, guidance.ramp],
             "steps": flags.num_sampling_steps,
             "temperature": flags.temperature,
+            "last_position": flags.last_position,
             "seed": flags.seed,
         }
         folder = flags.output_dir / "images"
@@ -110,7 +119,7 @@ def main() -> None:
             for k in range(process.rank, flags.num_images, process.world)
             if not (folder / f"{k:06d}.png").exists()
         ]
-        bar = tqdm(total=len(mine), desc="images", unit="image", disable=not process.is_main)
+        bar = progress(len(mine), "images", "image", process.is_main)
         for start in range(0, len(mine), flags.eval_bsz):
             numbers = mine[start : start + flags.eval_bsz]
             pictures = generate(
@@ -123,6 +132,7 @@ def main() -> None:
                 flags.num_sampling_steps,
                 flags.temperature,
                 flags.seed,
+                last_position=flags.last_position,
             )
             for k, picture in zip(numbers, pictures, strict=True):
                 images.save_image(folder / f"{k:06d}.png", picture)

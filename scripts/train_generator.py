@@ -13,20 +13,22 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from omegaconf import OmegaConf
-from torch.utils.data import DataLoader, Dataset
-
-from common import config, distributed, images, seeding
-from common.datasets import DrawSampler, ImageFolder
+from common import distributed, seeding
 from common.distributed import Process
 from common.errors import UserError, run_cli
-from common.latents import Latents, weights_hash
+from common.latents import Latents
 from common.precision import uses_bf16
+from generator.data import (
+    add_image_flags,
+    count_columns,
+    image_data,
+    tokenise,
+    training_batches,
+)
 from generator.flags import add_size_flags, parse_with_config, sizes
 from generator.model import Generator
 from generator.training import Trainer, TrainingConfig
-from tokenizer.loading import tokenizer_from_config
+from tokenizer.loading import identity, tokenizer_from_config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,15 +40,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_size_flags(parser)
 
-    add = parser.add_argument_group("data").add_argument
+    group = parser.add_argument_group("data")
+    add = group.add_argument
     add("--config_path", help="YAML with the tokenizer (model.params.ckpt_path) and maybe data")
     add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
     add("--vae_norm", type=float, help="scale of the tokens (default: the tokenizer's own)")
-    add("--data_path", help="folder of class folders of images (default: data in --config_path)")
-    add("--img_size", type=int, help="width of the training images (default: their height)")
+    add_image_flags(group)
     add("--use_cached", action="store_true", help="train on cached tokens")
     add("--cached_path", help="file of scripts/cache_latents.py")
-    add("--token_num", type=int, help="columns of a training image; only checked")
+    add("--token_num", type=int, help="columns of a training image; checked, if given")
     add("--num_workers", type=int, default=0, help="loader processes (default 0)")
 
     add = parser.add_argument_group("training").add_argument
@@ -71,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
     add = parser.add_argument_group("files").add_argument
-    add("--output_dir", type=Path, help="where checkpoints and logs go")
+    add("--output_dir", type=Path, help="where checkpoints and logs go (default: --resume)")
     add("--resume", type=Path, metavar="DIR", help="go on from the checkpoint in this folder")
     add("--ckpt", default="checkpoint-last.pth", help="its name there")
     add("--log_freq", type=int, default=20, help="steps between two log entries")
@@ -89,80 +91,66 @@ def training_config(flags: argparse.Namespace, process: Process) -> TrainingConf
     return TrainingConfig(lr=rate, bf16=uses_bf16(flags.precision, process.device), **same)
 
 
-def training_data(flags: argparse.Namespace) -> Dataset:
-    settings = config.load(flags.config_path, flags.overrides)
-    node = OmegaConf.select(settings, "data.params.train")
-    if node is None:
+def check(flags: argparse.Namespace) -> None:
+    """What can be said before anything is loaded."""
+    flags.output_dir = flags.output_dir or flags.resume
+    for name in ("config_path", "output_dir"):
+        if getattr(flags, name) is None:
+            raise UserError(f"--{name}: not given")
+    if flags.use_cached and not flags.cached_path:
+        raise UserError("--cached_path: not given, but --use_cached is; expected a file of tokens")
+    least = {"epochs": 1, "shift_num": 1, "diffusion_batch_mul": 1, "log_freq": 1}
+    for name, value in {**least, "save_last_freq": 1, "save_freq": 0, "num_workers": 0}.items():
+        if getattr(flags, name) < value:
+            raise UserError(f"--{name}: found {getattr(flags, name)}, expected at least {value}")
+    if not 0 <= flags.ema_rate < 1:
+        raise UserError(f"--ema_rate: found {flags.ema_rate}, expected a number in [0, 1)")
+    last = flags.output_dir / "checkpoint-last.pth"
+    if flags.resume is None and last.exists():
         raise UserError(
-            f"--data_path: not given, and {flags.config_path} has no data.params.train either"
+            f"--output_dir: {last} is there already; expected --resume {flags.output_dir} to go "
+            "on from it, or another folder"
         )
-    return config.instantiate(node, "data.params.train")
 
 
 def main() -> None:
     flags = parse_with_config(build_parser())
-    for name in ("config_path", "output_dir"):
-        if getattr(flags, name) is None:
-            raise UserError(f"--{name}: not given")
+    check(flags)
     with distributed.launch(flags.device) as process:
-        device = process.device
         tokenizer = tokenizer_from_config(flags.config_path, flags.vae_norm, flags.overrides)
-        tokenizer_hash = weights_hash(tokenizer.state_dict())
-        tokenizer = tokenizer.to(device)
-
+        name = identity(tokenizer)
         if flags.use_cached:
-            dataset = Latents(flags.cached_path, tokenizer_hash)
-        elif flags.data_path:
-            dataset = ImageFolder(
-                flags.data_path, tokenizer.height, True, seed=flags.seed, width=flags.img_size
-            )
+            dataset = Latents(flags.cached_path, name)
         else:
-            dataset = training_data(flags)
-
-        def tokenise(batch, randomness):
-            pictures, labels = (x.to(device, non_blocking=True) for x in batch)
-            with torch.no_grad():
-                posterior = (
-                    tokenizer.posterior(pictures)
-                    if flags.use_cached
-                    else tokenizer.encode(images.to_float(pictures))
-                )
-                return tokenizer.sample_tokens(posterior, randomness), labels
-
-        loader = DataLoader(
-            dataset,
-            flags.batch_size,
-            sampler=DrawSampler(
-                len(dataset), process.rank, process.world, flags.batch_size, flags.seed
-            ),
-            num_workers=flags.num_workers,
-            persistent_workers=flags.num_workers > 0,
-            pin_memory=device.type == "cuda",
-            drop_last=True,
-        )
-
+            dataset = image_data(flags, tokenizer, train=True, seed=flags.seed)
+        columns = count_columns(dataset, tokenizer)
+        if flags.token_num not in (None, columns):
+            raise UserError(f"--token_num: found {flags.token_num}, but the images have {columns}")
+        loader = training_batches(dataset, flags.batch_size, process, flags.seed, flags.num_workers)
         known = {"channels": tokenizer.channels, "classes": len(dataset.class_names)}
         generator_config = sizes(flags, known)
+
+        tokenizer = tokenizer.to(process.device)
         seeding.seed_everything(flags.seed)
-        model = Generator(generator_config).to(device)
         trainer = Trainer(
-            model,
+            Generator(generator_config).to(process.device),
             training_config(flags, process),
             process,
             loader,
-            tokenise,
+            lambda batch, randomness: tokenise(tokenizer, batch, randomness, process.device),
             flags.output_dir,
             header={
                 "generator": asdict(generator_config),
                 "class_names": list(dataset.class_names),
-                "tokenizer": tokenizer_hash,
+                "tokenizer": name,
                 "token_scale": float(tokenizer.token_scale),
             },
         )
         if flags.resume:
             trainer.load(flags.resume / flags.ckpt)
         if process.is_main:
-            print(f"{'resuming' if flags.resume else 'training'} in {flags.output_dir}")
+            what = f"resuming after epoch {trainer.epoch}" if flags.resume else "training"
+            print(f"{what} in {flags.output_dir}", flush=True)
         trainer.run()
         if process.is_main:
             print(f"checkpoint: {flags.output_dir / 'checkpoint-last.pth'}")

@@ -12,9 +12,12 @@ import argparse
 import datetime
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from common import config, distributed, seeding
+from common.coerce import Mismatch, coerce
 from common.errors import UserError, run_cli
-from tokenizer.trainer import build_trainer
+from tokenizer.trainer import SavedConfig, build_trainer, quieten
 
 
 def parse() -> argparse.Namespace:
@@ -23,17 +26,23 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("-b", "--base", nargs="+", default=[], metavar="YAML", help="configs, merged in order")
-    add("-t", "--train", default="True", metavar="BOOL", help="train (default True)")
+    add("-t", "--train", default="True", metavar="BOOL", help="train, or only check the configs")
     add("-n", "--name", help="name of the run, instead of the first config's")
     add(
         "-r", "--resume", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints"
     )
-    add("-s", "--seed", type=int, default=0, help="of weights, order and noise (default 0)")
+    add("-s", "--seed", type=int, help="of weights, order and noise (default: the config's, or 0)")
     add("-l", "--logdir", type=Path, default=Path("logs"), help="where runs go (default logs)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    add("--scale_lr", action="store_true", help="multiply the learning rate by the global batch")
+    add("--scale_lr", action="store_true", help="multiply a new run's rate by the global batch")
     add("overrides", nargs="*", metavar="key=value", help="over the configs, by dotted key")
-    return parser.parse_intermixed_args()
+    flags = parser.parse_intermixed_args()
+    # `-b config.yaml key=value`: what follows the configs is read as one more of them
+    flags.overrides += [word for word in flags.base if "=" in word and not Path(word).exists()]
+    flags.base = [word for word in flags.base if word not in flags.overrides]
+    if flags.train.lower() not in ("true", "false"):
+        raise UserError(f"-t/--train: found {flags.train!r}, expected True or False")
+    return flags
 
 
 def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]]:
@@ -56,32 +65,59 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
     return folder, file, [folder / "configs" / "config.yaml", *flags.base]
 
 
+def read(files: list[Path], flags: argparse.Namespace) -> DictConfig:
+    """The run's configuration; its seed, which decides all that is random, among it."""
+    settings = config.load(files, flags.overrides)
+    config.check_keys(settings, ("model", "data", "lightning", "seed"), "")
+    config.check_keys(settings.get("lightning") or {}, ("trainer",), "lightning")
+    for key in ("model", "data"):
+        if not isinstance(settings.get(key), DictConfig):
+            raise UserError(f"{key}: found {settings.get(key)!r}, expected target and params")
+    if flags.seed is not None:
+        settings.seed = flags.seed
+    settings.setdefault("seed", 0)
+    settings.model.setdefault("base_learning_rate", 1.92e-4)
+    for node, key, kind in (
+        (settings, "seed", int),
+        (settings.model, "base_learning_rate", float),
+    ):
+        try:
+            node[key] = coerce(node[key], kind)
+        except Mismatch:
+            raise UserError(f"{key}: found {node[key]!r}, expected {kind.__name__}") from None
+    return settings
+
+
 def main() -> None:
     flags = parse()
+    quieten()
     with distributed.launch(flags.device) as process:
         folder, resume, files = locate_run(flags)
-        settings = config.load(files, flags.overrides)
-        config.check_keys(settings, ("model", "data", "lightning"), "")
-        seeding.seed_everything(flags.seed)
-        data = config.instantiate(settings.data, "data", seed=flags.seed)
+        settings = read(files, flags)
+        seeding.seed_everything(settings.seed)
+        data = config.instantiate(settings.data, "data", seed=settings.seed)
+        data.setup("fit")
+        if flags.scale_lr and resume is None:  # a run's own config has the rate that it uses
+            settings.model.base_learning_rate *= data.batch_size * process.world
         model = settings.model.copy()
-        rate = model.pop("base_learning_rate", 1.92e-4)
-        if flags.scale_lr:
-            rate *= data.batch_size * process.world
-        module = config.instantiate(model, "model", learning_rate=rate, seed=flags.seed)
+        rate = model.pop("base_learning_rate")
+        module = config.instantiate(model, "model", learning_rate=rate, seed=settings.seed)
         trainer = build_trainer(
             folder,
-            settings.get("lightning", {}).get("trainer", {}),
+            (settings.get("lightning") or {}).get("trainer") or {},
             process,
-            validates=data.nodes["validation"] is not None,
+            validates="validation" in data.datasets,
+            callbacks=[SavedConfig(settings, folder / "configs" / "config.yaml")],
         )
-        if process.is_main:
-            config.save(settings, folder / "configs" / "config.yaml")
-            print(f"{'resuming' if resume else 'training'} in {folder}")
-        if flags.train.lower() in ("true", "1", "yes"):
-            trainer.fit(module, datamodule=data, ckpt_path=resume)
+        if flags.train.lower() == "false":
             if process.is_main:
-                print(f"checkpoint: {folder / 'checkpoints' / 'last.ckpt'}")
+                print("the configs are sound; nothing was trained (--train False)")
+            return
+        if process.is_main:
+            print(f"{'resuming' if resume else 'training'} in {folder}", flush=True)
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+        if process.is_main:
+            print(f"checkpoint: {folder / 'checkpoints' / 'last.ckpt'}")
 
 
 if __name__ == "__main__":

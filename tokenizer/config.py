@@ -129,9 +129,7 @@ class SemanticConfig:
                 )
 
 
-def _at_least_one(
-    config: AutoencoderConfig | SemanticConfig, where: str, *names: str
-) -> None:
+def _at_least_one(config: AutoencoderConfig | SemanticConfig, where: str, *names: str) -> None:
     """Refuse sizes below one, and no levels."""
     sizes = {name: (getattr(config, name),) for name in names} | {"ch_mult": config.ch_mult}
     for name, values in sizes.items():
@@ -161,7 +159,6 @@ def parse(kind: type[T], section: Mapping[str, Any] | T, where: str) -> T:
                     f"{where}.{field.name}: found {value!r}, expected {describe(hint)}"
                 ) from None
         elif field.default is MISSING:
-            raise UserError(
-                f"{where}.{field.name}: missing; expected {describe(hints[field.name])}"
-            )
+            expected = describe(hints[field.name])
+            raise UserError(f"{where}: missing key {field.name!r}; expected {expected}")
     return kind(**values)

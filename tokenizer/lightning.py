@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from common import config as configuration
 from common import distributed, images, seeding
+from common.checkpoint import load_weights
 from common.ema import EMA
+from common.errors import UserError
 from common.metrics import psnr
 from tokenizer.config import parse
 from tokenizer.model import Tokenizer
@@ -57,6 +59,10 @@ class TokenizerModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        if not 0 <= ema_decay < 1:
+            raise UserError(f"ema_decay: found {ema_decay}, expected a number in [0, 1)")
+        if embed_dim < 1:
+            raise UserError(f"embed_dim: found {embed_dim}, expected 1 or more")
         self.sizes = {
             "ddconfig": ddconfig,
             "embed_dim": embed_dim,
@@ -141,18 +147,20 @@ class TokenizerModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._token_moments = torch.zeros(3, dtype=torch.float64)
+        self._fidelity = torch.zeros(2, dtype=torch.float64)  # images, sum of their PSNR
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """PSNR with EMA weights, and the moments of the sampled tokens."""
         real = images.to_float(batch[0])
         posterior = self.ema.model.encode(real)
         fake = self.ema.model.decode(posterior.mode())
-        self.log(
-            "val/psnr", psnr(real, fake).mean(), batch_size=len(real), sync_dist=True, prog_bar=True
-        )
+        self._fidelity += torch.tensor([len(real), psnr(real, fake).sum().item()])
         self._add_moments(posterior, index)
 
     def on_validation_epoch_end(self) -> None:
+        # Lightning's own mean over processes is wrong where one has more images than another
+        count, psnrs = distributed.total(self._fidelity.to(self.device)).tolist()
+        self.log("val/psnr", psnrs / count, prog_bar=True, sync_dist=True)
         if not self.trainer.sanity_checking:
             self._set_token_scale()
 
@@ -186,6 +194,10 @@ class TokenizerModule(LightningModule):
                 tokenizer.token_scale.fill_(variance**-0.5)
         self._scale_step = self.step
         self.log("val/token_scale", self.ema.model.token_scale, sync_dist=True)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fail with the names of weights that do not fit, which Lightning's own loading buries."""
+        load_weights(self, checkpoint["state_dict"], "the checkpoint to go on from")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tokenizer"] = self.sizes

@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from common import checkpoint, config
 from common.errors import UserError
+from common.latents import weights_hash
 from tokenizer.model import Tokenizer
 from tokenizer.released import from_released
 
 SIZES = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
+RELEASED_SCALE = 0.05493  # of the tokens of the released tokenizer, whose file does not say it
 
 
 def load_tokenizer(
@@ -29,7 +31,8 @@ def load_tokenizer(
         path: a checkpoint of `scripts/train_tokenizer.py`, or a released one.
         sizes: arguments of `Tokenizer`; a checkpoint of ours carries its own, a released one
             needs them (`model.params` of its YAML file).
-        token_scale: overrides the measured scale of the tokens (`--vae_norm`).
+        token_scale: overrides the measured scale of the tokens (`--vae_norm`); a checkpoint
+            under the released names has no measured one, and gets that of the released tokenizer.
         ema: take the EMA weights, as evaluation and stage two do, rather than the raw ones.
 
     Raises:
@@ -43,14 +46,18 @@ def load_tokenizer(
             f"{path}: carries no sizes of its own; expected model.params of the "
             "tokenizer's YAML file beside it (--config_path)"
         )
-    tokenizer = Tokenizer(**(own or sizes))
+    node = {"target": "tokenizer.model.Tokenizer", "params": own or sizes}
+    tokenizer: Tokenizer = config.instantiate(node, "model")
     if own is not None:
         prefix = "ema.model." if ema else "tokenizer."
         weights = _under(prefix, state)
     else:
         weights = from_released(state, tokenizer, ema)
+        token_scale = RELEASED_SCALE if token_scale is None else token_scale
     checkpoint.load_weights(tokenizer, weights, path)
     if token_scale is not None:
+        if not token_scale > 0:
+            raise UserError(f"--vae_norm: found {token_scale}, expected a number above 0")
         tokenizer.token_scale.fill_(token_scale)
     return tokenizer.eval().requires_grad_(False)
 
@@ -62,15 +69,26 @@ def tokenizer_from_config(
 ) -> Tokenizer:
     """The tokenizer of a YAML file (`--config_path`): `model.params` names the checkpoint as
     `ckpt_path`, and gives the sizes if the checkpoint does not carry them; see `load_tokenizer`."""
-    model = config.load(path, overrides).get("model")
-    if model is None:
-        raise UserError(f"{path}: has no model; expected model.params.ckpt_path")
-    params = OmegaConf.to_container(model.get("params", {}), resolve=True)
-    file = params.get("ckpt_path")
-    if not file:
-        raise UserError(f"{path}: model.params.ckpt_path: missing; expected a tokenizer checkpoint")
+    settings = config.load(path, overrides)
+    config.check_keys(settings, ("model", "data", "lightning", "seed"), "")
+    params = OmegaConf.select(settings, "model.params")
+    if not isinstance(params, DictConfig):
+        raise UserError(f"{path}: model.params: found {params}, expected ckpt_path and sizes")
+    if not isinstance(params.get("ckpt_path"), str):
+        raise UserError(
+            f"{path}: model.params.ckpt_path: missing among {', '.join(map(str, params))}; "
+            "expected a tokenizer checkpoint"
+        )
+    params = OmegaConf.to_container(params, resolve=True)
     sizes = {k: params[k] for k in SIZES if k in params}
-    return load_tokenizer(file, sizes or None, token_scale)
+    return load_tokenizer(params["ckpt_path"], sizes or None, token_scale)
+
+
+def identity(tokenizer: Tokenizer) -> str:
+    """A short name of the weights that make tokens and images, whatever the tokens' scale."""
+    state = tokenizer.state_dict()
+    del state["token_scale"]
+    return weights_hash(state)
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

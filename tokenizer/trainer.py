@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
@@ -19,9 +20,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from common import checkpoint, config, images
 from common.distributed import Process
 from common.errors import UserError
-from common.logs import report_unreadable
+from common.logs import Unreadable
 from tokenizer.lightning import TokenizerModule
-
 
 # What Lightning says of this training, and its user can neither change nor need know.
 NOISE = (
@@ -30,6 +30,7 @@ NOISE = (
     ".*does not have many workers",
     r".*number of training batches \(\d+\) is smaller than the logging interval",
     ".*Checkpoint directory .* exists and is not empty",
+    ".*Total length of `list` across ranks is zero",  # no validation set
     ".*Experiment logs directory .* exists and is not empty",
 )
 # What automatic optimisation would do, and the module does by hand.
@@ -68,7 +69,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
         checkpoint.save(path, state)
 
     def load_checkpoint(self, path: str, *_: Any, **__: Any) -> dict[str, Any]:
-        return checkpoint.load(path)
+        state = checkpoint.load(path)
+        absent = {"state_dict", "optimizer_states", "loops", "tokenizer"} - state.keys()
+        if absent:
+            raise UserError(
+                f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint of "
+                "scripts/train_tokenizer.py"
+            )
+        return state
 
 
 class Reconstructions(Callback):
@@ -97,12 +105,30 @@ class Reconstructions(Callback):
         images.save_grid(path, torch.cat([real, fake]), columns=count)
 
 
-class Unreadable(Callback):
-    """Names pictures that could not be read, at the end of the epochs in which there were more."""
+class UnreadablePictures(Callback):
+    """Names pictures that could not be read, after the epochs in which there were more."""
+
+    def on_fit_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        self.watched = [
+            Unreadable(dataset, f"data.params.{name}", module.device)
+            for name, dataset in trainer.datamodule.datasets.items()
+        ]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        for name, dataset in trainer.datamodule.datasets.items():
-            report_unreadable(dataset, f"data.params.{name}", module.device)
+        for message in [watched.news() for watched in self.watched]:
+            if message:
+                trainer.print(f"\n{message}")
+
+
+class SavedConfig(Callback):
+    """Writes the configuration when training starts: one that cannot start replaces no other."""
+
+    def __init__(self, settings: DictConfig, path: Path) -> None:
+        self.settings, self.path = settings, path
+
+    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        if trainer.is_global_zero:
+            config.save(self.settings, self.path)
 
 
 class Progress(TQDMProgressBar):
@@ -118,7 +144,11 @@ class Progress(TQDMProgressBar):
 
 
 def build_trainer(
-    folder: Path, options: Mapping[str, Any], process: Process, validates: bool
+    folder: Path,
+    options: Mapping[str, Any],
+    process: Process,
+    validates: bool,
+    callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
     """A trainer that writes to `folder/{checkpoints,images,logs}`.
 
@@ -128,7 +158,10 @@ def build_trainer(
         process: this process; its device and the number of processes decide accelerator,
             devices and strategy.
         validates: whether there is a validation set to choose the best checkpoint by.
+        callbacks: further ones.
     """
+    if not isinstance(options, Mapping):
+        raise UserError(f"lightning.trainer: found {options!r}, expected arguments of the trainer")
     for key, instead in BY_HAND.items():
         if options.get(key) is not None:
             raise UserError(f"lightning.trainer.{key}: has no effect here; expected {instead}")
@@ -139,8 +172,9 @@ def build_trainer(
         )
     checkpoints = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks = [
+        *callbacks,
         Reconstructions(folder / "images"),
-        Unreadable(),
+        UnreadablePictures(),
         Progress(),
         ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **checkpoints),
     ]
@@ -158,7 +192,8 @@ def build_trainer(
         "logger": [TensorBoardLogger(folder, name="logs", version=""), CSVLogger(folder, "csv")],
         "callbacks": callbacks,
     }
-    node = {"target": "pytorch_lightning.Trainer", "params": options}
+    params = {"enable_model_summary": False, **options}
+    node = {"target": "pytorch_lightning.Trainer", "params": params}
     try:
         return config.instantiate(node, "lightning.trainer", **fixed)
     except UserError as error:

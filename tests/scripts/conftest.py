@@ -1,0 +1,268 @@
+"""The four scripts on tiny models: one run of each, for many tests.
+
+Most calls happen in this process, which has PyTorch loaded already; the first of each script
+is a process of its own, as a user starts it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TOKENIZER = {
+    "model": {
+        "base_learning_rate": 1e-3,
+        "target": "tokenizer.lightning.TokenizerModule",
+        "params": {
+            "ddconfig": {
+                "resolution": 64,
+                "ch": 4,
+                "ch_mult": [1, 1, 1, 1],
+                "num_res_blocks": 0,
+                "z_channels": 2,
+                "len_down_scale": 3,
+                "norm_groups": 2,
+            },
+            "embed_dim": 4,
+            "std": 0.3,
+            "ema_decay": 0.9,
+            "scheduler_config": {"warm_up_steps": 4, "interval": 3, "decay": 0.5},
+            "lossconfig": {
+                "target": "tokenizer.objective.Objective",
+                "params": {"disc_type": "patchgan", "disc_start": 3, "disc_width": 4},
+            },
+        },
+    },
+    "data": {
+        "target": "common.datamodule.DataModule",
+        "params": {
+            "batch_size": 4,
+            "train": {
+                "target": "common.panoramas.Panoramas",
+                "params": {"length": 18, "size": 64},
+            },
+            "validation": {
+                "target": "common.panoramas.Panoramas",
+                "params": {"length": 9, "size": 64, "seed": 1},
+            },
+        },
+    },
+    "lightning": {"trainer": {"max_epochs": 2, "log_every_n_steps": 1}},
+}
+GENERATOR = {
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "diffloss_w": 8,
+    "diffloss_d": 1,
+    "batch_size": 6,
+    "epochs": 2,
+    "lr": 1e-3,
+    "warmup_epochs": 1,
+    "ema_rate": 0.9,
+    "log_freq": 1,
+    "device": "cpu",
+}
+# Two processes draw other noise than one; without noise and adversary they must agree with it.
+DETERMINISTIC = ("model.params.std=0", "model.params.lossconfig.params.disc_type=none")
+SIZES = ("--width", 16, "--depth", 2, "--heads", 2, "--diffloss_w", 8, "--diffloss_d", 1)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a script ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """Files that the scripts are given and leave, `folder` above them all."""
+
+    folder: Path
+    tokenizer_yaml: Path
+    stage_two_yaml: Path
+    generator_yaml: Path
+    run: Path
+    cached: Path
+    generator: Path
+
+    def stage_two(self, *flags: object) -> list[str]:
+        """Flags of `train_generator.py` on cached tokens."""
+        given = ["--config", self.generator_yaml, "--config_path", self.stage_two_yaml]
+        return list(map(str, [*given, "--use_cached", "--cached_path", self.cached, *flags]))
+
+    def drawing(self, *flags: object) -> list[str]:
+        """Flags of `eval_generator.py`, without the generator and the output."""
+        given = ["--config_path", self.stage_two_yaml, "--num_sampling_steps", 2, "--cfg", 2]
+        return list(map(str, [*given, "--num_images", 5, "--device", "cpu", *flags]))
+
+
+def write_yaml(path: Path, value: object) -> Path:
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def environment(**more: object) -> dict[str, str]:
+    # PYTHONPATH takes the place of an installation
+    fixed = {"OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **{k: str(v) for k, v in {**fixed, **more}.items()}}
+
+
+def launch(script: str, *flags: object, launcher: tuple[str, ...] = ()) -> Done:
+    """A script in a process of its own; `launcher` goes before it."""
+    done = subprocess.run(
+        [sys.executable, *launcher, ROOT / "scripts" / f"{script}.py", *map(str, flags)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def load_script(name: str):
+    path = ROOT / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable[..., Done]:
+    """A script in this process."""
+
+    def run(script: str, *flags: object) -> Done:
+        module = load_script(script)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, flags)])
+        capsys.readouterr()
+        code = 0
+        try:
+            module.run_cli(module.main)
+        except SystemExit as end:
+            code = end.code
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Project:
+    """Both stages, trained for two epochs on built-in pictures, each script as a user starts it."""
+    folder = tmp_path_factory.mktemp("project")
+    tokenizer_yaml = write_yaml(folder / "tiny.yaml", TOKENIZER)
+    done = launch(
+        "train_tokenizer",
+        *("-t", "True", "-b", tokenizer_yaml, "-l", folder / "logs", "--device", "cpu"),
+    )
+    assert (done.code, done.err) == (0, "")
+    (run,) = (folder / "logs").iterdir()
+    data = TOKENIZER["data"]["params"]["train"]
+    two = {
+        "model": {"params": {"ckpt_path": str(run / "checkpoints" / "last.ckpt")}},
+        "data": {"params": {"train": data}},
+    }
+    project = Project(
+        folder,
+        tokenizer_yaml,
+        write_yaml(folder / "two.yaml", two),
+        write_yaml(folder / "generator.yaml", GENERATOR),
+        run,
+        folder / "latents.safetensors",
+        folder / "generator",
+    )
+    given = ("--config_path", project.stage_two_yaml)
+    done = launch("cache_latents", *given, "--cached_path", project.cached, "--device", "cpu")
+    assert (done.code, done.out) == (0, f"18 images: {project.cached}\n"), done.err
+    output = ("--output_dir", project.generator)
+    done = launch("train_generator", *project.stage_two(*output, "--save_freq", 1))
+    assert done.code == 0, done.err
+    assert f"checkpoint: {project.generator / 'checkpoint-last.pth'}" in done.out
+    return project
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., Done]:
+    """A script in a process of its own."""
+    return launch
+
+
+@pytest.fixture
+def size_flags() -> tuple[object, ...]:
+    return SIZES
+
+
+@pytest.fixture
+def deterministic() -> tuple[str, ...]:
+    return DETERMINISTIC
+
+
+@pytest.fixture(scope="session")
+def together(project, tmp_path_factory) -> Path:
+    """What two processes leave that do the same as `project`; see `two_processes.py`."""
+    folder = tmp_path_factory.mktemp("together")
+    tokenizer = [
+        *("-b", project.tokenizer_yaml, "-l", folder / "logs", "--device", "cpu"),
+        *("data.params.batch_size=2", *DETERMINISTIC),
+    ]
+    cached = folder / "latents.safetensors"
+    caching = ["--config_path", project.stage_two_yaml, "--cached_path", cached]
+    output = ["--output_dir", folder / "generator"]
+    calls = {
+        "train_tokenizer": tokenizer,
+        "cache_latents": [*caching, "--device", "cpu", "--batch_size", 3],
+        "train_generator": project.stage_two(*output, "--batch_size", 3),
+        "eval_generator": project.drawing(
+            *("--resume", project.generator, "--output_dir", folder / "images", "--eval_bsz", 1)
+        ),
+    }
+    write_yaml(folder / "calls.yaml", {k: [str(v) for v in flags] for k, flags in calls.items()})
+    ports = []
+    for _ in calls:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            ports.append(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                Path(__file__).with_name("two_processes.py"),
+                folder,
+                *map(str, ports),
+            ],
+            env=environment(
+                RANK=rank,
+                LOCAL_RANK=rank,
+                WORLD_SIZE=2,
+                LOCAL_WORLD_SIZE=2,
+                MASTER_ADDR="localhost",
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    (folder / "output.txt").write_text(outputs[0])
+    (folder / "output_of_the_other.txt").write_text(outputs[1])
+    return folder

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from common import checkpoint, images
+from common.config import load
+from common.latents import Latents
+from common.panoramas import CLASS_NAMES, Panoramas
+from tokenizer.loading import identity, tokenizer_from_config
+
+
+def test_cached_tokens_are_the_posterior_means_of_every_image(project):
+    tokenizer = tokenizer_from_config(project.stage_two_yaml)
+    latents = Latents(project.cached, identity(tokenizer))
+    params = load(project.stage_two_yaml).data.params.train.params
+    pictures = Panoramas(**params)
+    assert len(latents) == len(pictures) and latents.class_names == list(CLASS_NAMES)
+    for k in (0, 5, 17):
+        picture, label = pictures[k]
+        mean, cached_label = latents[k]
+        with torch.inference_mode():
+            expected = tokenizer.encode(images.to_float(picture[None])).mode()[0]
+        torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-5)
+        assert cached_label == label
+
+
+def test_two_processes_write_one_file_in_the_order_of_the_data(project, together):
+    one, two = checkpoint.load(project.cached), checkpoint.load(together / "latents.safetensors")
+    torch.testing.assert_close(two["means"], one["means"], atol=1e-5, rtol=1e-5)
+    assert torch.equal(two["labels"], one["labels"])
+    headers = [
+        checkpoint.load_metadata(p) for p in (project.cached, together / project.cached.name)
+    ]
+    assert headers[0] == headers[1]
+    assert [p.name for p in together.glob("*.safetensors")] == ["latents.safetensors"]  # no parts
+    outputs = [(together / name).read_text() for name in ("output.txt", "output_of_the_other.txt")]
+    assert ["18 images: " in output for output in outputs] == [True, False]
+
+
+def folder(tmp_path, bad=False):
+    root = tmp_path / "images"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for k in range(2):
+            Image.new("RGB", (140, 70), (90 * k, 40, 9)).save(root / name / f"{k}.png")
+    if bad:
+        (root / "a" / "1.png").write_text("no picture")
+    return root
+
+
+def test_a_folder_of_images_of_another_width(project, call, tmp_path):
+    root, path = folder(tmp_path, bad=True), tmp_path / "latents.safetensors"
+    flags = ("--data_path", root, "--img_size", 128, "--cached_path", path, "--device", "cpu")
+    done = call("cache_latents", "--config_path", project.stage_two_yaml, *flags)
+    assert done.code == 0, done.err
+    assert "images: 1 of 4 pictures could not be read" in done.out
+    assert str(root / "a" / "1.png") in done.out
+    latents = checkpoint.load(path)
+    assert latents["means"].shape == (4, 16, 4)
+    assert latents["labels"].tolist() == [0, 1, 1, 1]  # the next readable one took its place
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--cached_path", "latents.pt"), "--cached_path: found latents.pt, expected *.safe"),
+        (("--batch_size", 0), "--batch_size: found 0, expected at least 1"),
+        (("--data_path", "nowhere"), "nowhere: no such folder"),
+        (("--data_path", "nowhere", "--img_size", 66), "--img_size: found 66, expected a multiple"),
+        (("--img_size", 64), "--img_size: given without --data_path"),
+        (("data=null",), "--data_path: not given, and"),
+        (("data.params.train.params.size=32",), "data.params.train: found pictures of 32 x 32"),
+        (("data.params.train.params.sizes=32",), "data.params.train.params.sizes: unknown key"),
+        (("model.params.ckpt_path=no.ckpt",), "no.ckpt: no such checkpoint file"),
+        (("model.params.ckpt_path=null",), "model.params.ckpt_path: missing among ckpt_path"),
+        (("model=null",), "model.params: found None, expected ckpt_path and sizes"),
+        (("modl.x=1",), "modl: unknown key; did you mean 'model'?"),
+    ],
+)
+def test_mistakes_are_named(project, call, tmp_path, flags, message):
+    given = ("--config_path", project.stage_two_yaml, "--cached_path", tmp_path / "x.safetensors")
+    done = call("cache_latents", *given, "--device", "cpu", *flags)
+    assert done.code == 2 and message in done.err, done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_crops_are_not_frozen(project, call, tmp_path):
+    node = "data.params.train"
+    overrides = (f"{node}.target=common.datasets.ImageFolder", f"{node}.params=null")
+    params = f"{node}.params={{root: {folder(tmp_path)}, size: 64, train: true}}"
+    path = tmp_path / "latents.safetensors"
+    given = ("--config_path", project.stage_two_yaml, "--cached_path", path, "--device", "cpu")
+    done = call("cache_latents", *given, *overrides, params)
+    assert done.code == 2
+    assert "data.params.train.params.train: found true, expected false" in done.err

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import checkpoint
+from generator.released import to_released
+
+
+def pictures(folder: Path) -> np.ndarray:
+    files = sorted((folder / "images").glob("*.png"))
+    return np.stack([np.asarray(Image.open(file)).astype(int) for file in files])
+
+
+@pytest.fixture(scope="module")
+def drawn(project, start, tmp_path_factory) -> Path:
+    """Five images, all in one batch."""
+    folder = tmp_path_factory.mktemp("drawn") / "out"
+    flags = project.drawing("--resume", project.generator, "--output_dir", folder)
+    done = start("eval_generator", *flags)
+    assert (done.code, done.out) == (0, f"images: {folder / 'images'}\n"), done.err
+    return folder
+
+
+def test_images_and_the_settings_they_were_made_with(drawn):
+    images = pictures(drawn)
+    assert images.shape == (5, 64, 128, 3)
+    assert len(np.unique(images.reshape(5, -1), axis=0)) == 5
+    settings = json.loads((drawn / "settings.json").read_text())
+    assert settings["guidance"] == [2.0, "linear", 16] and settings["columns"] == 16
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_image_is_the_same_in_every_batch(project, drawn, call, tmp_path, size):
+    flags = project.drawing("--resume", project.generator, "--output_dir", tmp_path / "out")
+    assert call("eval_generator", *flags, "--eval_bsz", size).code == 0
+    assert abs(pictures(tmp_path / "out") - pictures(drawn)).max() <= 1
+
+
+def test_two_processes_draw_the_images_of_one(drawn, together):
+    assert abs(pictures(together / "images") - pictures(drawn)).max() <= 1
+    settings = [(folder / "settings.json").read_text() for folder in (drawn, together / "images")]
+    assert settings[0] == settings[1]
+
+
+def test_only_missing_images_are_drawn(project, drawn, call, tmp_path):
+    out = tmp_path / "out"
+    flags = project.drawing("--resume", project.generator, "--output_dir", out)
+    assert call("eval_generator", *flags, "--num_images", 4).code == 0
+    times = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
+    (out / "images" / "000001.png").unlink()
+    assert call("eval_generator", *flags).code == 0
+    assert abs(pictures(out) - pictures(drawn)).max() <= 1
+    again = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
+    kept = {name for name, time in times.items() if again[name] == time}
+    assert kept == {"000000.png", "000002.png", "000003.png"}
+
+    for changed, message in [
+        (("--cfg", 3), "holds results made with guidance [2.0, 'linear', 16], expected [3.0"),
+        (("--seed", 1), "holds results made with seed 0, expected 1"),
+        (("--raw",), "holds results made with generator"),
+    ]:
+        done = call("eval_generator", *flags, *changed)
+        assert done.code == 2 and message in done.err, done.err
+
+
+def test_a_checkpoint_under_the_released_names(project, drawn, call, tmp_path, size_flags):
+    ours = checkpoint.load(project.generator / "checkpoint-last.pth")
+    released = {k: to_released(ours[k]) for k in ("model", "model_ema")}
+    checkpoint.save(tmp_path / "released.pth", released)
+    given = ("--resume", tmp_path, "--ckpt", "released.pth", "--output_dir", tmp_path / "out")
+    flags = project.drawing(*given)
+    assert call("eval_generator", *flags, *size_flags).code == 0
+    assert abs(pictures(tmp_path / "out") - pictures(drawn)).max() <= 1
+
+    for changed, message in [
+        ((), "--model: not given, and no --width either"),
+        ((*size_flags, "--class_num", 3), "--class_num: found 3, expected 9"),
+        ((*size_flags, "--diffloss_w", 16), "has shape [8"),
+    ]:
+        done = call("eval_generator", *flags, *changed)
+        assert done.code == 2 and message in done.err, done.err
+
+
+@pytest.mark.parametrize("columns", [2, 5, 40])
+def test_any_number_of_columns(project, call, tmp_path, columns):
+    flags = project.drawing("--resume", project.generator, "--output_dir", tmp_path / "out")
+    assert call("eval_generator", *flags, "--token_num", columns, "--num_images", 1).code == 0
+    assert pictures(tmp_path / "out").shape == (1, 64, 8 * columns, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--width", 8), "--width: found 8, but the checkpoint has 16"),
+        (("--token_num", 1), "--token_num: found 1, expected at least 2"),
+        (("--num_iter", 8), "--num_iter: found 8, expected --token_num (16)"),
+        (("--num_images", 0), "--num_images: found 0 for 1 processes"),
+        (("--eval_bsz", 0), "--eval_bsz: found 0, expected at least 1"),
+        (("--ckpt", "no.pth"), "no.pth: no such checkpoint file"),
+        (("--config_path", "no.yaml"), "no.yaml: cannot read this configuration"),
+        (("--model", "giant_model"), "--model: invalid choice: 'giant_model'"),
+    ],
+)
+def test_mistakes_are_named(project, call, tmp_path, flags, message):
+    given = ("--resume", project.generator, "--output_dir", tmp_path / "out")
+    done = call("eval_generator", *project.drawing(*given, *flags))
+    assert done.code == 2 and message in done.err, done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_the_generator_was_not_trained_on(project, call, tmp_path):
+    payload = checkpoint.load(project.run / "checkpoints" / "last.ckpt")
+    payload["state_dict"]["ema.model.encoder.conv_in.bias"] += 1
+    checkpoint.save(tmp_path / "other.ckpt", payload)
+    given = ("--resume", project.generator, "--output_dir", tmp_path / "out")
+    override = f"model.params.ckpt_path={tmp_path / 'other.ckpt'}"
+    done = call("eval_generator", *project.drawing(*given, override))
+    assert done.code == 2 and "was trained on tokens of tokenizer" in done.err
+
+
+def test_a_mistake_under_torchrun_ends_all_processes_and_is_told(project, start, tmp_path):
+    given = ("--resume", project.generator, "--output_dir", tmp_path / "out", "--num_images", 1)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = start("eval_generator", *project.drawing(*given), launcher=launcher)
+    assert done.code != 0
+    assert "error: --num_images: found 1 for 2 processes, expected at least one" in done.err

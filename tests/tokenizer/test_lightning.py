@@ -1,0 +1,166 @@
+"""Training of a tiny tokenizer, in this process."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from common import checkpoint, images
+from common.datamodule import DataModule
+from common.distributed import Process
+from common.errors import UserError
+from tokenizer import lightning, load_tokenizer
+from tokenizer.lightning import TokenizerModule
+from tokenizer.trainer import build_trainer, quieten
+
+ALONE = Process(0, 0, 1, torch.device("cpu"))
+PARAMS = {
+    "ddconfig": {
+        "resolution": 32,
+        "ch": 4,
+        "ch_mult": [1, 1, 1],
+        "num_res_blocks": 0,
+        "z_channels": 2,
+        "len_down_scale": 2,
+        "norm_groups": 2,
+    },
+    "embed_dim": 4,
+    "std": 0.3,
+    "ema_decay": 0.9,
+    "learning_rate": 1e-3,
+    "scheduler_config": {"warm_up_steps": 2},
+    "lossconfig": {
+        "target": "tokenizer.objective.Objective",
+        "params": {"disc_start": 3, "disc_width": 4},
+    },
+}
+
+
+def panoramas(length, seed=0):
+    return {"target": "common.panoramas.Panoramas",
+            "params": {"length": length, "size": 32, "seed": seed}}  # fmt: skip
+
+
+def train(folder, epochs=2, validation=True, resume=None, params=PARAMS, seed=0, **options):
+    """A run of batches of three; two batches an epoch."""
+    quieten()
+    data = DataModule(3, panoramas(7), panoramas(5, seed=1) if validation else None, seed=seed)
+    torch.manual_seed(seed)
+    module = TokenizerModule(**copy.deepcopy(params), seed=seed)
+    options = {"max_epochs": epochs, "log_every_n_steps": 1, "enable_progress_bar": True} | options
+    trainer = build_trainer(folder, options, ALONE, validation)
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
+    return module, trainer
+
+
+def state(folder, name="last"):
+    return checkpoint.load(folder / "checkpoints" / f"{name}.ckpt")["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, *train(folder, epochs=3)
+
+
+def test_a_resumed_run_is_an_unbroken_one(unbroken, tmp_path):
+    folder, whole, _ = unbroken
+    train(tmp_path, epochs=1)
+    module, trainer = train(tmp_path, 3, resume=tmp_path / "checkpoints" / "last.ckpt", seed=0)
+    assert module.step == whole.step == trainer.global_step == 6
+    expected = state(folder)
+    assert "objective.discriminator.stack.0.weight" in expected
+    for name, value in state(tmp_path).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_steps_are_those_of_the_autoencoder(unbroken):
+    _, module, trainer = unbroken
+    autoencoder, discriminator = trainer.optimizers
+    assert module.step == trainer.global_step == int(module.ema.updates) == 6
+    steps = [{int(s["step"]) for s in o.state.values()} for o in (autoencoder, discriminator)]
+    assert steps == [{6}, {3}]  # the discriminator takes part from step 3 on
+
+
+def test_the_average_is_neither_the_start_nor_the_end(unbroken):
+    module = unbroken[1]
+    pairs = zip(module.ema.model.parameters(), module.tokenizer.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert not any(p.requires_grad for p in module.ema.parameters())
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_the_checkpoint_carries_the_scale_of_the_tokens(tmp_path, validation):
+    module, trainer = train(tmp_path, epochs=1, validation=validation)
+    tokenizer = load_tokenizer(tmp_path / "checkpoints" / "last.ckpt")
+    assert torch.equal(tokenizer.token_scale, module.ema.model.token_scale)
+    dataset = trainer.datamodule.datasets["validation" if validation else "train"]
+    pictures = images.to_float(torch.stack([dataset[i][0] for i in range(len(dataset))]))
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        posterior = tokenizer.encode(pictures)
+        tokens = torch.cat([tokenizer.sample_tokens(posterior, draws) for _ in range(50)])
+    assert float(tokenizer.token_scale) != 1
+    assert tokens.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_rates(unbroken):
+    rates = [
+        group["lr"] for optimizer in unbroken[2].optimizers for group in optimizer.param_groups
+    ]
+    assert rates == [1e-3, 1e-3]
+    module = unbroken[1]
+    assert [module.schedule.multiplier(n) for n in range(4)] == [0, 0.5, 1, 1]
+
+
+def test_the_last_checkpoint_is_the_newest_and_the_best_the_best(tmp_path, monkeypatch):
+    values = iter([10.0, 30.0, 20.0])
+    current = {"epoch": None, "value": None}
+
+    def psnr(fake, real):
+        if current["epoch"] != current["trainer"].current_epoch:
+            current.update(epoch=current["trainer"].current_epoch, value=next(values))
+        return torch.full((len(real),), current["value"])
+
+    class Module(TokenizerModule):
+        def on_fit_start(self):
+            current["trainer"] = self.trainer
+            super().on_fit_start()
+
+    monkeypatch.setattr(lightning, "psnr", psnr)
+    monkeypatch.setitem(globals(), "TokenizerModule", Module)
+    train(tmp_path, epochs=3, num_sanity_val_steps=0)
+    found = {name: checkpoint.load(tmp_path / "checkpoints" / f"{name}.ckpt")["epoch"]
+             for name in ("last", "best")}  # fmt: skip
+    assert found == {"last": 2, "best": 1}
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_the_discriminator_learns_to_tell_images_apart(unbroken):
+    """It judges images of 32 pixels, and its weights have left their start."""
+    module = unbroken[1]
+    torch.manual_seed(0)
+    start = TokenizerModule(**copy.deepcopy(PARAMS)).objective.discriminator
+    logits = module.objective.discriminator(torch.zeros(2, 3, 32, 32))
+    assert logits.shape[:2] == (2, 1) and logits.isfinite().all()
+    name = "stack.0.weight"
+    assert not torch.equal(
+        start.state_dict()[name], module.objective.discriminator.state_dict()[name]
+    )
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"scheduler_config": {"warmup": 1}}, r"scheduler_config\.warmup: unknown key"),
+        ({"scheduler_config": {"decay": "x"}}, r"scheduler_config\.decay: found 'x', expected flo"),
+        ({"ema_decay": 1.0}, r"ema_decay: found 1\.0, expected a number in \[0, 1\)"),
+        ({"embed_dim": 0}, "embed_dim: found 0, expected 1 or more"),
+        ({"lossconfig": {"target": "x"}}, r"lossconfig\.target: found 'x'"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(params, message):
+    with pytest.raises(UserError, match=message):
+        TokenizerModule(**{**copy.deepcopy(PARAMS), **params})
