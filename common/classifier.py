@@ -87,7 +87,11 @@ def train(
         seed: of the weights, the order, the mirroring and the blur.
         epochs, batch_size: passes over the images; an incomplete last batch is left out.
         rate: highest learning rate of a one-cycle schedule.
+        device: where it learns.
         on_step: called after each of the `epochs · (N // batch_size)` steps.
+
+    Raises:
+        UserError: there are fewer than two images.
     """
     batch_size = min(batch_size, len(pictures))
     if batch_size < 2:

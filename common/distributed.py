@@ -70,8 +70,13 @@ def launch(device: str = "auto") -> Iterator[Process]:
         dist.init_process_group("gloo")
     try:
         yield Process(rank, local_rank, world, chosen, local_world)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # NCCL is left by all processes together; after a failure here the others may never come,
+        # and the message would wait for them. The end of this process frees what it holds.
+        if chosen.type == "cpu":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def total(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,9 +22,9 @@ class Headline:
     Args:
         name: what it measures.
         value: the number with its unit.
+        note: how it was measured.
         aim: what it should reach, in words; empty if there is no aim.
         met: whether it does.
-        note: how it was measured.
     """
 
     name: str

@@ -88,6 +88,11 @@ class Record:
             print(f"Resuming {folder}; {left}. --fresh starts over.", flush=True)
 
     def read(self) -> None:
+        """Take over what the folder's record says.
+
+        Raises:
+            UserError: it is damaged, or of a run with other settings.
+        """
         try:
             found = json.loads(self.path.read_text())
             self.entries, self.runs = found["steps"], found["runs"]
@@ -104,9 +109,11 @@ class Record:
                 )
 
     def write(self) -> None:
+        """Replace the folder's record by this one."""
         write_json(self.path, {"settings": self.settings, "runs": self.runs, "steps": self.entries})
 
     def is_done(self, step: Step) -> bool:
+        """Whether the step has ended, and all that it left is still there."""
         made = all((self.folder / output).exists() for output in step.outputs)
         return made and self.entries.get(step.name, {}).get("done", False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from omegaconf import ListConfig
@@ -51,17 +50,13 @@ def sizes(flags: argparse.Namespace, known: Mapping[str, Any]) -> GeneratorConfi
     Raises:
         UserError: a flag contradicts what is known, or a size is not given anywhere.
     """
-    values: dict[str, Any] = {}
+    values = _given(flags)
     if flags.model:
-        values |= {**SIZES[flags.model], **HEADS[flags.model]}
-    for flag, field in FIELDS.items():
-        if getattr(flags, flag, None) is not None:
-            values[field] = getattr(flags, flag)
+        values = SIZES[flags.model] | HEADS[flags.model] | values
     for field, value in known.items():
         if values.setdefault(field, value) != value:
-            flag = next(f for f, name in FIELDS.items() if name == field)
             raise UserError(
-                f"--{flag}: found {values[field]}, expected {value}, which the "
+                f"--{_flag(field)}: found {values[field]}, expected {value}, which the "
                 "tokenizer or the data have"
             )
     for field in ("width", "depth", "heads"):
@@ -74,18 +69,28 @@ def sizes(flags: argparse.Namespace, known: Mapping[str, Any]) -> GeneratorConfi
 
 
 def check_against(flags: argparse.Namespace, stored: GeneratorConfig) -> None:
-    """Refuse size flags that contradict those a checkpoint was trained with."""
-    own = asdict(stored)
-    given = {f: getattr(flags, f, None) for f in FIELDS}
+    """Refuse size flags that contradict those a checkpoint was trained with.
+
+    Raises:
+        UserError: naming the first such flag.
+    """
+    given = _given(flags)
     if flags.model:
-        named = {**SIZES[flags.model]}
-        given = {
-            f: named.get(name) if v is None else v
-            for (f, v), name in zip(given.items(), FIELDS.values(), strict=True)
-        }
-    for flag, value in given.items():
-        if value is not None and value != own[FIELDS[flag]]:
-            raise UserError(f"--{flag}: found {value}, but the checkpoint has {own[FIELDS[flag]]}")
+        given = SIZES[flags.model] | given
+    for field, value in given.items():
+        own = getattr(stored, field)
+        if value != own:
+            raise UserError(f"--{_flag(field)}: found {value}, but the checkpoint has {own}")
+
+
+def _given(flags: argparse.Namespace) -> dict[str, Any]:
+    """The fields of GeneratorConfig that flags give one by one."""
+    values = {field: getattr(flags, flag, None) for flag, field in FIELDS.items()}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def _flag(field: str) -> str:
+    return next(flag for flag, name in FIELDS.items() if name == field)
 
 
 def parse_with_config(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Drawing columns one after the other, each at a cost that does not depend on how many came before.
+"""Drawing columns one after the other; with a window, no column costs more than those before it.
 
 Shapes: B batch, L columns, C token channels, D width.
 """
@@ -45,13 +45,15 @@ class Guidance:
             )
 
     def at(self, column: int) -> float:
+        """The scale at a column, 0 first."""
         if self.schedule == "constant":
             return self.scale
         return 1.0 + (self.scale - 1.0) * min((column + 1) / self.ramp, 1.0)
 
 
 class ColumnReader:
-    """The transformer, fed one column at a time; holds the last `window` columns of each layer."""
+    """The transformer, fed one column at a time; holds the last `window` columns of each layer
+    (window 0: all)."""
 
     def __init__(
         self, model: Generator, memory: ClassMemory, last_position: int | None = None

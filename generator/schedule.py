@@ -10,12 +10,14 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Args:
-    lr: rate after the warm-up.
-    epochs: end of the cosine.
-    warmup_epochs: epochs from 0 to `lr`.
-    min_lr: end of the cosine.
-    kind: `constant` or `cosine`.
+    """The rate as a function of the epoch alone, so that a resumed run agrees.
+
+    Args:
+        lr: rate after the warm-up.
+        epochs: when the cosine ends.
+        warmup_epochs: epochs from 0 to `lr`.
+        min_lr: where the cosine ends.
+        kind: `constant` or `cosine`.
     """
 
     lr: float
@@ -29,6 +31,7 @@ class Schedule:
             raise UserError(f"--lr_schedule: found {self.kind!r}, expected constant or cosine")
 
     def rate(self, epoch: float) -> float:
+        """The rate after `epoch` epochs, a fraction in the middle of one."""
         if epoch < self.warmup_epochs:
             return self.lr * epoch / self.warmup_epochs
         if self.kind == "constant":

@@ -259,6 +259,8 @@ def _difference(key: str, found: Any, expected: Any) -> str:
     """What differs between the value of a header here and in a checkpoint."""
     if isinstance(found, dict) and isinstance(expected, dict):
         key, found, expected = next(
-            (f"{key} {k}", found.get(k), v) for k, v in expected.items() if found.get(k) != v
+            (f"{key} {k}", found.get(k), expected.get(k))
+            for k in expected | found
+            if found.get(k) != expected.get(k)
         )
     return f"was trained with {key} {found!r}, found {expected!r} now"

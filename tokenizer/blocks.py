@@ -30,10 +30,11 @@ def shuffle(x: Tensor, stride: Stride) -> Tensor:
 
 
 def norm(channels: int, groups: int) -> nn.GroupNorm:
+    """Normalisation in groups of neighbouring channels."""
     if channels % groups:
         raise UserError(
-            f"a layer of {channels} channels cannot be normalised in {groups} groups: every width "
-            "(ch × ch_mult, z_channels) must be a multiple of norm_groups"
+            f"norm_groups: {channels} channels cannot be normalised in {groups} groups; expected "
+            "a number that divides every width ch × ch_mult"
         )
     return nn.GroupNorm(groups, channels, eps=1e-6)
 

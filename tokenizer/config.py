@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -46,7 +47,8 @@ class AutoencoderConfig:
     double_enc: bool = False
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "ddconfig", "resolution", "ch", "z_channels", "in_channels", "out_ch")
+        sizes = ("resolution", "ch", "z_channels", "in_channels", "out_ch", "norm_groups")
+        _at_least_one(self, "ddconfig", *sizes)
         if self.double_enc:
             raise UserError(
                 "ddconfig.double_enc: true is not supported: the posterior has a fixed "
@@ -62,6 +64,13 @@ class AutoencoderConfig:
                 f"ddconfig.resolution: found {self.resolution}, expected a multiple of "
                 f"{self.height_factor} ({len(self.ch_mult)} levels in ch_mult)"
             )
+        for level, width in enumerate(self.widths[:-1]):
+            ratio = math.prod(self.stride(level))
+            if width % ratio:
+                raise UserError(
+                    f"ddconfig.ch: found {width} channels (ch × ch_mult) at level {level}, "
+                    f"expected a multiple of {ratio}, into which downsampling divides them"
+                )
 
     @property
     def levels(self) -> int:
@@ -120,7 +129,7 @@ class SemanticConfig:
     downsample_scale: int = 0
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "sematicconfig", "z_channels", "ch", "out_ch")
+        _at_least_one(self, "sematicconfig", "z_channels", "ch", "out_ch", "norm_groups")
         for key in ("attn_resolutions", "downsample_scale"):
             if getattr(self, key):
                 raise UserError(

@@ -51,8 +51,9 @@ class Decoder(nn.Module):
     def forward(self, columns: Tensor) -> Decoded:
         x = self.mix_columns(columns.mT).mT  # [B, L, P]
         x = rasterise(x, self.rows)  # [B, z, h, L]
-        features = {"base": (x := self.conv_in(x))}  # [B, ch·m, h, L]
-        features["mid"] = x = self.middle(x)
+        features = {}
+        x = features["base"] = self.conv_in(x)  # [B, ch·m, h, L]
+        x = features["mid"] = self.middle(x)  # [B, ch·m, h, L]
         for level, upsample in zip(self.levels[::-1], self.upsamples[::-1], strict=True):
             x = level(x)
             features.setdefault("res", x)  # of the deepest level

@@ -84,12 +84,12 @@ class TokenizerModule(LightningModule):
         return self._step
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        groups = [self.tokenizer]
+        modules = [self.tokenizer]
         if self.objective.discriminator is not None:
-            groups.append(self.objective.discriminator)
+            modules.append(self.objective.discriminator)
         return [
-            torch.optim.Adam(m.parameters(), lr=self.learning_rate, betas=(0.5, 0.9))
-            for m in groups
+            torch.optim.Adam(m.parameters(), lr=self.learning_rate, betas=(0.5, 0.9), fused=True)
+            for m in modules
         ]
 
     def on_fit_start(self) -> None:

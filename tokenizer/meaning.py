@@ -34,7 +34,7 @@ def token_meaning(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> Tensor:
     real = tokenizer.encode(image[None].to(device)).mode()[0]  # [L, C]
     if noise.shape != real.shape:
         raise UserError(f"noise: found shape {list(noise.shape)}, expected {list(real.shape)}")
-    random = noise.to(device) / tokenizer.token_scale  # [L, C]
+    random = tokenizer.unscaled(noise.to(device))  # [L, C]
     length = len(real)
     column = torch.arange(length, device=device)
     replaced = column < torch.arange(length + 1, device=device)[:, None]  # [L+1, L]

@@ -64,7 +64,7 @@ class Tokenizer(nn.Module):
                     f"{config.widths[-1]} channels of the decoder's deepest level"
                 )
             self.semantic_decoder = SemanticDecoder(semantic)
-        # 1/std of sampled tokens, measured after training: the one place where tokens are scaled
+        # 1/std of sampled tokens, measured in training; no other class scales by it
         self.register_buffer("token_scale", torch.ones(()))
 
     @property
@@ -114,9 +114,13 @@ class Tokenizer(nn.Module):
         """Tokens [B, L, C] for stage two: a posterior sample in the scale of unit variance."""
         return posterior.sample(generator) * self.token_scale
 
+    def unscaled(self, tokens: Tensor) -> Tensor:
+        """Stage two's tokens [..., C] in the posterior's scale."""
+        return tokens / self.token_scale
+
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Images [B, 3, H, L·f_w] of stage two's tokens [B, L, C]."""
-        return self.decode(tokens / self.token_scale)
+        return self.decode(self.unscaled(tokens))
 
     def _columns(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] < 2:

@@ -33,6 +33,7 @@ class Schedule:
                 )
 
     def multiplier(self, step: int) -> float:
+        """Of the base learning rate, at the update after `step` others."""
         if step < self.warm_up_steps:
             return self.lr_start + (self.lr_max - self.lr_start) * step / self.warm_up_steps
         decays = (step - self.warm_up_steps) // self.interval

@@ -159,6 +159,9 @@ def build_trainer(
             devices and strategy.
         validates: whether there is a validation set to choose the best checkpoint by.
         callbacks: further ones.
+
+    Raises:
+        UserError: an option that the trainer does not know, or that has no effect here.
     """
     if not isinstance(options, Mapping):
         raise UserError(f"lightning.trainer: found {options!r}, expected arguments of the trainer")
