@@ -1,4 +1,4 @@
-"""Drawing columns one after the other; with a window, no column costs more than those before it.
+"""Drawing columns one after the other; a window bounds what each costs, however wide the image.
 
 Shapes: B batch, L columns, C token channels, D width.
 """

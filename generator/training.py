@@ -176,9 +176,9 @@ class Trainer:
 
     def _train_step(self, batch: Any) -> tuple[Tensor, Tensor]:
         config, device = self.config, self.process.device
-        key = (config.seed, "step", self.step, self.process.rank)
-        torch.manual_seed(int(seeding.stream(*key).integers(2**63)))  # dropout
-        randomness = seeding.generator(*key, device=device)
+        key = (self.step, self.process.rank)
+        torch.manual_seed(int(seeding.stream(config.seed, "dropout", *key).integers(2**63)))
+        randomness = seeding.generator(config.seed, "step", *key, device=device)
         tokens, labels = self.tokenise(batch, randomness)
         draws = Draws.random(
             tokens,

@@ -4,8 +4,9 @@
         --output_dir runs/samples --num_images 90 --cfg 4
     torchrun --nproc_per_node=8 scripts/eval_generator.py ... --num_images 50000
 
-Image k goes to OUTPUT/images/k.png and has class k modulo the number of classes. It is the same
-for any batch size and number of processes; images that are there already are not drawn again.
+Image k goes to OUTPUT/images/k.png and has class k modulo the number of classes. It is the same,
+to rounding, for any batch size and number of processes; images that are there already are not
+drawn again.
 """
 
 from __future__ import annotations
@@ -96,7 +97,11 @@ def main() -> None:
         tokenizer = tokenizer_from_config(flags.config_path, scale, flags.overrides)
         loaded.check_tokenizer(identity(tokenizer), source)
         model, classes = loaded.model.to(process.device), loaded.model.config.classes
-        guidance = Guidance(flags.cfg, flags.cfg_schedule, flags.cfg_ramp or flags.token_num)
+        guidance = Guidance(
+            flags.cfg,
+            flags.cfg_schedule,
+            flags.token_num if flags.cfg_ramp is None else flags.cfg_ramp,
+        )
         settings = {
             "generator": weights_hash(model.state_dict()),
             "tokenizer": identity(tokenizer),

@@ -64,7 +64,7 @@ class Tokenizer(nn.Module):
                     f"{config.widths[-1]} channels of the decoder's deepest level"
                 )
             self.semantic_decoder = SemanticDecoder(semantic)
-        # 1/std of sampled tokens, measured in training; no other class scales by it
+        # 1/std of sampled tokens, measured in training; the methods below alone scale by it
         self.register_buffer("token_scale", torch.ones(()))
 
     @property
@@ -93,8 +93,8 @@ class Tokenizer(nn.Module):
         return self.posterior(self.to_tokens(columns.mT).mT)  # [B, L, C]
 
     def posterior(self, mean: Tensor) -> Posterior:
-        """The posterior around a mean [B, L, C] that was kept."""
-        return Posterior(mean, self.std)
+        """The posterior around a mean [B, L, C], in float32 under autocast too."""
+        return Posterior(mean.to(torch.promote_types(mean.dtype, torch.float32)), self.std)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens [B, L, C], L ≥ 2, in the posterior's scale → images [B, 3, H, L·f_w]."""
