@@ -96,7 +96,7 @@ class ImageFolder(Dataset):
             self.paths += found
             self.labels += [label] * len(found)
         # One flag a picture, in memory that workers share: a picture met twice counts once.
-        self._bad = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
+        self.unreadable_flags = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -104,7 +104,7 @@ class ImageFolder(Dataset):
     @property
     def unreadable(self) -> int:
         """How many pictures could not be read so far."""
-        return int(self._bad.sum())
+        return int(self.unreadable_flags.sum())
 
     def __getitem__(self, i: int | Draw) -> tuple[torch.Tensor, int]:
         """Picture `i` as uint8 [3, size, width], and its label; an int is its own draw number."""
@@ -123,12 +123,12 @@ class ImageFolder(Dataset):
         """The first readable picture from `start` on, around the end, and its index."""
         for step in range(len(self)):
             index = (start + step) % len(self)
-            if self._bad[index]:
+            if self.unreadable_flags[index]:
                 continue
             try:
                 return images.read_rgb(self.paths[index]), index
             except UserError as error:
-                self._bad[index] = True
+                self.unreadable_flags[index] = True
                 log.warning("%s; the next picture takes its place", error)
         raise UserError(f"{self.root}: none of its {len(self)} pictures can be read")
 

@@ -71,7 +71,7 @@ class Unreadable:
         """A message if there are more than at the last call; all processes call this together."""
         if not hasattr(self.dataset, "unreadable"):
             return None
-        met = distributed.total(self.dataset._bad.to(self.device, torch.int32)).cpu()
+        met = distributed.total(self.dataset.unreadable_flags.to(self.device, torch.int32)).cpu()
         paths = [self.dataset.paths[i] for i in met.nonzero().flatten().tolist()]
         if len(paths) == self.told:
             return None

@@ -10,7 +10,7 @@ from omegaconf import ListConfig
 
 from common import config
 from common.errors import UserError
-from generator.model import HEADS, SIZES, GeneratorConfig
+from generator.model import FLOW_HEADS, SIZES, GeneratorConfig
 
 # flag → field of GeneratorConfig
 FIELDS = {
@@ -52,7 +52,7 @@ def sizes(flags: argparse.Namespace, known: Mapping[str, Any]) -> GeneratorConfi
     """
     values = _given(flags)
     if flags.model:
-        values = SIZES[flags.model] | HEADS[flags.model] | values
+        values = SIZES[flags.model] | FLOW_HEADS[flags.model] | values
     for field, value in known.items():
         if values.setdefault(field, value) != value:
             raise UserError(

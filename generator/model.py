@@ -65,7 +65,7 @@ SIZES = {
     "large_model": {"width": 1024, "depth": 32, "heads": 16},
     "huge_model": {"width": 1280, "depth": 40, "heads": 16},
 }
-HEADS = {
+FLOW_HEADS = {
     "tiny_model": {"head_width": 512, "head_depth": 6},
     "small_model": {"head_width": 960, "head_depth": 12},
     "base_model": {"head_width": 1024, "head_depth": 12},

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common import config
 from common.errors import UserError, run_cli
 from common.files import replacing
-from generator.model import HEADS, SIZES, Generator, GeneratorConfig
+from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
 from tokenizer.loading import SIZES as TOKENIZER_KEYS
 from tokenizer.model import Tokenizer
 from tokenizer.released import to_released
@@ -60,7 +60,7 @@ def parameters(module: torch.nn.Module) -> int:
 
 def generator_cost(name: str) -> Cost:
     """One of the generator's named sizes."""
-    sizes = {**SIZES[name], **HEADS[name], "channels": CHANNELS, "classes": CLASSES}
+    sizes = {**SIZES[name], **FLOW_HEADS[name], "channels": CHANNELS, "classes": CLASSES}
     with torch.device("meta"):
         model = Generator(GeneratorConfig(**sizes)).eval()
         tokens = torch.empty(1, COLUMNS, CHANNELS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from generator.model import HEADS, SIZES, Generator, GeneratorConfig
+from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
 
 
 def changed_rows(model, column, length=20):
@@ -94,4 +94,4 @@ def test_heads_need_pairs_of_channels():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_named_sizes_are_whole(name):
-    assert GeneratorConfig(**SIZES[name], **HEADS[name], channels=256, classes=1000).depth
+    assert GeneratorConfig(**SIZES[name], **FLOW_HEADS[name], channels=256, classes=1000).depth

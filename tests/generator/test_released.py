@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from generator.model import HEADS, SIZES, Generator, GeneratorConfig
+from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
 from generator.released import from_released, is_released, released_name, to_released
 
 KEYS = sorted((Path(__file__).parents[1] / "reference" / "keys").glob("generator_*.json"))
@@ -25,7 +25,7 @@ def test_every_released_weight_has_its_place(path):
     name, classes = re.fullmatch(r"generator_(\w+)_(\d+)classes", path.stem).groups()
     with torch.device("meta"):
         state = {k: torch.empty(shape) for k, shape in released.items()}
-        sizes = {**SIZES[name], **HEADS[name], "channels": 256, "classes": int(classes)}
+        sizes = {**SIZES[name], **FLOW_HEADS[name], "channels": 256, "classes": int(classes)}
         model = Generator(GeneratorConfig(**sizes))
         converted = from_released(state, model)
         assert shapes(converted) == shapes(model.state_dict())
