@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from common.errors import UserError
 
 T = TypeVar("T")
 
+# A process that has drawn its share of images waits so long for the slowest one.
+PATIENCE = datetime.timedelta(hours=2)
 LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
@@ -65,9 +68,9 @@ def launch(device: str = "auto") -> Iterator[Process]:
     rank, world, local_rank, local_world = (int(os.environ[n]) for n in LAUNCHER_VARIABLES[:4])
     chosen = _activate(_choose(device, local_rank))
     if chosen.type == "cuda":
-        dist.init_process_group("nccl", device_id=chosen)
+        dist.init_process_group("nccl", device_id=chosen, timeout=PATIENCE)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Process(rank, local_rank, world, chosen, local_world)
     except BaseException:
