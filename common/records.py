@@ -32,8 +32,8 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
         if different:
             k = different[0]
             raise UserError(
-                f"{folder}: holds results made with {k} {found.get(k)!r}, expected "
-                f"{settings[k]!r}; choose another folder, or remove this one"
+                f"{folder}: holds results made with {k} {found.get(k)!r}, not {settings[k]!r}; "
+                "expected another folder, or this one removed"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(

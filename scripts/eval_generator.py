@@ -69,9 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check(flags: argparse.Namespace, world: int) -> None:
     """What can be said before anything is loaded."""
-    for name in ("resume", "config_path", "output_dir"):
+    for name, expected in {
+        "resume": "the folder of a generator's checkpoint",
+        "config_path": "a YAML file that names the tokenizer",
+        "output_dir": "a folder for images",
+    }.items():
         if getattr(flags, name) is None:
-            raise UserError(f"--{name}: not given")
+            raise UserError(f"--{name}: not given; expected {expected}")
     if flags.num_iter not in (None, flags.token_num):
         raise UserError(
             f"--num_iter: found {flags.num_iter}, expected --token_num ({flags.token_num}): "

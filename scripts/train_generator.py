@@ -94,11 +94,16 @@ def training_config(flags: argparse.Namespace, process: Process) -> TrainingConf
 def check(flags: argparse.Namespace) -> None:
     """What can be said before anything is loaded."""
     flags.output_dir = flags.output_dir or flags.resume
-    for name in ("config_path", "output_dir"):
+    for name, expected in {
+        "config_path": "a YAML file that names the tokenizer",
+        "output_dir": "a folder for checkpoints and logs",
+    }.items():
         if getattr(flags, name) is None:
-            raise UserError(f"--{name}: not given")
+            raise UserError(f"--{name}: not given; expected {expected}")
     if flags.use_cached and not flags.cached_path:
         raise UserError("--cached_path: not given, but --use_cached is; expected a file of tokens")
+    if flags.use_cached and flags.data_path:
+        print(f"--data_path: {flags.data_path} is not read, since --use_cached is given")
     least = {"epochs": 1, "shift_num": 1, "diffusion_batch_mul": 1, "log_freq": 1}
     for name, value in {**least, "save_last_freq": 1, "save_freq": 0, "num_workers": 0}.items():
         if getattr(flags, name) < value:

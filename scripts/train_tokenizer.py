@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -38,8 +39,10 @@ def parse() -> argparse.Namespace:
     add("overrides", nargs="*", metavar="key=value", help="over the configs, by dotted key")
     flags = parser.parse_intermixed_args()
     # `-b config.yaml key=value`: what follows the configs is read as one more of them
-    flags.overrides += [word for word in flags.base if "=" in word and not Path(word).exists()]
-    flags.base = [word for word in flags.base if word not in flags.overrides]
+    misread = [word for word in flags.base if "=" in word and not Path(word).exists()]
+    flags.base = [word for word in flags.base if word not in misread]
+    # a later override wins, wherever on the line it stands
+    flags.overrides = [word for word in sys.argv[1:] if word in (*flags.overrides, *misread)]
     if flags.train.lower() not in ("true", "false"):
         raise UserError(f"-t/--train: found {flags.train!r}, expected True or False")
     return flags

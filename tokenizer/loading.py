@@ -15,6 +15,8 @@ from common.latents import weights_hash
 from tokenizer.model import Tokenizer
 from tokenizer.released import from_released
 
+# keys of `model.params` that decide the network, and those that only training reads
+TRAINING = ("lossconfig", "scheduler_config", "ema_decay", "grad_clip", "learning_rate", "seed")
 SIZES = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
 RELEASED_SCALE = 0.05493  # of the tokens of the released tokenizer, whose file does not say it
 
@@ -80,6 +82,7 @@ def tokenizer_from_config(
             "expected a tokenizer checkpoint"
         )
     params = OmegaConf.to_container(params, resolve=True)
+    config.check_keys(params, ("ckpt_path", *SIZES, *TRAINING), "model.params")
     sizes = {k: params[k] for k in SIZES if k in params}
     return load_tokenizer(params["ckpt_path"], sizes or None, token_scale)
 

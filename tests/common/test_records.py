@@ -11,9 +11,9 @@ def test_a_folder_is_claimed_for_one_group_of_settings(tmp_path):
     claim_folder(folder, {"seed": 1, "guidance": [2.0, "linear"]})
     (folder / "0.png").write_text("")
     claim_folder(folder, {"seed": 1, "guidance": [2.0, "linear"]})
-    with pytest.raises(UserError, match=r"results: holds results made with seed 1, expected 2"):
+    with pytest.raises(UserError, match=r"results: holds results made with seed 1, not 2"):
         claim_folder(folder, {"seed": 2, "guidance": [2.0, "linear"]})
-    with pytest.raises(UserError, match="made with steps None, expected 5"):
+    with pytest.raises(UserError, match="made with steps None, not 5"):
         claim_folder(folder, {"seed": 1, "steps": 5})
 
 

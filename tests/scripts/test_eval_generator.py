@@ -60,8 +60,8 @@ def test_only_missing_images_are_drawn(project, drawn, call, tmp_path):
     assert kept == {"000000.png", "000002.png", "000003.png"}
 
     for changed, message in [
-        (("--cfg", 3), "holds results made with guidance [2.0, 'linear', 16], expected [3.0"),
-        (("--seed", 1), "holds results made with seed 0, expected 1"),
+        (("--cfg", 3), "holds results made with guidance [2.0, 'linear', 16], not [3.0"),
+        (("--seed", 1), "holds results made with seed 0, not 1"),
         (("--raw",), "holds results made with generator"),
     ]:
         done = call("eval_generator", *flags, *changed)

@@ -236,3 +236,10 @@ def test_pictures_that_cannot_be_used_are_named(project, call, tmp_path, files, 
     done = call("train_tokenizer", *folder_flags(project, root), "-l", tmp_path / "logs")
     assert done.code == 2
     assert message in done.err and str(root) in done.err
+
+
+@pytest.mark.parametrize("last", [0, -3])
+def test_the_last_override_wins_wherever_it_stands(project, call, tmp_path, last):
+    near, far = "model.params.embed_dim=8", f"model.params.embed_dim={last}"
+    done = call("train_tokenizer", "-b", project.tokenizer_yaml, near, "-t", "False", far)
+    assert done.code == 2 and f"embed_dim: found {last}, expected 1 or more" in done.err

@@ -102,3 +102,10 @@ def test_an_identity_is_that_of_the_weights(tokenizer, average):
     tokenizer.token_scale.fill_(9.0)
     assert identity(tokenizer) == name != identity(average)
     assert "token_scale" in tokenizer.state_dict()
+
+
+def test_a_misspelt_key_of_a_config(ours, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"model:\n  params:\n    ckpt_path: {ours}\n")
+    with pytest.raises(UserError, match=r"model.params.ckptpath: unknown key; did you mean"):
+        tokenizer_from_config(path, overrides=["model.params.ckptpath=x"])
