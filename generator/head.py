@@ -129,15 +129,19 @@ class FlowHead(nn.Module):
         return flow.euler(velocity, noise, times)
 
     @property
+    def modulation_layers(self) -> list[nn.Linear]:
+        """One a block, W → 3W, and that of the output, W → 2W."""
+        return [*(block.modulation for block in self.blocks), self.modulation_out]
+
+    @property
     def modulated_width(self) -> int:
         """Values that modulate one token at one time."""
-        layers = (*(b.modulation for b in self.blocks), self.modulation_out)
-        return sum(layer.out_features for layer in layers)
+        return sum(layer.out_features for layer in self.modulation_layers)
 
     def _modulate(self, y: Tensor) -> list[Tensor]:
         """[..., W] → what each block is modulated by, [..., 3W], and the output, [..., 2W]."""
         y = F.silu(y)
-        return [m(y) for m in (*(b.modulation for b in self.blocks), self.modulation_out)]
+        return [layer(y) for layer in self.modulation_layers]
 
     def _modulated(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
         x = self.token_in(x)  # [N, W]

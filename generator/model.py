@@ -167,9 +167,5 @@ def initialise(model: Generator) -> None:
         time.fc2.weight,
     ):
         nn.init.normal_(weight, std=0.02)
-    for layer in (
-        *(block.modulation for block in model.head.blocks),
-        model.head.modulation_out,
-        model.head.token_out,
-    ):
+    for layer in (*model.head.modulation_layers, model.head.token_out):
         nn.init.zeros_(layer.weight)
