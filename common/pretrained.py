@@ -1,0 +1,178 @@
+"""Files of pretrained weights: which there are, where they come from and where they lie.
+
+Nothing here downloads: `scripts/download_weights.py` does, when its user starts it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+
+FOLDER = "pretrained_models"
+FOLDER_VARIABLE = "EQUIVARIANT_WEIGHTS"
+FORMATS = (".safetensors", ".pth")  # a file may lie there in either, under the same stem
+LOSS_KEY = "model.params.lossconfig.params"
+AUTHORS_PAGE = "https://github.com/drx-code/EquivariantModeling"
+AUTHORS_HUB = "drx-code/EquivariantModeling"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of weights, and one of `url`, `timm`, `hub` and `package` to say where it comes from.
+
+    Args:
+        name: of the file in the weights folder; within a package, the path there.
+        what: the network and what it is for.
+        without: how to do without it.
+        megabytes: about; None where it is not known.
+        url: address of the file.
+        timm: the network's name in timm, whose configuration names a Hugging Face repository.
+        hub: a Hugging Face repository that has a file of this name.
+        package: an installed package that the file comes with.
+        sha256: the first digits of its SHA-256, or all.
+        confirmed: whether the address is known to be right.
+    """
+
+    name: str
+    what: str
+    without: str
+    megabytes: float | None = None
+    url: str | None = None
+    timm: str | None = None
+    hub: str | None = None
+    package: str | None = None
+    sha256: str | None = None
+    confirmed: bool = True
+
+    @property
+    def names(self) -> list[str]:
+        """File names that are accepted, the one that is fetched first."""
+        stem = self.name.removesuffix(Path(self.name).suffix)
+        return list(dict.fromkeys([self.name, *(stem + suffix for suffix in FORMATS)]))
+
+    @property
+    def on_hub(self) -> tuple[str, str] | None:
+        """Repository and file on the Hugging Face hub, if it comes from there."""
+        if self.timm is not None:
+            from timm import get_pretrained_cfg  # takes seconds
+
+            return get_pretrained_cfg(self.timm).hf_hub_id, "model.safetensors"
+        return None if self.hub is None else (self.hub, self.name)
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for a person to read and to follow."""
+        if self.package is not None:
+            return f"comes inside the package {self.package}, nothing to fetch"
+        if self.url is not None:
+            return self.url
+        repository, file = self.on_hub
+        return f"https://huggingface.co/{repository}/resolve/main/{file}"
+
+
+FILES: dict[str, WeightFile] = {
+    "vgg16": WeightFile(
+        "vgg16-397923af.pth",
+        "VGG16 trained on ImageNet, the features of LPIPS",
+        f"{LOSS_KEY}.perceptual_weight=0",
+        megabytes=553.4,
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        sha256="397923af",
+    ),
+    "lpips": WeightFile(
+        "functional/image/lpips_models/vgg.pth",
+        "LPIPS v0.1, the weights of VGG16's channels",
+        f"{LOSS_KEY}.perceptual_weight=0",
+        megabytes=0.01,
+        package="torchmetrics",
+    ),
+    "dino": WeightFile(
+        "vit_small_patch16_224.dino.safetensors",
+        "DINO ViT-S/16, the features of the discriminator",
+        f"{LOSS_KEY}.disc_type=patchgan",
+        megabytes=86.7,
+        timm="vit_small_patch16_224.dino",
+    ),
+    "dinov2": WeightFile(
+        "vit_base_patch14_dinov2.lvd142m.safetensors",
+        "DINOv2 ViT-B/14, what the semantic decoder is aligned with",
+        f"{LOSS_KEY}.semantic_loss_w=0",
+        megabytes=346.3,
+        timm="vit_base_patch14_dinov2.lvd142m",
+    ),
+    "inception": WeightFile(
+        "weights-inception-2015-12-05-6726825d.pth",
+        "Inception v3, the features of FID and Inception Score",
+        "only FID and Inception Score need it",
+        megabytes=95.6,
+        url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth",
+        sha256="6726825d",
+    ),
+    "tokenizer": WeightFile(
+        "tokenizer.ckpt",
+        "the authors' 256-px tokenizer",
+        "model.params.ckpt_path=logs/<run>/checkpoints/last.ckpt, a tokenizer of your own",
+        hub=AUTHORS_HUB,
+        confirmed=False,
+    ),
+    "places_large": WeightFile(
+        "places_large.ckpt",
+        "the authors' generator of Places, large_model",
+        "--resume runs/<run>, a generator of your own",
+        hub=AUTHORS_HUB,
+        confirmed=False,
+    ),
+}
+
+
+def folder(weights_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where weights lie: `weights_dir`, else what `EQUIVARIANT_WEIGHTS` says, else
+    `pretrained_models` in the working folder."""
+    return Path(weights_dir or os.environ.get(FOLDER_VARIABLE) or FOLDER)
+
+
+def present(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path | None:
+    """The file of `key`, or None where there is none."""
+    file = FILES[key]
+    if file.package is not None:
+        installed = importlib.util.find_spec(file.package)
+        place = Path(installed.origin).parent if installed else Path(file.package)
+    else:
+        place = folder(weights_dir)
+    return next((place / name for name in file.names if (place / name).is_file()), None)
+
+
+def find(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The file of `key`, one of `FILES`; in the format listed there if it is there in two.
+
+    Raises:
+        UserError: it is missing; how to fetch it and how to do without it.
+    """
+    path = present(key, weights_dir)
+    if path is not None:
+        return path
+    file = FILES[key]
+    if file.package is not None:
+        raise UserError(
+            f"{file.name}: missing in the package {file.package} ({file.what}); install the "
+            f"package anew, or do without: {file.without}"
+        )
+    command = f"python scripts/download_weights.py {key}"
+    if weights_dir is not None:
+        command += f" --weights_dir {weights_dir}"
+    raise UserError(
+        f"{file.name}: missing in {folder(weights_dir).absolute()} ({file.what}); fetch it with "
+        f"`{command}` from {file.source}{unconfirmed(key)}, or do without: {file.without}"
+    )
+
+
+def unconfirmed(key: str) -> str:
+    """What to say behind an address that may be wrong; nothing where it is known."""
+    if FILES[key].confirmed:
+        return ""
+    return f" (not confirmed; if it is wrong, see {AUTHORS_PAGE} and add --url {key}=ADDRESS)"
