@@ -6,8 +6,54 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from common import distributed
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm with the statistics of all processes, which hold equally many images each and,
+    in training, call it together.
+
+    `nn.SyncBatchNorm` does the same, but on GPUs only. With the mean of the processes' losses as
+    the loss, and gradients averaged over them, training is that of one process with all images.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        if world == 1 or not self.training:
+            return super().forward(x)
+        variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        # in float64, because the subtraction below cancels digits
+        variance, mean = variance.double(), mean.double()
+        moments = _Total.apply(torch.stack([mean, variance + mean.square()])) / world
+        mean, square = moments.unbind()
+        variance = square - mean.square()
+        with torch.no_grad():
+            count = world * (x.numel() // x.shape[1])
+            unbiased = variance * (count / (count - 1))
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.float(), self.momentum)
+            self.running_var.lerp_(unbiased.float(), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt().float()
+        mean, scale, bias = (v[:, None, None] for v in (mean.float(), scale, self.bias))
+        return ((x - mean) * scale + bias).to(x.dtype)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes; backward, the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return distributed.total(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return distributed.total(gradient.contiguous())
 
 
 class PatchGAN(nn.Module):
@@ -25,7 +71,7 @@ class PatchGAN(nn.Module):
         for i, (below, above) in enumerate(pairwise(widths), start=1):
             stack += [
                 nn.Conv2d(below, above, 4, stride=2 if i < layers else 1, padding=1, bias=False),
-                nn.BatchNorm2d(above),
+                BatchNorm(above),
                 nn.LeakyReLU(0.2),
             ]
         stack.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
