@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common.config import instantiate
-from common.datasets import DrawSampler
 from common.errors import UserError
+from common.sampler import DrawSampler
 
 
 class ResumableLoader(DataLoader):
@@ -52,6 +52,7 @@ class DataModule(pl.LightningDataModule):
         test: the test data set.
         num_workers: processes that read pictures, for each training process.
         seed: for the order of training.
+        wrap: in released files, without effect.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class DataModule(pl.LightningDataModule):
         test: dict | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        wrap: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch.nn.functional import interpolate
 
 from common.errors import UserError
 from common.files import replacing
@@ -38,7 +39,8 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such picture") from None
     except Exception as error:  # damaged files fail in many ways, depending on the decoder
@@ -53,12 +55,50 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """An RGB picture as uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    return _channels_last(image).contiguous()
+
+
+def resize_to_cover(image: Image.Image, height: int, width: int) -> torch.Tensor:
+    """Scale until `height` x `width` just fits inside; for a square, the short side is its size.
+
+    Bicubic, with a filter that widens when shrinking, so that fine texture does not turn into
+    false patterns. The values are Pillow's to within its rounding, in a fraction of its time.
+
+    Args:
+        image: RGB.
+        height, width: in pixels.
+
+    Returns:
+        uint8 [3, H, W] with H ≥ height and W ≥ width, one of them equal.
+    """
+    pixels = _channels_last(image)
+    scale = max(height / image.height, width / image.width)
+    size = (max(height, round(image.height * scale)), max(width, round(image.width * scale)))
+    if size == pixels.shape[1:]:
+        return pixels
+    return interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
+
+
+def crop(
+    image: torch.Tensor, height: int, width: int, randomness: np.random.Generator | None
+) -> torch.Tensor:
+    """Cut [3, height, width] from a random place, or from the centre without `randomness`."""
+    spare_y, spare_x = image.shape[1] - height, image.shape[2] - width
+    if randomness is None:
+        left, top = spare_x // 2, spare_y // 2
+    else:
+        left, top = (int(randomness.integers(spare + 1)) for spare in (spare_x, spare_y))
+    return image[:, top : top + height, left : left + width]
+
+
+def _channels_last(image: Image.Image) -> torch.Tensor:
+    """[3, H, W], the three bytes of a pixel side by side in memory."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
 
 
 def save_image(path: str | os.PathLike[str], image: torch.Tensor) -> None:

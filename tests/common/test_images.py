@@ -7,6 +7,7 @@ from PIL import Image
 
 from common import images
 from common.errors import UserError
+from common.seeding import stream
 
 
 def test_every_byte_survives_the_way_to_floats_and_back():
@@ -23,6 +24,11 @@ def test_floats_are_rounded_and_clamped():
     before = x.clone()
     assert images.to_uint8(x).tolist() == [0, 0, 1, 0, 255, 255]
     assert torch.equal(x, before)
+
+
+def noise(height, width, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def pixel(path, x=0, y=0):
@@ -71,7 +77,32 @@ def test_jpeg(tmp_path, mode, value):
 def test_cmyk_jpeg(tmp_path):
     path = tmp_path / "x.jpg"
     Image.new("CMYK", (16, 16), (255, 0, 255, 0)).save(path, quality=98)
+    assert b"Adobe" in path.read_bytes()  # so all values are stored inverted
     assert pixel(path) == pytest.approx((0, 255, 0), abs=4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_tiff_in_both_byte_orders(tmp_path, order):
+    path = tmp_path / "x.tif"
+    grey = np.arange(0, 65536, 257 * 5, dtype=np.uint16)[None].astype(f"{order}u2")
+    Image.fromarray(grey).save(path)
+    with Image.open(path) as stored:
+        assert stored.mode == ("I;16" if order == "<" else "I;16B")
+    pixels = images.to_tensor(images.read_rgb(path))
+    assert pixels[0, 0].tolist() == pixels[2, 0].tolist() == list(range(0, 256, 5))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.tif", "x.ppm", "x.webp"])
+def test_pixels_stay_as_they_are_stored(tmp_path, name):
+    stored = noise(9, 14)
+    stored.save(tmp_path / name, **({"lossless": True} if name == "x.webp" else {}))
+    assert np.array_equal(images.read_rgb(tmp_path / name), stored)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_a_wrong_suffix_does_not_matter(tmp_path, kind):
+    Image.new("RGB", (16, 16), (200, 40, 90)).save(tmp_path / "x.gif", format=kind)
+    assert pixel(tmp_path / "x.gif") == pytest.approx((200, 40, 90), abs=3)
 
 
 def palette(transparent=None):
@@ -102,16 +133,39 @@ def test_exif_rotation_is_undone(tmp_path):
     assert pixel(path, 1, 0) == (255, 0, 0)
 
 
-def truncated(path):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
+# how the number in a picture's EXIF says that it must be turned and mirrored
+TURNS = {
+    1: lambda x: x,
+    2: np.fliplr,
+    3: lambda x: np.rot90(x, 2),
+    4: np.flipud,
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
 
 
-@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp"])
-def test_truncated_pictures_are_named(tmp_path, name):
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("number", TURNS)
+def test_all_orientations_are_undone(tmp_path, number, suffix):
+    quarters = np.zeros((16, 32, 3), dtype=np.uint8)
+    quarters[:8, :16], quarters[:8, 16:], quarters[8:, :16] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    exif = Image.Exif()
+    exif[0x0112] = number
+    Image.fromarray(quarters).save(tmp_path / f"x.{suffix}", exif=exif, quality=98, subsampling=0)
+    found = np.asarray(images.read_rgb(tmp_path / f"x.{suffix}")).astype(int)
+    expected = TURNS[number](quarters)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 8
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40, 2000, -30])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.gif", "x.bmp", "x.tif"])
+def test_truncated_and_empty_pictures_are_named(tmp_path, name, kept):
     path = tmp_path / name
-    truncated(path)
+    noise(64, 64).save(path)
+    path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError) as error:
         images.read_rgb(path)
     assert str(error.value).startswith(f"{path}: not a readable picture")
@@ -124,6 +178,51 @@ def test_other_files_and_missing_files_are_named(tmp_path):
     path.write_text("not a picture")
     with pytest.raises(UserError, match=r"x\.png: not a readable picture"):
         images.read_rgb(path)
+
+
+# --- resizing and cropping
+
+
+def covered(picture, height, width):
+    return tuple(images.resize_to_cover(picture, height, width).shape)
+
+
+def test_resizing_covers_the_crop_with_the_short_side():
+    assert covered(noise(40, 60), 20, 20) == (3, 20, 30)
+    assert covered(noise(60, 40), 20, 20) == (3, 30, 20)
+    assert covered(noise(40, 60), 20, 60) == (3, 40, 60)
+    assert covered(noise(3, 7), 20, 20) == (3, 20, 47)
+    assert covered(noise(1, 1), 20, 30) == (3, 30, 30)
+
+
+def test_shrinking_averages_fine_texture():
+    stripes = np.zeros((256, 256, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    small = images.resize_to_cover(Image.fromarray(stripes), 64, 64).float()
+    assert (small[:, :, 8:-8] - 127.5).abs().max() < 8  # picking single pixels would give 0 or 255
+
+
+@pytest.mark.parametrize("size", [(375, 500), (100, 90), (31, 47)])
+def test_resized_pixels_are_those_of_pillow_to_within_rounding(size):
+    picture = noise(*size)
+    found = images.resize_to_cover(picture, 64, 64)
+    resized = picture.resize((found.shape[2], found.shape[1]), Image.Resampling.BICUBIC)
+    difference = (found.int() - images.to_tensor(resized).int()).abs()
+    assert difference.max() <= 2 and difference.float().mean() < 0.05
+
+
+def test_the_centre_crop_is_the_centre():
+    picture = images.to_tensor(noise(21, 41))
+    assert torch.equal(images.crop(picture, 11, 11, None), picture[:, 5:16, 15:26])
+
+
+def test_random_crops_reach_every_place():
+    ramp = torch.arange(12).expand(1, 9, 12) + 100 * torch.arange(9)[:, None]
+    corners = {int(images.crop(ramp, 8, 8, stream(0, k))[0, 0, 0]) for k in range(200)}
+    assert corners == {0, 1, 2, 3, 4, 100, 101, 102, 103, 104}
+
+
+# --- writing
 
 
 def gradient(height=5, width=7):

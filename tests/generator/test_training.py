@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from common import checkpoint, distributed
 from common.curves import read_long
-from common.datasets import DrawSampler, ImageFolder
+from common.datasets import ImageFolder
 from common.distributed import Process
 from common.errors import UserError
+from common.sampler import DrawSampler
 from generator.model import Generator, GeneratorConfig
 from generator.training import Trainer, TrainingConfig, parameter_groups
 
