@@ -26,6 +26,8 @@ ALIASES = {
         "tokenizer.objective.Objective"
     ),
     "scripts.train_tokenizer.DataModuleFromConfig": "common.datamodule.DataModule",
+    "tokenizer.data.imagenet.ImageNetTrain": "common.imagenet.ImageNetTrain",
+    "tokenizer.data.imagenet.ImageNetValidation": "common.imagenet.ImageNetValidation",
 }
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -45,18 +45,22 @@ class Process:
 
 
 @contextmanager
-def launch(device: str = "auto") -> Iterator[Process]:
+def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[Process]:
     """Join the processes that `torchrun` started, or stand alone without it.
 
     Args:
         device: `auto` (a GPU where there is one), `cpu`, `cuda`, or `cuda:N` for one process.
             Under `torchrun` each process takes the GPU of its local rank.
+        gpus: numbers of the GPUs that the processes of a machine take, in the order of their
+            ranks; where there is no GPU, `auto` is the CPU all the same.
 
     Raises:
-        UserError: no such device, or an incomplete launcher environment.
+        UserError: no such device, as many `gpus` as there are not processes, or an incomplete
+            launcher environment.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-        yield Process(0, 0, 1, _activate(_choose(device, None)))
+        _check_count(gpus, 1)
+        yield Process(0, 0, 1, _activate(_choose(device, None, gpus)))
         return
 
     absent = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
@@ -66,7 +70,8 @@ def launch(device: str = "auto") -> Iterator[Process]:
             "start several processes with torchrun"
         )
     rank, world, local_rank, local_world = (int(os.environ[n]) for n in LAUNCHER_VARIABLES[:4])
-    chosen = _activate(_choose(device, local_rank))
+    _check_count(gpus, local_world)
+    chosen = _activate(_choose(device, local_rank, gpus))
     if chosen.type == "cuda":
         dist.init_process_group("nccl", device_id=chosen, timeout=PATIENCE)
     else:
@@ -133,7 +138,15 @@ def barrier() -> None:
         dist.barrier()
 
 
-def _choose(device: str, local_rank: int | None) -> torch.device:
+def _check_count(gpus: Sequence[int] | None, processes: int) -> None:
+    if gpus is not None and len(gpus) != processes:
+        raise UserError(
+            f"--gpus: names {len(gpus)} GPU(s) for {processes} process(es) a machine; expected one "
+            "GPU for each, and one process for each from `torchrun --nproc_per_node`"
+        )
+
+
+def _choose(device: str, local_rank: int | None, gpus: Sequence[int] | None = None) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
@@ -149,6 +162,8 @@ def _choose(device: str, local_rank: int | None) -> torch.device:
             "of its local rank (choose GPUs with CUDA_VISIBLE_DEVICES)"
         )
     number = int(index) if index else (local_rank or 0)
+    if gpus:
+        number = gpus[number]
     count = torch.cuda.device_count()
     if number >= count:
         raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")

@@ -32,16 +32,16 @@ class EMA(nn.Module):
         self.warmup = warmup
         self.model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._count: int | None = None  # `updates` where reading it waits for no device
+        self.register_load_state_dict_post_hook(lambda ema, _: setattr(ema, "_count", None))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take one step towards the weights that `model` has now."""
         model = _unwrap(model)
+        self._count = n = (int(self.updates) if self._count is None else self._count) + 1
         self.updates += 1
-        decay = self.decay
-        if self.warmup:
-            n = int(self.updates)
-            decay = min(decay, (1 + n) / (10 + n))
+        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(current)

@@ -1,4 +1,6 @@
-"""Measures of images.
+"""Measures of images, one number an image.
+
+Values beyond [-1, 1] are clamped first, as they are when an image is saved.
 
 Shapes: B batch, H W pixels.
 """
@@ -6,12 +8,19 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image: [B, 3, H, W] in [-1, 1] twice → [B].
-
-    Values beyond [-1, 1] are clamped first, as they are when an image is saved.
-    """
+    """Peak signal-to-noise ratio in dB: [B, 3, H, W] in [-1, 1] twice → [B]."""
     error = images.clamp(-1, 1).float() - reference.clamp(-1, 1).float()
     return 10 * (4 / error.square().mean(dim=(1, 2, 3)).clamp_min(1e-10)).log10()
+
+
+def ssim(images: Tensor, reference: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004: Gaussian window of σ 1.5, 11 pixels wide), the mean
+    over windows and colours: [B, 3, H, W] in [-1, 1] twice, H W ≥ 11 → [B]."""
+    images, reference = (x.clamp(-1, 1).float() for x in (images, reference))
+    return structural_similarity_index_measure(
+        images, reference, data_range=2.0, reduction="none"
+    ).reshape(len(images))

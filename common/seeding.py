@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -41,6 +42,41 @@ def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") ->
     For draws made on `device` during training; they differ between kinds of device.
     """
     return torch.Generator(device).manual_seed(int(stream(seed, *key).integers(2**63)))
+
+
+class BatchDraws:
+    """Random rows for this process's part of a batch, the same however the batch is shared out.
+
+    Row i of process r is row i·world + r of the whole batch, as `DrawSampler` deals pictures: each
+    process draws the rows of all of them, and keeps its own.
+
+    Args:
+        generator: the same on every process, on the device of the draws.
+        rank: which process this is.
+        world: how many there are.
+    """
+
+    def __init__(self, generator: torch.Generator, rank: int = 0, world: int = 1) -> None:
+        self.generator, self.rank, self.world = generator, rank, world
+        self._shared = torch.Generator().manual_seed(generator.initial_seed())
+
+    def normal(self, rows: int, *shape: int) -> torch.Tensor:
+        """Standard normal numbers [rows, *shape]."""
+        return self._rows(torch.randn, rows, shape)
+
+    def uniform(self, rows: int, *shape: int) -> torch.Tensor:
+        """Numbers in [0, 1), [rows, *shape]."""
+        return self._rows(torch.rand, rows, shape)
+
+    def shared(self, count: int) -> torch.Tensor:
+        """`count` numbers in [0, 1) that all processes have in common, on the CPU."""
+        return torch.rand(count, generator=self._shared)
+
+    def _rows(
+        self, draw: Callable[..., torch.Tensor], rows: int, shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        options = {"generator": self.generator, "device": self.generator.device}
+        return draw(rows * self.world, *shape, **options)[self.rank :: self.world]
 
 
 def seed_everything(seed: int) -> None:

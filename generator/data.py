@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, images
-from common.datasets import DrawSampler, ImageFolder
+from common.datasets import ImageFolder
 from common.distributed import Process
 from common.errors import UserError
+from common.sampler import DrawSampler
+from common.seeding import BatchDraws
 
 
 class Tokenizer(Protocol):
@@ -30,7 +32,7 @@ class Tokenizer(Protocol):
 
     def posterior(self, mean: Tensor) -> Any: ...
 
-    def sample_tokens(self, posterior: Any, generator: torch.Generator) -> Tensor: ...
+    def sample_tokens(self, posterior: Any, draws: BatchDraws) -> Tensor: ...
 
 
 def add_image_flags(parser: Any) -> None:
@@ -125,4 +127,4 @@ def tokenise(
         posterior = tokenizer.posterior(items)  # [B, L, C]
     else:
         posterior = tokenizer.encode(images.to_float(items))
-    return tokenizer.sample_tokens(posterior, randomness), labels
+    return tokenizer.sample_tokens(posterior, BatchDraws(randomness)), labels

@@ -64,6 +64,11 @@ class AutoencoderConfig:
                 f"ddconfig.resolution: found {self.resolution}, expected a multiple of "
                 f"{self.height_factor} ({len(self.ch_mult)} levels in ch_mult)"
             )
+        if self.num_res_blocks < 1 and len(set(self.ch_mult)) > 1:
+            raise UserError(
+                f"ddconfig.num_res_blocks: found {self.num_res_blocks}, expected 1 or more with "
+                f"ch_mult {list(self.ch_mult)}: without blocks all levels have one width"
+            )
         for level, width in enumerate(self.widths[:-1]):
             ratio = math.prod(self.stride(level))
             if width % ratio:

@@ -17,30 +17,42 @@ from common import distributed, images, seeding
 from common.checkpoint import load_weights
 from common.ema import EMA
 from common.errors import UserError
-from common.metrics import psnr
+from tokenizer.blocks import Level
 from tokenizer.config import parse
+from tokenizer.loading import load_tokenizer
 from tokenizer.model import Tokenizer
-from tokenizer.objective import Loss, Objective
-from tokenizer.posterior import Posterior
+from tokenizer.objective import Objective, Reconstruction
+from tokenizer.scale import Moments
 from tokenizer.schedule import Schedule
-
-SCALE_IMAGES = 256  # enough for the tokens' scale where there is no validation set
+from tokenizer.validation import Fidelity, available_lpips
 
 
 class TokenizerModule(LightningModule):
     """A tokenizer, its EMA copy and its objective.
 
     The number of autoencoder updates so far, `step`, decides the learning rate, the thresholds of
-    the objective and the random draws; Lightning's own counter counts both optimizers.
+    the objective and the random draws; Lightning's own counters count batches, or the updates of
+    both optimizers.
 
     Args:
         ddconfig, sematicconfig, embed_dim, post_channels, std: sizes, see `Tokenizer`.
         lossconfig: target and params of the objective.
-        learning_rate: base rate of both Adams.
+        learning_rate: base rate of both Adams (`base_learning_rate` of the YAML file).
         scheduler_config: multiplier of the autoencoder's rate, see `Schedule`.
         ema_decay: of the EMA copy, after its warm-up.
         grad_clip: largest gradient norm of either update; 0 turns clipping off.
-        seed: of the posterior's draws.
+        ckpt_path: a tokenizer to start from, of our training or released.
+        stage2: train decoder, semantic decoder and the convolution before them only, from the EMA
+            weights of `ckpt_path`; the tokens stay as they are.
+        compile: compile encoder and decoder.
+        channels_last: keep feature maps with their channels innermost.
+        grad_checkpointing: recompute activations in the backward pass, see `Level`.
+        accumulate: batches of which an update is made.
+        weights_dir: folder of the pretrained networks.
+        seed: of all that is drawn.
+
+    Raises:
+        UserError: a value that cannot be.
     """
 
     def __init__(
@@ -55,14 +67,22 @@ class TokenizerModule(LightningModule):
         scheduler_config: Mapping[str, Any] | None = None,
         ema_decay: float = 0.9999,
         grad_clip: float = 1.0,
+        ckpt_path: str | None = None,
+        stage2: bool = False,
+        compile: bool = False,
+        channels_last: bool = False,
+        grad_checkpointing: bool = False,
+        accumulate: int = 1,
+        weights_dir: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay: found {ema_decay}, expected a number in [0, 1)")
-        if embed_dim < 1:
-            raise UserError(f"embed_dim: found {embed_dim}, expected 1 or more")
+        for key, value in {"embed_dim": embed_dim, "accumulate": accumulate}.items():
+            if value < 1:
+                raise UserError(f"{key}: found {value}, expected 1 or more")
         self.sizes = {
             "ddconfig": ddconfig,
             "embed_dim": embed_dim,
@@ -72,56 +92,139 @@ class TokenizerModule(LightningModule):
         }
         self.tokenizer = Tokenizer(**self.sizes)
         self.ema = EMA(self.tokenizer, ema_decay, warmup=True)
-        self.objective: Objective = configuration.instantiate(lossconfig, "lossconfig")
+        self.objective: Objective = configuration.instantiate(
+            lossconfig, "lossconfig", weights_dir=weights_dir
+        )
+        self._check(stage2, ckpt_path)
+        if ckpt_path is not None:
+            self._start_from(ckpt_path, stage2)
+        if stage2:
+            self.tokenizer.encoder.requires_grad_(False)
+            self.tokenizer.to_tokens.requires_grad_(False)
         self.schedule = parse(Schedule, scheduler_config or {}, "scheduler_config")
         self.learning_rate = learning_rate
         self.grad_clip = grad_clip
+        self.accumulate = accumulate
+        self.weights_dir = weights_dir
         self.seed = seed
+        self._make_fast(compile, channels_last, grad_checkpointing)
+
+    def _check(self, stage2: bool, ckpt_path: str | None) -> None:
+        alignment, semantic = self.objective.alignment, self.tokenizer.semantic_decoder
+        if stage2 and ckpt_path is None:
+            raise UserError("ckpt_path: missing; stage2 starts from a tokenizer's checkpoint")
+        if stage2 and alignment is not None:
+            raise UserError(
+                "lossconfig.params.semantic_loss_w: found "
+                f"{self.objective.semantic_weight}, expected 0 with stage2: true"
+            )
+        if alignment is not None and semantic is None:
+            raise UserError(
+                "sematicconfig: missing; lossconfig.params.semantic_loss_w asks for a semantic "
+                "decoder (expected its sizes, or semantic_loss_w 0)"
+            )
+        if alignment is not None and semantic.conv_out.out_channels != alignment.channels:
+            raise UserError(
+                f"sematicconfig.out_ch: found {semantic.conv_out.out_channels}, expected the "
+                f"{alignment.channels} channels of the network it is aligned with"
+            )
+
+    def _start_from(self, path: str, stage2: bool) -> None:
+        average = load_tokenizer(path, self.sizes, ema=True)
+        raw = average if stage2 else load_tokenizer(path, self.sizes, ema=False)
+        load_weights(self.tokenizer, raw.state_dict(), path)
+        load_weights(self.ema.model, average.state_dict(), path)
+
+    def _make_fast(self, compile: bool, channels_last: bool, recompute: bool) -> None:
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.tokenizer.to(memory_format=self.layout)
+        self.ema.to(memory_format=self.layout)
+        for level in self.tokenizer.modules():
+            if isinstance(level, Level):
+                level.recompute = recompute
+        if compile:  # in place, so that the names of the weights stay
+            self.tokenizer.encoder.compile()
+            self.tokenizer.decoder.compile()
 
     @property
     def step(self) -> int:
         """Updates of the autoencoder so far."""
         return self._step
 
+    @property
+    def between_updates(self) -> bool:
+        """Whether no batch has been added to the next update yet."""
+        return self._batches == 0
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         modules = [self.tokenizer]
         if self.objective.discriminator is not None:
             modules.append(self.objective.discriminator)
         return [
-            torch.optim.Adam(m.parameters(), lr=self.learning_rate, betas=(0.5, 0.9), fused=True)
-            for m in modules
+            torch.optim.Adam(
+                [p for p in module.parameters() if p.requires_grad],
+                lr=self.learning_rate,
+                betas=(0.5, 0.9),
+                fused=True,
+            )
+            for module in modules
         ]
 
     def on_fit_start(self) -> None:
         self._step = int(self.ema.updates)
+        self._batches = 0  # of the update being made
         self._scale_step = -1
         distributed.broadcast(self)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        real = images.to_float(batch[0])  # [B, 3, H, W]
+        real = self._prepare(batch)  # [B, 3, H, W]
         rate = self.learning_rate * self.schedule.multiplier(self.step)
-        autoencoder, discriminator = self._optimizers(rate)
+        adversarial = self.objective.adversarial(self.step)
+        key = (self.step, self._batches)
+        torch.manual_seed(int(seeding.stream(self.seed, "dropout", *key).integers(2**63)))
+        draws = seeding.BatchDraws(
+            seeding.generator(self.seed, "posterior", *key, device=self.device),
+            self.global_rank,
+            self.trainer.world_size,
+        )
 
-        draws = seeding.generator(
-            self.seed, "posterior", self.step, self.global_rank, device=self.device
-        )
-        posterior = self.tokenizer.encode(real)
-        fake = self.tokenizer.decode(posterior.sample(draws))  # [B, 3, H, W]
+        fake = self._reconstruct(real, draws)
         loss = self.objective.autoencoder_loss(
-            real, fake, posterior, self.tokenizer.decoder.conv_out.weight, self.step
+            real, fake, self.tokenizer.decoder.conv_out.weight, self.step, draws
         )
-        norm = self._update(autoencoder, loss, self.tokenizer)
+        self.manual_backward(loss.total / self.accumulate)
+        terms = loss.terms
+        if adversarial:
+            loss = self.objective.discriminator_loss(real, fake.images, draws)
+            self.manual_backward(loss.total / self.accumulate)
+            terms = terms | loss.terms
+
+        self._terms = terms if self._batches == 0 else {k: self._terms[k] + terms[k] for k in terms}
+        self._batches += 1
+        if self._batches < self.accumulate:
+            return
+        self._batches = 0
+        autoencoder, discriminator = self._optimizers(rate)
+        terms = {k: v / self.accumulate for k, v in self._terms.items()}
+        terms["grad_norm"] = self._update(autoencoder, self.tokenizer)
         self.ema.update(self.tokenizer)
-        logs = {"grad_norm": norm, **loss.terms}
-        if self.objective.adversarial(self.step):
-            loss = self.objective.discriminator_loss(real, fake)
-            norm = self._update(discriminator, loss, self.objective.discriminator)
-            logs |= {"disc_grad_norm": norm, **loss.terms}
+        if adversarial:
+            terms["disc_grad_norm"] = self._update(discriminator, self.objective.discriminator)
         self._step += 1
-        means = distributed.mean(torch.stack([v.float() for v in logs.values()]))
-        logs = dict(zip(logs, means, strict=True))
-        self.log_dict({"train/lr": rate, **{f"train/{k}": v for k, v in logs.items()}})
-        self.log("rec", loss_per_pixel(logs["rec"], real), prog_bar=True, logger=False)
+        if self.step % self.trainer.log_every_n_steps == 0:
+            means = distributed.mean(torch.stack([v.float() for v in terms.values()])).tolist()
+            self._record({"lr": rate, **dict(zip(terms, means, strict=True))}, "train")
+        self.log("pixel", terms["pixel"], prog_bar=True, logger=False)
+
+    def _prepare(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return images.to_float(batch[0]).contiguous(memory_format=self.layout)
+
+    def _reconstruct(self, real: Tensor, draws: seeding.BatchDraws) -> Reconstruction:
+        posterior = self.tokenizer.encode(real)
+        tokens = posterior.sample(draws)
+        if self.objective.semantic(self.step):
+            return Reconstruction(*self.tokenizer.decode_with_semantics(tokens), posterior)
+        return Reconstruction(self.tokenizer.decode(tokens), None, posterior)
 
     def _optimizers(self, rate: float) -> tuple[Any, torch.optim.Optimizer | None]:
         """Both optimizers, the autoencoder's at `rate`, the discriminator's at the base rate.
@@ -135,65 +238,46 @@ class TokenizerModule(LightningModule):
                 group["lr"] = value
         return optimizers[0], optimizers[1].optimizer if len(optimizers) > 1 else None
 
-    def _update(self, optimizer: Any, loss: Loss, module: nn.Module) -> Tensor:
-        """One optimizer step; the gradient norm before clipping."""
-        optimizer.zero_grad()
-        self.manual_backward(loss.total)
+    def _update(self, optimizer: Any, module: nn.Module) -> Tensor:
+        """One optimizer step with the gradients there are; their norm before clipping."""
         parameters = [p for p in module.parameters() if p.grad is not None]
         distributed.average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip or float("inf"))
         optimizer.step()
+        optimizer.zero_grad()
         return norm
 
-    def on_validation_epoch_start(self) -> None:
-        self._token_moments = torch.zeros(3, dtype=torch.float64)
-        self._fidelity = torch.zeros(2, dtype=torch.float64)  # images, sum of their PSNR
+    def _record(self, values: Mapping[str, float], group: str) -> None:
+        """Write values at the number of updates, whatever Lightning counts."""
+        for logger in self.loggers:
+            logger.log_metrics({f"{group}/{k}": v for k, v in values.items()}, step=self.step)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """PSNR with EMA weights, and the moments of the sampled tokens."""
-        real = images.to_float(batch[0])
+    def on_validation_epoch_start(self) -> None:
+        self._moments = Moments()
+        self._fidelity = Fidelity(self.objective.perceptual or available_lpips(self.weights_dir))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Fidelity with EMA weights, and the moments of the tokens."""
+        real = self._prepare(batch)
         posterior = self.ema.model.encode(real)
-        fake = self.ema.model.decode(posterior.mode())
-        self._fidelity += torch.tensor([len(real), psnr(real, fake).sum().item()])
-        self._add_moments(posterior, index)
+        self._fidelity.add(self.ema.model.decode(posterior.mode()), real)
+        self._moments.add(posterior)
 
     def on_validation_epoch_end(self) -> None:
-        # Lightning's own mean over processes is wrong where one has more images than another
-        count, psnrs = distributed.total(self._fidelity.to(self.device)).tolist()
-        self.log("val/psnr", psnrs / count, prog_bar=True, sync_dist=True)
+        values = self._fidelity.means(self.device)
+        self.log_dict({f"val/{k}": v for k, v in values.items()}, logger=False, sync_dist=True)
+        self.log("psnr", values["psnr"], prog_bar=True, logger=False)
         if not self.trainer.sanity_checking:
-            self._set_token_scale()
+            scale = self._moments.scale(self.device)
+            if scale is not None:  # neither collapsed nor diverged
+                self.set_token_scale(scale)
+                values["token_scale"] = scale
+            self._record(values, "val")
 
-    def on_train_epoch_end(self) -> None:
-        """Measure the tokens' scale on training images where this epoch had no validation."""
-        if self._scale_step == self.step:
-            return
-        data = self.trainer.datamodule
-        dataset = data.datasets["train"]
-        mine = range(self.global_rank, min(SCALE_IMAGES, len(dataset)), self.trainer.world_size)
-        self._token_moments = torch.zeros(3, dtype=torch.float64)
-        with torch.no_grad():
-            for start in range(0, len(mine), data.batch_size):
-                batch = torch.stack([dataset[i][0] for i in mine[start : start + data.batch_size]])
-                real = images.to_float(batch.to(self.device))
-                self._add_moments(self.ema.model.encode(real), start)
-        self._set_token_scale()
-
-    def _add_moments(self, posterior: Posterior, index: int) -> None:
-        draws = seeding.generator(self.seed, "scale", index, self.global_rank, device=self.device)
-        tokens = posterior.sample(draws).double()
-        moments = [torch.tensor(tokens.numel()), tokens.sum(), tokens.square().sum()]
-        self._token_moments += torch.stack([m.double().cpu() for m in moments])
-
-    def _set_token_scale(self) -> None:
+    def set_token_scale(self, scale: float) -> None:
         """The tokens' scale, 1/std, which the checkpoint carries to stage two."""
-        count, first, second = distributed.total(self._token_moments.to(self.device)).tolist()
-        variance = second / count - (first / count) ** 2
-        if variance > 0:  # neither collapsed nor diverged
-            for tokenizer in (self.tokenizer, self.ema.model):
-                tokenizer.token_scale.fill_(variance**-0.5)
-        self._scale_step = self.step
-        self.log("val/token_scale", self.ema.model.token_scale, sync_dist=True)
+        for tokenizer in (self.tokenizer, self.ema.model):
+            tokenizer.token_scale.fill_(scale)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fail with the names of weights that do not fit, which Lightning's own loading buries."""
@@ -201,8 +285,3 @@ class TokenizerModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tokenizer"] = self.sizes
-
-
-def loss_per_pixel(reconstruction: Tensor, batch: Tensor) -> Tensor:
-    """A loss summed over an image as a mean over its values, which is easier to read."""
-    return reconstruction / batch[0].numel()

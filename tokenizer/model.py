@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.seeding import BatchDraws
 from tokenizer.blocks import column_conv
 from tokenizer.config import AutoencoderConfig, SemanticConfig, parse
 from tokenizer.decoder import Decoder, SemanticDecoder
@@ -110,9 +111,9 @@ class Tokenizer(nn.Module):
         return decoded.images, self.semantic_decoder(decoded.features)
 
     @torch.no_grad()
-    def sample_tokens(self, posterior: Posterior, generator: torch.Generator) -> Tensor:
+    def sample_tokens(self, posterior: Posterior, draws: BatchDraws) -> Tensor:
         """Tokens [B, L, C] for stage two: a posterior sample in the scale of unit variance."""
-        return posterior.sample(generator) * self.token_scale
+        return posterior.sample(draws) * self.token_scale
 
     def unscaled(self, tokens: Tensor) -> Tensor:
         """Stage two's tokens [..., C] in the posterior's scale."""

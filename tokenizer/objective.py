@@ -1,6 +1,6 @@
 """What the tokenizer is trained for (paper, tokenizer section): faithful, compact, real-looking.
 
-Shapes: B batch, H W pixels.
+Shapes: B batch, H W pixels, h L the semantic map.
 """
 
 from __future__ import annotations
@@ -14,8 +14,22 @@ from torch.nn import functional as F
 
 from common import distributed
 from common.errors import UserError
+from common.seeding import BatchDraws
+from tokenizer.alignment import Alignment
+from tokenizer.augment import DRAWS, augment
+from tokenizer.dino import CROP_DRAWS, DinoDiscriminator
 from tokenizer.discriminators import PatchGAN
+from tokenizer.perceptual import LPIPS
 from tokenizer.posterior import Posterior
+
+# Keys of released files that have one meaning here.
+FIXED = {
+    "disc_factor": 1.0,
+    "disc_in_channels": 3,
+    "disc_conditional": False,
+    "use_actnorm": False,
+    "logvar_init": 0.0,
+}
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -40,6 +54,21 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: nn.Para
 
 
 @dataclass(frozen=True)
+class Reconstruction:
+    """What the autoencoder makes of a batch of images.
+
+    Args:
+        images: [B, 3, H, W], about [-1, 1].
+        semantics: the semantic map [B, c, h, L], or None where it is not wanted.
+        posterior: of the images' tokens.
+    """
+
+    images: Tensor
+    semantics: Tensor | None
+    posterior: Posterior
+
+
+@dataclass(frozen=True)
 class Loss:
     """A scalar to minimise and its parts, detached, for the logs."""
 
@@ -51,105 +80,138 @@ class Objective(nn.Module):
     """The terms of stage one, each with its weight and the update it starts from.
 
     Steps are counted in updates of the autoencoder. The discriminator is trainable and belongs to
-    the objective; the autoencoder is handed in.
+    the objective; the autoencoder is handed in. A term of weight 0 loads no network.
 
     Args:
-        pixel_weight: of the absolute error, summed over pixels and channels, divided by B.
+        pixelloss_weight: of the absolute error, summed over pixels and channels, divided by B.
+        perceptual_weight: of LPIPS, one number an image that counts for each pixel and channel.
         kl_weight: of the posterior's KL divergence, averaged over B.
-        perceptual_weight: of LPIPS, broadcast to every pixel.
-        disc_type: `patchgan`, or `none` to train without an adversary.
+        disc_type: `dino`, `patchgan`, or `none` to train without an adversary.
         disc_loss: `hinge` or `vanilla`.
         disc_weight: of the adversarial term, before the adaptive factor.
         disc_start: first step with the adversarial term.
         disc_width, disc_num_layers: size of the PatchGAN.
-        semantic_loss_w: of the alignment with a frozen network's features.
+        semantic_loss_w: of the alignment with the features of DINOv2.
+        semantic_iter_start: first step with the alignment.
+        weights_dir: folder of the pretrained networks, see `common.pretrained.find`.
+        disc_factor, disc_in_channels, disc_conditional, use_actnorm, logvar_init: in released
+            files; anything but their values there is refused.
+
+    Raises:
+        UserError: a value that cannot be, or a network whose weights are not there.
     """
 
     def __init__(
         self,
-        pixel_weight: float = 1.0,
+        pixelloss_weight: float = 1.0,
+        perceptual_weight: float = 1.0,
         kl_weight: float = 0.01,
-        perceptual_weight: float = 0.0,
-        disc_type: Literal["patchgan", "none"] = "patchgan",
+        disc_type: Literal["dino", "patchgan", "none"] = "dino",
         disc_loss: Literal["hinge", "vanilla"] = "hinge",
         disc_weight: float = 0.5,
         disc_start: int = 5001,
         disc_width: int = 64,
         disc_num_layers: int = 3,
-        semantic_loss_w: float = 0.0,
+        semantic_loss_w: float = 5.0,
+        semantic_iter_start: int = 20001,
+        weights_dir: str | None = None,
+        disc_factor: float = 1.0,
+        disc_in_channels: int = 3,
+        disc_conditional: bool = False,
+        use_actnorm: bool = False,
+        logvar_init: float = 0.0,
     ) -> None:
         super().__init__()
-        for key, value in {
-            "perceptual_weight": perceptual_weight,
-            "semantic_loss_w": semantic_loss_w,
-        }.items():
-            if value:
-                raise UserError(
-                    f"lossconfig.params.{key}: found {value}, expected 0: this term needs a "
-                    "pretrained network, which the objective does not load yet"
-                )
+        given = locals()
         losses = {"hinge": hinge_loss, "vanilla": vanilla_loss}
-        if disc_loss not in losses:
-            raise UserError(
-                f"lossconfig.params.disc_loss: found {disc_loss!r}, "
-                f"expected one of {', '.join(losses)}"
-            )
-        if disc_type not in ("patchgan", "none"):
-            raise UserError(
-                f"lossconfig.params.disc_type: found {disc_type!r}, expected one of patchgan, none"
-            )
-        self.pixel_weight = pixel_weight
+        for key, choices in {
+            "disc_loss": tuple(losses),
+            "disc_type": ("dino", "patchgan", "none"),
+            **{key: (value,) for key, value in FIXED.items()},
+        }.items():
+            if given[key] not in choices:
+                expected = f"one of {', '.join(map(str, choices))}" if choices[1:] else choices[0]
+                raise UserError(
+                    f"lossconfig.params.{key}: found {given[key]!r}, expected {expected}"
+                )
+        self.pixel_weight = pixelloss_weight
+        self.perceptual_weight = perceptual_weight
         self.kl_weight = kl_weight
         self.disc_weight = disc_weight
         self.disc_start = disc_start
         self.disc_loss = losses[disc_loss]
-        self.discriminator = (
-            PatchGAN(disc_width, disc_num_layers) if disc_type == "patchgan" else None
-        )
+        self.semantic_weight = semantic_loss_w
+        self.semantic_start = semantic_iter_start
+        self.perceptual = LPIPS(weights_dir) if perceptual_weight else None
+        self.alignment = Alignment(weights_dir) if semantic_loss_w else None
+        self.discriminator: DinoDiscriminator | PatchGAN | None = None
+        if disc_type == "dino":
+            self.discriminator = DinoDiscriminator(weights_dir)
+        elif disc_type == "patchgan":
+            self.discriminator = PatchGAN(disc_width, disc_num_layers)
 
     def adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in this step."""
         return self.discriminator is not None and step >= self.disc_start
 
+    def semantic(self, step: int) -> bool:
+        """Whether the semantic map is wanted in this step."""
+        return self.alignment is not None and step >= self.semantic_start
+
     def autoencoder_loss(
         self,
         images: Tensor,
-        reconstructions: Tensor,
-        posterior: Posterior,
+        fake: Reconstruction,
         last_weight: nn.Parameter,
         step: int,
+        draws: BatchDraws,
     ) -> Loss:
         """The autoencoder's loss.
 
         Args:
-            images, reconstructions: [B, 3, H, W] in [-1, 1].
-            posterior: of the images.
+            images: [B, 3, H, W] in [-1, 1].
+            fake: what the autoencoder makes of them.
             last_weight: of the decoder's last convolution, for the adaptive factor.
             step: updates of the autoencoder so far.
+            draws: randomness of the discriminator's augmentation.
         """
-        reconstruction = (
-            self.pixel_weight * F.l1_loss(reconstructions, images, reduction="sum") / len(images)
-        )
-        kl = posterior.kl().mean()
-        total = reconstruction + self.kl_weight * kl
-        terms = {"rec": reconstruction, "kl": kl}
+        pixels = (fake.images.float() - images).abs().sum() / len(images)
+        reconstruction = self.pixel_weight * pixels
+        terms = {"pixel": pixels / images[0].numel()}
+        if self.perceptual is not None:
+            terms["lpips"] = self.perceptual(fake.images, images).mean()
+            reconstruction = (
+                reconstruction + self.perceptual_weight * images[0].numel() * terms["lpips"]
+            )
+        terms["kl"] = fake.posterior.kl().mean()
+        total = reconstruction + self.kl_weight * terms["kl"]
+        if self.semantic(step):
+            terms["semantic"] = self.alignment.loss(fake.semantics, images)
+            total = total + self.semantic_weight * terms["semantic"]
         if self.adversarial(step):
-            adversarial = -self._judge(reconstructions).mean()
-            weight = adaptive_weight(reconstruction, adversarial, last_weight)
-            total = total + self.disc_weight * weight * adversarial
-            terms |= {"adversarial": adversarial, "d_weight": weight}
-        return Loss(total, {k: v.detach() for k, v in {"total": total, **terms}.items()})
+            terms["adversarial"] = -self._without_gradients(fake.images, draws).mean()
+            terms["d_weight"] = adaptive_weight(reconstruction, terms["adversarial"], last_weight)
+            total = total + self.disc_weight * terms["d_weight"] * terms["adversarial"]
+        terms |= {"rec": reconstruction, "total": total}
+        return Loss(total, {k: v.detach() for k, v in terms.items()})
 
-    def discriminator_loss(self, images: Tensor, reconstructions: Tensor) -> Loss:
+    def discriminator_loss(self, images: Tensor, fake: Tensor, draws: BatchDraws) -> Loss:
         """The discriminator's loss on real images and on reconstructions, both [B, 3, H, W]."""
-        real, fake = self.discriminator(images), self.discriminator(reconstructions.detach())
+        real, fake = self._judge(images, draws), self._judge(fake.detach(), draws)
         loss = self.disc_loss(real, fake)
         terms = {"disc": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
         return Loss(loss, {k: v.detach() for k, v in terms.items()})
 
-    def _judge(self, images: Tensor) -> Tensor:
+    def _judge(self, images: Tensor, draws: BatchDraws) -> Tensor:
+        """The discriminator's logits, in float32."""
+        if isinstance(self.discriminator, DinoDiscriminator):
+            images = augment(images.float(), draws.uniform(len(images), DRAWS))
+            return self.discriminator(images, draws.shared(CROP_DRAWS)).float()
+        return self.discriminator(images).float()
+
+    def _without_gradients(self, images: Tensor, draws: BatchDraws) -> Tensor:
         """Logits whose gradient reaches the images alone."""
         self.discriminator.requires_grad_(False)
-        logits = self.discriminator(images)
+        logits = self._judge(images, draws)
         self.discriminator.requires_grad_(True)
         return logits

@@ -5,10 +5,12 @@ Shapes: B batch, L columns, C token channels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from common.seeding import BatchDraws
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,19 @@ class Posterior:
         """The mean, [B, L, C]."""
         return self.mean
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, draws: BatchDraws) -> Tensor:
         """mean + s·ε with one s an image and ε ~ N(0, 1) a value, [B, L, C]."""
-        options = {"generator": generator, "device": self.mean.device, "dtype": self.mean.dtype}
-        scale = torch.randn(len(self.mean), 1, 1, **options) * (self.std / 0.8)
-        noise = torch.randn(self.mean.shape, **options)
+        scale = draws.normal(len(self.mean), 1, 1).to(self.mean) * (self.std / 0.8)
+        noise = draws.normal(*self.mean.shape).to(self.mean)
         return self.mean + scale.clamp(-self.std, self.std) * noise
+
+    @property
+    def noise_variance(self) -> float:
+        """The variance that a sample adds to the mean: E[s²], in closed form."""
+        sigma, bound = self.std / 0.8, self.std
+        inside = math.erf(0.8 / math.sqrt(2))  # P(|s| < bound)
+        density = math.exp(-(0.8**2) / 2) / math.sqrt(2 * math.pi)
+        return sigma**2 * (inside - 2 * 0.8 * density) + bound**2 * (1 - inside)
 
     def kl(self) -> Tensor:
         """½ Σ mean² over columns and channels, one value an image, [B]."""

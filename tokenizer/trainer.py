@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import warnings
@@ -14,13 +15,14 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from common import checkpoint, config, images
 from common.distributed import Process
 from common.errors import UserError
 from common.logs import Unreadable
+from common.signals import Interrupted, Requests
 from tokenizer.lightning import TokenizerModule
 
 # What Lightning says of this training, and its user can neither change nor need know.
@@ -37,8 +39,8 @@ NOISE = (
 BY_HAND = {
     "gradient_clip_val": "model.params.grad_clip",
     "gradient_clip_algorithm": "model.params.grad_clip",
-    "accumulate_grad_batches": "a larger data.params.batch_size",
 }
+DIFFERENCE_GAIN = 3  # of the differences that are shown
 
 
 def quieten() -> None:
@@ -80,7 +82,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Reconstructions(Callback):
-    """Writes validation images above their reconstructions, with EMA weights.
+    """Writes validation images, their reconstructions with EMA weights, and the differences.
+
+    The three stand below each other; differences are absolute, three times as bright.
 
     Args:
         folder: where the pictures go, one a validation.
@@ -101,8 +105,64 @@ class Reconstructions(Callback):
             tokenizer = module.ema.model
             posterior = tokenizer.encode(images.to_float(real.to(module.device)))
             fake = images.to_uint8(tokenizer.decode(posterior.mode())).cpu()
-        path = self.folder / f"step_{module.step:08d}.png"
-        images.save_grid(path, torch.cat([real, fake]), columns=count)
+        difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)
+        rows = torch.cat([real, fake, difference.to(torch.uint8)])
+        images.save_grid(self.folder / f"step_{module.step:08d}.png", rows, columns=count)
+
+
+class Checkpoints(Callback):
+    """Writes `last.ckpt` between two updates: when a signal asks for it, and every so often.
+
+    SIGUSR1 goes on after it, SIGTERM leaves the training by `Interrupted`. What is written during
+    the validation of an epoch goes on with the next one.
+
+    Args:
+        path: of the checkpoint.
+        process: this process.
+        every: updates between two checkpoints; 0 for none but those asked for.
+    """
+
+    def __init__(self, path: Path, process: Process, every: int = 0) -> None:
+        self.path, self.process, self.every = path, process, every
+        self.requests = Requests(process)
+        self.progress: dict[str, Any] = {}  # Lightning's, after the last update of an epoch
+
+    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        self.requests.__enter__()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: TokenizerModule, *_: Any) -> None:
+        if module.between_updates:
+            due = self.every > 0 and module.step % self.every == 0
+            self._attend(trainer, module, due)
+        if trainer.is_last_batch:
+            self.progress = copy.deepcopy(trainer.fit_loop.state_dict())
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, index: int, *___: Any
+    ) -> None:
+        data = trainer.datamodule
+        everywhere = len(data.datasets["validation"]) // self.process.world  # some have one more
+        if not trainer.sanity_checking and index * data.batch_size < everywhere:
+            self._attend(trainer, module)
+
+    def _attend(self, trainer: pl.Trainer, module: TokenizerModule, due: bool = False) -> None:
+        save, leave = self.requests.agreed()
+        if save or due:
+            trainer.save_checkpoint(self.path)
+        if save:
+            trainer.print(f"\ncheckpoint after {module.step} updates: {self.path}")
+        if leave:
+            raise Interrupted
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
+        if trainer.validating:
+            checkpoint["loops"]["fit_loop"] = self.progress
+
+    def on_exception(self, *_: Any) -> None:
+        self.requests.__exit__()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.requests.__exit__()
 
 
 class UnreadablePictures(Callback):
@@ -143,14 +203,30 @@ class Progress(TQDMProgressBar):
         return metrics
 
 
+def wandb_logger(project: str, folder: Path) -> Logger:
+    """A logger for Weights & Biases, whose package is an option.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return WandbLogger(project=project, name=folder.name, save_dir=folder)
+    except ModuleNotFoundError:
+        raise UserError(
+            "--wandb: the package wandb is not installed; expected `pip install wandb`"
+        ) from None
+
+
 def build_trainer(
     folder: Path,
     options: Mapping[str, Any],
     process: Process,
     validates: bool,
     callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    gpus: Sequence[int] | None = None,
 ) -> pl.Trainer:
-    """A trainer that writes to `folder/{checkpoints,images,logs}`.
+    """A trainer that writes to `folder/{checkpoints,images,logs,csv}`.
 
     Args:
         folder: of the run.
@@ -158,13 +234,12 @@ def build_trainer(
         process: this process; its device and the number of processes decide accelerator,
             devices and strategy.
         validates: whether there is a validation set to choose the best checkpoint by.
-        callbacks: further ones.
+        callbacks, loggers: further ones.
+        gpus: numbers of the GPUs that the processes of a machine take, if not the first ones.
 
     Raises:
         UserError: an option that the trainer does not know, or that has no effect here.
     """
-    if not isinstance(options, Mapping):
-        raise UserError(f"lightning.trainer: found {options!r}, expected arguments of the trainer")
     for key, instead in BY_HAND.items():
         if options.get(key) is not None:
             raise UserError(f"lightning.trainer.{key}: has no effect here; expected {instead}")
@@ -184,15 +259,20 @@ def build_trainer(
     if validates:
         best = ModelCheckpoint(filename="best", monitor="val/psnr", mode="max", **checkpoints)
         callbacks.append(best)
-    single_gpu = process.world == 1 and process.device.type == "cuda"
+    on_gpu = process.device.type == "cuda"
+    if on_gpu and process.world == 1:
+        devices: Any = [process.device.index]
+    else:
+        devices = list(gpus) if on_gpu and gpus else process.local_world
+    events = TensorBoardLogger(folder, name="logs", version="")
     fixed = {
-        "accelerator": "gpu" if process.device.type == "cuda" else "cpu",
-        "devices": [process.device.index] if single_gpu else process.local_world,
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "devices": devices,
         "num_nodes": process.world // process.local_world,
         "strategy": AveragedGradients() if process.world > 1 else "auto",
         "use_distributed_sampler": False,
         "plugins": [AtomicCheckpoints()],
-        "logger": [TensorBoardLogger(folder, name="logs", version=""), CSVLogger(folder, "csv")],
+        "logger": [events, CSVLogger(folder, "csv"), *loggers],
         "callbacks": callbacks,
     }
     params = {"enable_model_summary": False, **options}

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import torch
 
-from common.seeding import generator, normal, seed_everything, stream
+from common.seeding import BatchDraws, generator, normal, seed_everything, stream
 
 
 def first(*name):
@@ -82,3 +82,17 @@ def test_seed_everything_repeats_all_ambient_generators():
     seed_everything(11)
     assert draws() == one
     seed_everything(2**32 + 12)  # larger than NumPy's old generator takes
+
+
+def test_a_batch_has_the_same_draws_however_it_is_shared_out():
+    def draw(rank, world, rows):
+        draws = BatchDraws(generator(3, "batch"), rank, world)
+        return draws.normal(rows, 2), draws.shared(4), draws.uniform(rows)
+
+    normal, shared, uniform = draw(0, 1, 6)
+    assert uniform.min() >= 0 and uniform.max() < 1 and normal.min() < 0
+    for rank in range(3):
+        part = draw(rank, 3, 2)
+        assert torch.equal(part[0], normal[rank::3])
+        assert torch.equal(part[1], shared)
+        assert torch.equal(part[2], uniform[rank::3])

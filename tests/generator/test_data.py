@@ -29,8 +29,8 @@ class Tokenizer:
     def posterior(self, mean):
         return Posterior(mean)
 
-    def sample_tokens(self, posterior, generator):
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+    def sample_tokens(self, posterior, draws):
+        noise = draws.normal(*posterior.mean.shape)
         return 2 * (posterior.mean + 0.1 * noise)
 
 

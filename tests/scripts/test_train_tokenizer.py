@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import signal
+import time
 
 import pytest
 import torch
@@ -9,8 +12,11 @@ import yaml
 from PIL import Image
 
 from common import checkpoint
+from common.distributed import Process
+from common.panoramas import Panoramas
 from tokenizer import load_tokenizer
 from tokenizer.loading import identity
+from tokenizer.scale import measure_scale
 
 
 def logged(run):
@@ -32,20 +38,28 @@ def states(run, name="last"):
 def test_a_run_leaves_its_folder(project):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_tiny", project.run.name)
     assert {p.name for p in project.run.iterdir()} == {
-        "checkpoints", "configs", "csv", "images", "logs"
+        "checkpoints", "configs", "csv", "images", "logs", "results.json"
     }  # fmt: skip
     assert any(p.name.startswith("events") for p in (project.run / "logs").iterdir())
     pictures = sorted((project.run / "images").iterdir())
     assert [p.name for p in pictures] == ["step_00000004.png", "step_00000008.png"]
     with Image.open(pictures[0]) as grid:
-        assert grid.size == (8 * 66 + 2, 2 * 66 + 2)  # real pictures above reconstructions
+        assert grid.size == (8 * 66 + 2, 3 * 66 + 2)  # real pictures, reconstructions, differences
     config = yaml.safe_load((project.run / "configs" / "config.yaml").read_text())
     assert config["model"]["params"]["embed_dim"] == 4 and config["seed"] == 0
 
     values = logged(project.run)
     assert values["train/lr"] == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4] + [1e-3] * 3 + [5e-4])
     assert len(values["train/rec"]) == 8 and len(values["train/disc"]) == 5  # from step 3 on
-    assert len(values["val/psnr"]) == len(values["val/token_scale"]) == 2
+    for name in ("val/psnr", "val/ssim", "val/token_scale"):
+        assert len(values[name]) == 2, name
+    assert values["step"] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]  # of updates, then of a validation
+
+    record = json.loads((project.run / "results.json").read_text())
+    results = record["results"]
+    assert results["updates"] == 8 and results["validation"]["images"] == 9
+    assert results["validation"]["psnr"] == pytest.approx(max(values["val/psnr"]), abs=1e-3)
+    assert record["settings"]["seed"] == 0 and record["environment"]["torch"] in torch.__version__
 
 
 def test_its_checkpoint_is_all_that_a_tokenizer_needs(project):
@@ -57,7 +71,8 @@ def test_its_checkpoint_is_all_that_a_tokenizer_needs(project):
     for model, prefix in ((tokenizer, "ema.model."), (raw, "tokenizer.")):
         assert torch.equal(model.state_dict()[name], state["state_dict"][prefix + name])
     assert identity(tokenizer) != identity(raw)
-    scale = logged(project.run)["val/token_scale"][-1]
+    dataset = Panoramas(length=18, size=64)
+    scale = measure_scale(tokenizer, dataset, Process(0, 0, 1, torch.device("cpu")), batch_size=4)
     assert scale != 1 and float(tokenizer.token_scale) == pytest.approx(scale)
     assert float(raw.token_scale) == pytest.approx(scale)
 
@@ -105,42 +120,126 @@ def test_a_checkpoint_of_another_model_is_refused(project, call, tmp_path):
     assert done.code == 2 and "other.ckpt: has no loops, optimizer_states, state_dict" in done.err
 
 
-def test_without_validation_the_scale_is_measured_on_training_images(project, call, tmp_path):
+def test_flags_that_shape_a_run(project, call, tmp_path):
     more = tmp_path / "more.yaml"
     more.write_text("data: {params: {validation: null}}\nlightning: {trainer: {max_epochs: 1}}")
-    flags = ("--scale_lr", "-s", 7, "-n", "named", "--device", "cpu", "-l", tmp_path / "logs")
-    # an override may follow the configs
-    override = "lightning.trainer.precision=bf16-mixed"
-    done = call("train_tokenizer", *flags, "-b", project.tokenizer_yaml, more, override)
-    assert (done.code, done.err) == (0, "")
+    flags = ("--scale_lr", "-s", 7, "-n", "named", "-f", "_more", "--device", "cpu")
+    speed = ("--precision", "bf16", "--accumulate", 2, "--grad_checkpointing", "--channels_last")
+    where = ("-l", tmp_path / "logs", "-b", project.tokenizer_yaml, more)
+    override = "model.params.embed_dim=6"  # an override may follow the configs
+    done = call("train_tokenizer", *flags, *speed, *where, override)
+    assert done.code == 0, done.err
     (run,) = (tmp_path / "logs").iterdir()
-    assert run.name.endswith("_named")
+    assert run.name.endswith("_named_more")
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     config = yaml.safe_load((run / "configs" / "config.yaml").read_text())
-    assert config["model"]["base_learning_rate"] == pytest.approx(4e-3)  # batches of four
-    assert config["seed"] == 7
+    assert config["model"]["base_learning_rate"] == pytest.approx(8e-3)  # two batches of four
+    assert config["seed"] == 7 and config["model"]["params"]["embed_dim"] == 6
+    assert config["model"]["params"]["grad_checkpointing"] is True
+    assert config["lightning"]["trainer"]["precision"] == "bf16-mixed"
+    assert states(run)["state_dict"]["ema.updates"] == 2  # four batches
     tokenizer = load_tokenizer(run / "checkpoints" / "last.ckpt")
-    assert float(tokenizer.token_scale) == pytest.approx(logged(run)["val/token_scale"][0])
-    assert float(tokenizer.token_scale) != 1
+    assert float(tokenizer.token_scale) != 1  # measured on training images
 
     # the run's own config has the rate and the seed that it used
-    again = ("-r", run, "--scale_lr", "--device", "cpu", "lightning.trainer.max_epochs=2")
+    again = ("-r", run, "--scale_lr", "--device", "cpu", "lightning.trainer.max_epochs=3")
     assert call("train_tokenizer", *again).code == 0
     assert yaml.safe_load((run / "configs" / "config.yaml").read_text())["seed"] == 7
-    assert max(logged(run)["train/lr"]) == pytest.approx(4e-3)
+    assert max(logged(run)["train/lr"]) == pytest.approx(8e-3)
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(
-    together, project, call, tmp_path, deterministic
-):
-    flags = ("-b", project.tokenizer_yaml, "-l", tmp_path, "--device", "cpu", *deterministic)
-    assert call("train_tokenizer", *flags).code == 0
-    (one,), (two,) = tmp_path.iterdir(), (together / "logs").iterdir()
-    alone, both = logged(one), logged(two)
+def test_two_processes_train_as_one_with_the_whole_batch(together, project):
+    """With the posterior's noise, adversary and adaptive weight."""
+    (two,) = (together / "logs").iterdir()
+    alone, both = logged(project.run), logged(two)
     assert alone.keys() == both.keys()
-    for name in ("train/rec", "train/kl", "train/grad_norm", "val/psnr"):
-        assert both[name] == pytest.approx(alone[name], rel=2e-3), name
+    assert both["train/d_weight"][-1] != pytest.approx(both["train/d_weight"][0], rel=1e-3)
+    for name in alone:
+        assert both[name] == pytest.approx(alone[name], rel=2e-3, abs=1e-5), name
     assert alone["train/rec"][-1] != pytest.approx(alone["train/rec"][0], rel=2e-2)
+    scales = [states(run)["state_dict"]["tokenizer.token_scale"] for run in (project.run, two)]
+    assert scales[1].item() == pytest.approx(scales[0].item(), rel=2e-3)
+
+
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background, call, tmp_path):
+    """SIGTERM ends a run with status 0, and -r goes on with it to the same weights."""
+    given = ("-b", project.tokenizer_yaml, "-l", tmp_path, "--device", "cpu", "--no-test")
+    epochs = "lightning.trainer.max_epochs=30"
+    process = start_in_background("train_tokenizer", *given, epochs)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/images/*.png")):  # the first epoch is over
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    (run,) = tmp_path.iterdir()
+    assert "left on SIGTERM" in out and str(run) in out
+    updates = int(states(run)["state_dict"]["ema.updates"])
+    assert 4 <= updates < 120
+    epochs = updates // 4 + 1
+    done = call("train_tokenizer", "-r", run, "--device", "cpu",
+                f"lightning.trainer.max_epochs={epochs}")  # fmt: skip
+    assert done.code == 0, done.err
+    assert call("train_tokenizer", *given, "-n", "whole",
+                f"lightning.trainer.max_epochs={epochs}").code == 0  # fmt: skip
+    (whole,) = tmp_path.glob("*_whole")
+    expected = states(whole)["state_dict"]
+    for name, value in states(run)["state_dict"].items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_the_decoder_is_trained_further_on_the_same_tokens(project, call, tmp_path):
+    start = project.run / "checkpoints" / "last.ckpt"
+    given = ("-b", project.tokenizer_yaml, "--device", "cpu", "-l", tmp_path)
+    overrides = ("model.params.stage2=true", f"model.params.ckpt_path={start}")
+    done = call("train_tokenizer", *given, *overrides)
+    assert done.code == 0, done.err
+    (run,) = tmp_path.iterdir()
+    before, after = load_tokenizer(start), load_tokenizer(run / "checkpoints" / "last.ckpt")
+    found = after.state_dict()
+    for name, value in before.state_dict().items():
+        frozen = name.startswith(("encoder.", "to_tokens.", "token_scale"))
+        assert torch.equal(found[name], value) is frozen, name
+    again = call("train_tokenizer", "-r", run, "--device", "cpu", "lightning.trainer.max_epochs=3")
+    assert again.code == 0, again.err
+    done = call("train_tokenizer", *given, overrides[0])
+    assert done.code == 2 and "ckpt_path: missing; stage2 starts from" in done.err
+
+
+@pytest.mark.parametrize("machine", [("--gpus", "0,"), ("-ngpu", "1")])
+def test_the_published_command_line(project, start, free_port, tmp_path, machine):
+    """Word for word, but for the numbers of machines and GPUs, the config and the address."""
+    config = yaml.safe_load(project.tokenizer_yaml.read_text())
+    config["model"]["target"] = "tokenizer.models.tokenizer.EquivariantTokenizer"
+    loss = "tokenizer.modules.losses.contperceptual.LPIPSWithDiscriminator"
+    config["model"]["params"]["lossconfig"]["target"] = loss
+    config["data"]["target"] = "scripts.train_tokenizer.DataModuleFromConfig"
+    config["lightning"]["trainer"]["max_epochs"] = 1
+    path = tmp_path / "tokenizer_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=1", "--node_rank=0",
+                "--master_addr=127.0.0.1", f"--master_port={free_port()}")  # fmt: skip
+    flags = ("-t", "True", "-nodes", "1", *machine, "-b", path, "-l", tmp_path / "logs")
+    done = start("train_tokenizer", *flags, launcher=torchrun)
+    assert done.code == 0, done.err
+    (run,) = (tmp_path / "logs").iterdir()
+    assert run.name.endswith("_tokenizer_config") and states(run)["epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("-nodes", 2), "-nodes: found 2, but torchrun started 1 machine(s)"),
+        (("-ngpu", 8), "-ngpu: found 8, but torchrun started 1 process(es) a machine"),
+        (("--gpus", "0,1"), "--gpus: names 2 GPU(s) for 1 process(es) a machine"),
+        (("--gpus", "all"), "--gpus: found 'all', expected numbers such as 0,1"),
+    ],
+)
+def test_flags_that_cannot_be_are_named(project, call, tmp_path, flags, message):
+    done = call("train_tokenizer", "-b", project.tokenizer_yaml, "-l", tmp_path, *flags)
+    assert done.code == 2 and message in done.err, done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_training_nothing_is_written(project, call, tmp_path):
@@ -172,6 +271,12 @@ def test_without_training_nothing_is_written(project, call, tmp_path):
         ("lightning.trainer=3", "lightning.trainer: found 3, expected arguments"),
         ("lightning.trainer.max_epoch=3", "lightning.trainer.max_epoch: unknown key; did you"),
         ("lightning.trainer.max_epochs=x", "lightning.trainer.max_epochs: found 'x' (str)"),
+        ("lightning.checkpoint_every=x", "checkpoint_every: found 'x', expected int"),
+        ("model.params.accumulate=2", "model.params.accumulate: unknown key"),
+        ("lightning.trainer.accumulate_grad_batches=-1", "accumulate: found -1, expected 1 or"),
+        ("model.params.lossconfig.params.disc_type=gan", "disc_type: found 'gan'"),
+        ("model.params.lossconfig.params.disc_factor=2", "disc_factor: found 2"),
+        ("model.params.lossconfig.params.perceptual_weight=1", "vgg16-397923af.pth: missing in"),
         ("lightning.trainer.gradient_clip_val=1", "expected model.params.grad_clip"),
         ("lightning.trainer.precision=16-mixed", "found '16-mixed', expected bf16-mixed"),
         ("x", "override 'x': expected dotted.key=value"),

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 
 from common import checkpoint, images
 from common.datamodule import DataModule
 from common.distributed import Process
 from common.errors import UserError
+from common.seeding import BatchDraws
+from common.signals import Interrupted
 from tokenizer import lightning, load_tokenizer
 from tokenizer.lightning import TokenizerModule
-from tokenizer.trainer import build_trainer, quieten
+from tokenizer.trainer import Checkpoints, build_trainer, quieten
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
+# The objective without networks that have to be downloaded.
+PLAIN = {"perceptual_weight": 0, "disc_type": "patchgan", "semantic_loss_w": 0}
 PARAMS = {
     "ddconfig": {
         "resolution": 32,
@@ -33,7 +40,7 @@ PARAMS = {
     "scheduler_config": {"warm_up_steps": 2},
     "lossconfig": {
         "target": "tokenizer.objective.Objective",
-        "params": {"disc_start": 3, "disc_width": 4},
+        "params": {**PLAIN, "disc_start": 3, "disc_width": 4},
     },
 }
 
@@ -43,14 +50,35 @@ def panoramas(length, seed=0):
             "params": {"length": length, "size": 32, "seed": seed}}  # fmt: skip
 
 
-def train(folder, epochs=2, validation=True, resume=None, params=PARAMS, seed=0, **options):
-    """A run of batches of three; two batches an epoch."""
+class Signal(Callback):
+    """Sends this process a signal after an update."""
+
+    def __init__(self, number, update):
+        self.number, self.update = number, update
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if module.step == self.update and module.between_updates:
+            os.kill(os.getpid(), self.number)
+
+
+def train(
+    folder, epochs=2, validation=True, resume=None, params=PARAMS, after=None, workers=0, **options
+):
+    """A run of batches of three; two batches an epoch, or what `pictures` of them make.
+
+    `after` is a signal and the update after which it comes.
+    """
     quieten()
-    data = DataModule(3, panoramas(7), panoramas(5, seed=1) if validation else None, seed=seed)
-    torch.manual_seed(seed)
-    module = TokenizerModule(**copy.deepcopy(params), seed=seed)
+    pictures = options.pop("pictures", 7)
+    data = DataModule(
+        3, panoramas(pictures), panoramas(5, seed=1) if validation else None, num_workers=workers
+    )
+    torch.manual_seed(0)
+    module = TokenizerModule(**copy.deepcopy(params))
     options = {"max_epochs": epochs, "log_every_n_steps": 1, "enable_progress_bar": True} | options
-    trainer = build_trainer(folder, options, ALONE, validation)
+    callbacks = [*options.pop("callbacks", []), *([Signal(*after)] if after else [])]
+    callbacks.append(Checkpoints(folder / "checkpoints" / "last.ckpt", ALONE))
+    trainer = build_trainer(folder, options, ALONE, validation, callbacks)
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     return module, trainer
 
@@ -68,12 +96,75 @@ def unbroken(tmp_path_factory):
 def test_a_resumed_run_is_an_unbroken_one(unbroken, tmp_path):
     folder, whole, _ = unbroken
     train(tmp_path, epochs=1)
-    module, trainer = train(tmp_path, 3, resume=tmp_path / "checkpoints" / "last.ckpt", seed=0)
+    module, trainer = train(tmp_path, 3, resume=tmp_path / "checkpoints" / "last.ckpt")
     assert module.step == whole.step == trainer.global_step == 6
     expected = state(folder)
     assert "objective.discriminator.stack.0.weight" in expected
     for name, value in state(tmp_path).items():
         assert torch.equal(value, expected[name]), name
+
+
+def optimizer_states(folder):
+    file = checkpoint.load(folder / "checkpoints" / "last.ckpt")
+    return [state["state"] for state in file["optimizer_states"]]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_killed_after_any_update_goes_on_as_if_it_had_not_been(tmp_path, accumulate):
+    """Six updates in two epochs, with adversary, EMA, schedule and validation."""
+    params = {**PARAMS, "accumulate": accumulate}
+    given = {"params": params, "pictures": 9 * accumulate, "num_sanity_val_steps": 0}
+    train(tmp_path / "whole", **given)
+    expected, moments = state(tmp_path / "whole"), optimizer_states(tmp_path / "whole")
+    for update in range(1, 7):
+        folder = tmp_path / str(update)
+        last = folder / "checkpoints" / "last.ckpt"
+        with pytest.raises(Interrupted):
+            train(folder, after=(signal.SIGTERM, update), workers=update % 2, **given)
+        assert state(folder)["ema.updates"] == update
+        module, _ = train(folder, resume=last, **given)
+        assert module.step == 6
+        for name, value in state(folder).items():
+            # the scale is measured in validation, which an epoch left at its end goes without
+            if not name.endswith("token_scale"):
+                assert torch.equal(value, expected[name]), (update, name)
+        for found, known in zip(optimizer_states(folder), moments, strict=True):
+            for index, values in known.items():
+                for key, value in values.items():
+                    assert torch.equal(found[index][key], value), (update, index, key)
+
+
+def test_a_run_killed_in_validation_goes_on_with_the_next_epoch(unbroken, tmp_path):
+    class InValidation(Callback):
+        def on_validation_batch_end(self, trainer, module, _, __, index, *___):
+            if module.step == 4 and index == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(Interrupted):
+        train(tmp_path, epochs=3, callbacks=[InValidation()])
+    assert state(tmp_path)["ema.updates"] == 4
+    module, trainer = train(tmp_path, epochs=3, resume=last)
+    assert module.step == 6 and trainer.current_epoch == 3
+    expected = state(unbroken[0])
+    for name, value in state(tmp_path).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_the_best_checkpoint_can_be_gone_on_from(unbroken, tmp_path):
+    train(tmp_path, epochs=1)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    train(tmp_path, epochs=3, resume=best)
+    expected = state(unbroken[0])
+    for name, value in state(tmp_path).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_signal_asks_for_a_checkpoint_and_training_goes_on(tmp_path, capsys):
+    module, _ = train(tmp_path, epochs=1, pictures=9, after=(signal.SIGUSR1, 2))
+    assert module.step == 3
+    assert "checkpoint after 2 updates" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
 def test_steps_are_those_of_the_autoencoder(unbroken):
@@ -91,14 +182,13 @@ def test_the_average_is_neither_the_start_nor_the_end(unbroken):
     assert not any(p.requires_grad for p in module.ema.parameters())
 
 
-@pytest.mark.parametrize("validation", [True, False])
-def test_the_checkpoint_carries_the_scale_of_the_tokens(tmp_path, validation):
-    module, trainer = train(tmp_path, epochs=1, validation=validation)
+def test_the_checkpoint_carries_the_scale_of_the_tokens(tmp_path):
+    module, trainer = train(tmp_path, epochs=1)
     tokenizer = load_tokenizer(tmp_path / "checkpoints" / "last.ckpt")
     assert torch.equal(tokenizer.token_scale, module.ema.model.token_scale)
-    dataset = trainer.datamodule.datasets["validation" if validation else "train"]
+    dataset = trainer.datamodule.datasets["validation"]
     pictures = images.to_float(torch.stack([dataset[i][0] for i in range(len(dataset))]))
-    draws = torch.Generator().manual_seed(0)
+    draws = BatchDraws(torch.Generator().manual_seed(0))
     with torch.no_grad():
         posterior = tokenizer.encode(pictures)
         tokens = torch.cat([tokenizer.sample_tokens(posterior, draws) for _ in range(50)])
@@ -119,17 +209,17 @@ def test_the_last_checkpoint_is_the_newest_and_the_best_the_best(tmp_path, monke
     values = iter([10.0, 30.0, 20.0])
     current = {"epoch": None, "value": None}
 
-    def psnr(fake, real):
+    def means(self, device):
         if current["epoch"] != current["trainer"].current_epoch:
             current.update(epoch=current["trainer"].current_epoch, value=next(values))
-        return torch.full((len(real),), current["value"])
+        return {"psnr": current["value"]}
 
     class Module(TokenizerModule):
         def on_fit_start(self):
             current["trainer"] = self.trainer
             super().on_fit_start()
 
-    monkeypatch.setattr(lightning, "psnr", psnr)
+    monkeypatch.setattr(lightning.Fidelity, "means", means)
     monkeypatch.setitem(globals(), "TokenizerModule", Module)
     train(tmp_path, epochs=3, num_sanity_val_steps=0)
     found = {name: checkpoint.load(tmp_path / "checkpoints" / f"{name}.ckpt")["epoch"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.seeding import BatchDraws
 from tokenizer import Tokenizer
 from tokenizer.posterior import Posterior
 
@@ -54,8 +55,9 @@ def test_a_single_token_cannot_be_decoded(tokenizer):
 def test_tokens_of_stage_two_are_scaled_on_both_ways(tokenizer):
     tokenizer.token_scale.fill_(0.25)
     mean = torch.randn(2, 5, 6)
-    drawn = tokenizer.posterior(mean).sample(torch.Generator().manual_seed(3))
-    tokens = tokenizer.sample_tokens(tokenizer.posterior(mean), torch.Generator().manual_seed(3))
+    posterior = tokenizer.posterior(mean)
+    drawn = posterior.sample(BatchDraws(torch.Generator().manual_seed(3)))
+    tokens = tokenizer.sample_tokens(posterior, BatchDraws(torch.Generator().manual_seed(3)))
     assert torch.equal(tokens, 0.25 * drawn)
     torch.testing.assert_close(tokenizer.decode_tokens(tokens), tokenizer.decode(drawn))
 

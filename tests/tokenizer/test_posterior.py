@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from common.seeding import BatchDraws
 from tokenizer.posterior import Posterior
 
 STD = 2.5
@@ -24,12 +25,13 @@ def clamped_normal_moments(sigma: float, bound: float) -> tuple[float, float]:
 def spread(generator):
     """Mean square of the noise of each of many images, [20000]."""
     mean = torch.full((20000, 16, 16), 3.0)
-    return (Posterior(mean, STD).sample(generator) - mean).square().mean((1, 2))
+    return (Posterior(mean, STD).sample(BatchDraws(generator)) - mean).square().mean((1, 2))
 
 
 def test_the_variance_is_that_of_a_clamped_normal_scale(spread):
     second, _ = clamped_normal_moments(STD / 0.8, STD)
     assert spread.mean().item() == pytest.approx(second, rel=0.02)
+    assert Posterior(torch.zeros(1, 1, 1), STD).noise_variance == pytest.approx(second)
 
 
 def test_an_image_has_one_scale(spread):
@@ -47,12 +49,20 @@ def test_the_scale_is_clamped(spread):
 
 def test_samples_come_from_their_generator():
     posterior = Posterior(torch.zeros(3, 4, 5), STD)
-    draws = [posterior.sample(torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    draws = [posterior.sample(BatchDraws(torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
+def test_shares_of_a_batch_have_the_noise_of_the_whole():
+    mean = torch.randn(6, 4, 5)
+    whole = Posterior(mean, STD).sample(BatchDraws(torch.Generator().manual_seed(1)))
+    for rank in range(3):
+        draws = BatchDraws(torch.Generator().manual_seed(1), rank, 3)
+        assert torch.equal(Posterior(mean[rank::3], STD).sample(draws), whole[rank::3])
+
+
 def test_noise_is_centred_and_independent(generator):
-    noise = Posterior(torch.zeros(4000, 2, 3), STD).sample(generator).flatten(1)
+    noise = Posterior(torch.zeros(4000, 2, 3), STD).sample(BatchDraws(generator)).flatten(1)
     assert noise.mean(0).abs().max() < 0.12
     correlation = torch.corrcoef(noise.T) - torch.eye(6)
     assert correlation.abs().max() < 0.08

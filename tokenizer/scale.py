@@ -1,0 +1,105 @@
+"""The scale of the tokens: the factor that gives sampled tokens unit variance for stage two.
+
+Shapes: B batch, L columns, C token channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from common import checkpoint, distributed, images
+from common.distributed import Process
+from common.errors import UserError
+from common.logs import progress
+from tokenizer.loading import load_tokenizer
+from tokenizer.model import Tokenizer
+from tokenizer.posterior import Posterior
+
+SCALE_IMAGES = 50_000  # more make the scale no better
+
+
+class Moments:
+    """Mean and variance of the sampled tokens of all processes, in expectation over the noise."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64)  # values, their sum, sum of their squares
+
+    def add(self, posterior: Posterior) -> None:
+        mean = posterior.mean.double()
+        squares = mean.square().sum().item() + mean.numel() * posterior.noise_variance
+        sums = [mean.numel(), mean.sum().item(), squares]
+        self.sums += torch.tensor(sums, dtype=torch.float64)
+
+    def scale(self, device: torch.device) -> float | None:
+        """1/std over all processes; None where the tokens have collapsed or diverged."""
+        count, first, second = distributed.total(self.sums.to(device)).tolist()
+        variance = second / count - (first / count) ** 2 if count else 0.0
+        return variance**-0.5 if variance > 0 else None
+
+
+@torch.no_grad()
+def measure_scale(
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    process: Process,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    limit: int = SCALE_IMAGES,
+) -> float:
+    """1/std of posterior samples over a data set, the same for any number of processes.
+
+    Args:
+        tokenizer: with the weights that stage two will use.
+        dataset: of uint8 images [3, H, W] and labels; training pictures, with their crops.
+        process: this process; each takes its share.
+        batch_size, num_workers: of the loader of one process.
+        limit: use at most so many images, evenly spread over the data set.
+
+    Raises:
+        UserError: there are fewer images than processes, or the tokens do not vary.
+    """
+    count = min(limit, len(dataset))
+    if count < process.world:
+        raise UserError(f"found {count} images for {process.world} processes, expected one each")
+    numbers = [k * len(dataset) // count for k in range(count)]
+    share = Subset(dataset, numbers[process.rank :: process.world])
+    loader = DataLoader(share, batch_size, num_workers=num_workers)
+    moments = Moments()
+    with progress(len(loader), "token scale", "batch", process.is_main) as bar:
+        for pictures, _ in loader:
+            moments.add(tokenizer.encode(images.to_float(pictures.to(process.device))))
+            bar.update()
+    scale = moments.scale(process.device)
+    if scale is None:
+        raise UserError("the tokens of this tokenizer have no finite spread; was it trained?")
+    return scale
+
+
+def rescale(paths: Sequence[Path], dataset: Dataset, process: Process, **options: int) -> float:
+    """Measure the scale of the tokens of checkpoints and store it there; see `measure_scale`.
+
+    Args:
+        paths: checkpoints of one run of `scripts/train_tokenizer.py`, written whole or not at all;
+            those of the same update have the same scale.
+
+    Returns:
+        The scale of the last one.
+    """
+    scales: dict[int, float] = {}  # by the updates of a checkpoint
+    for path in paths:
+        file = checkpoint.load(path)
+        updates = int(file["state_dict"]["ema.updates"])
+        if updates not in scales:
+            tokenizer = load_tokenizer(path).to(process.device)
+            scales[updates] = measure_scale(tokenizer, dataset, process, **options)
+        for name, tensor in file["state_dict"].items():
+            if name.endswith("token_scale"):
+                tensor.fill_(scales[updates])
+        if process.is_main:
+            checkpoint.save(path, file)
+    distributed.barrier()
+    return scales[updates]
