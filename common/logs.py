@@ -58,7 +58,7 @@ class Unreadable:
     """Counts and names the pictures of a data set that could not be read.
 
     Args:
-        dataset: an `ImageFolder`, or one whose pictures are not files.
+        dataset: `Pictures`, or one whose pictures are not files.
         name: what messages call it.
         device: of the process, for the sum over all of them.
     """

@@ -43,8 +43,9 @@ def main() -> None:
         dataset = image_data(flags, tokenizer, train=False, seed=0)
         if getattr(dataset, "train", False):
             raise UserError(
-                "data.params.train.params.train: found true, expected false: cached images would "
-                "keep one random crop and flip for ever"
+                "data.params.train: crops or flips at random, so that cached images would keep one "
+                "crop and flip for ever; expected train: false (for ImageNetTrain "
+                "config.random_crop: false and flip: false)"
             )
         header["class_names"] = list(dataset.class_names)
         tokenizer.to(process.device)

@@ -83,14 +83,7 @@ class TokenizerModule(LightningModule):
         for key, value in {"embed_dim": embed_dim, "accumulate": accumulate}.items():
             if value < 1:
                 raise UserError(f"{key}: found {value}, expected 1 or more")
-        self.sizes = {
-            "ddconfig": ddconfig,
-            "embed_dim": embed_dim,
-            "std": std,
-            "sematicconfig": sematicconfig,
-            "post_channels": post_channels,
-        }
-        self.tokenizer = Tokenizer(**self.sizes)
+        self.tokenizer = Tokenizer(ddconfig, embed_dim, std, sematicconfig, post_channels)
         self.ema = EMA(self.tokenizer, ema_decay, warmup=True)
         self.objective: Objective = configuration.instantiate(
             lossconfig, "lossconfig", weights_dir=weights_dir
@@ -130,8 +123,9 @@ class TokenizerModule(LightningModule):
             )
 
     def _start_from(self, path: str, stage2: bool) -> None:
-        average = load_tokenizer(path, self.sizes, ema=True)
-        raw = average if stage2 else load_tokenizer(path, self.sizes, ema=False)
+        sizes = self.tokenizer.sizes
+        average = load_tokenizer(path, sizes, ema=True)
+        raw = average if stage2 else load_tokenizer(path, sizes, ema=False)
         load_weights(self.tokenizer, raw.state_dict(), path)
         load_weights(self.ema.model, average.state_dict(), path)
 
@@ -284,4 +278,4 @@ class TokenizerModule(LightningModule):
         load_weights(self, checkpoint["state_dict"], "the checkpoint to go on from")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tokenizer"] = self.sizes
+        checkpoint["tokenizer"] = self.tokenizer.sizes

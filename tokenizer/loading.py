@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,11 +13,15 @@ from torch import Tensor
 from common import checkpoint, config
 from common.errors import UserError
 from common.latents import weights_hash
+from tokenizer.exported import read
 from tokenizer.model import Tokenizer
 from tokenizer.released import from_released
 
 # keys of `model.params` that decide the network, and those that only training reads
-TRAINING = ("lossconfig", "scheduler_config", "ema_decay", "grad_clip", "learning_rate", "seed")
+TRAINING = (
+    *("lossconfig", "scheduler_config", "ema_decay", "grad_clip", "learning_rate", "seed"),
+    *("stage2", "compile", "channels_last", "grad_checkpointing"),
+)
 SIZES = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
 RELEASED_SCALE = 0.05493  # of the tokens of the released tokenizer, whose file does not say it
 
@@ -30,7 +35,8 @@ def load_tokenizer(
     """The tokenizer of a checkpoint, in evaluation mode and without gradients.
 
     Args:
-        path: a checkpoint of `scripts/train_tokenizer.py`, or a released one.
+        path: a checkpoint of `scripts/train_tokenizer.py`, a folder of
+            `scripts/export_tokenizer.py`, or a released checkpoint.
         sizes: arguments of `Tokenizer`; a checkpoint of ours carries its own, a released one
             needs them (`model.params` of its YAML file).
         token_scale: overrides the measured scale of the tokens (`--vae_norm`); a checkpoint
@@ -40,7 +46,8 @@ def load_tokenizer(
     Raises:
         UserError: no such file, not a tokenizer, or sizes that its weights do not fit.
     """
-    file = checkpoint.load(path)
+    exported = Path(path).is_dir()
+    file = read(Path(path)) if exported else checkpoint.load(path)
     state = file.get("state_dict", file)
     own = file.get("tokenizer")
     if own is None and sizes is None:
@@ -50,7 +57,9 @@ def load_tokenizer(
         )
     node = {"target": "tokenizer.model.Tokenizer", "params": own or sizes}
     tokenizer: Tokenizer = config.instantiate(node, "model")
-    if own is not None:
+    if exported:
+        weights = state
+    elif own is not None:
         prefix = "ema.model." if ema else "tokenizer."
         weights = _under(prefix, state)
     else:

@@ -6,6 +6,7 @@ Shapes: B batch, H W pixels, f_w column width, L = W/f_w columns, C token channe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -57,6 +58,14 @@ class Tokenizer(nn.Module):
         self.from_tokens = column_conv(embed_dim, columns)
         self.decoder = Decoder(config)
         self.semantic_decoder = None
+        # plain values that build the same network
+        self.sizes = {
+            "ddconfig": asdict(config),
+            "embed_dim": embed_dim,
+            "std": std,
+            "sematicconfig": None,
+            "post_channels": post_channels,
+        }
         if sematicconfig is not None:
             semantic = parse(SemanticConfig, sematicconfig, "sematicconfig")
             if semantic.z_channels != config.widths[-1]:
@@ -65,6 +74,7 @@ class Tokenizer(nn.Module):
                     f"{config.widths[-1]} channels of the decoder's deepest level"
                 )
             self.semantic_decoder = SemanticDecoder(semantic)
+            self.sizes["sematicconfig"] = asdict(semantic)
         # 1/std of sampled tokens, measured in training; the methods below alone scale by it
         self.register_buffer("token_scale", torch.ones(()))
 

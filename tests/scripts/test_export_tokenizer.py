@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import torch
+
+from tokenizer import load_tokenizer
+
+
+def test_a_folder_holds_all_that_a_tokenizer_needs(project, call, tmp_path):
+    given = project.run / "checkpoints" / "last.ckpt"
+    done = call("export_tokenizer", given, tmp_path / "exported")
+    assert done.code == 0 and "4 channels a column of 64 × 8 px" in done.out
+    assert {p.name for p in (tmp_path / "exported").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+    }
+    expected, found = load_tokenizer(given), load_tokenizer(tmp_path / "exported")
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+    image = torch.rand(1, 3, 64, 72) * 2 - 1
+    assert torch.equal(found.encode(image).mode(), expected.encode(image).mode())
+    assert found.decode(found.encode(image).mode()).shape == image.shape
+
+    # again, through a YAML file and with another scale
+    done = call("export_tokenizer", project.stage_two_yaml, tmp_path / "exported", "--vae_norm", 2)
+    assert done.code == 0 and float(load_tokenizer(tmp_path / "exported").token_scale) == 2
+
+
+def test_folders_that_are_something_else_are_named(project, call, tmp_path):
+    given = project.run / "checkpoints" / "last.ckpt"
+    (tmp_path / "mine.txt").write_text("")
+    done = call("export_tokenizer", given, tmp_path)
+    assert done.code == 2 and f"{tmp_path}: not empty, and no exported tokenizer" in done.err
+    done = call("export_tokenizer", tmp_path, tmp_path / "x")
+    assert done.code == 2 and f"{tmp_path}: holds no config.json" in done.err
+    (tmp_path / "config.json").write_text("{")
+    done = call("export_tokenizer", tmp_path, tmp_path / "x")
+    assert done.code == 2 and "config.json: not JSON" in done.err
+    (tmp_path / "config.json").write_text(json.dumps({"embed_dim": 4}))
+    done = call("export_tokenizer", tmp_path, tmp_path / "x")
+    assert done.code == 2 and "model.safetensors: no such checkpoint file" in done.err
+
+
+def test_the_published_use_as_a_library(project):
+    code = (
+        "import torch; from tokenizer import load_tokenizer\n"
+        f"tok = load_tokenizer({str(project.run / 'checkpoints' / 'last.ckpt')!r})\n"
+        "tokens = tok.encode(torch.zeros(1, 3, 64, 64)).mode()\n"
+        "print(tuple(tokens.shape), tuple(tok.decode(tokens).shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "(1, 8, 4) (1, 3, 64, 64)\n", done.stderr
