@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
-from torchvision.models import vgg16
 
-from common.pretrained import FILES
 from tokenizer import Tokenizer
 
 SIZES = {
@@ -52,33 +46,3 @@ def tokenizer(sizes):
 def generator():
     """Randomness."""
     return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def pretrained_folder(tmp_path_factory):
-    """The objective's networks: files of the true names and shapes, with random weights."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        with torch.device("meta"):  # the classifier beside the features is large
-            features = vgg16(weights=None, init_weights=False).features
-        features.to_empty(device="cpu")
-        for tensor in features.parameters():
-            if tensor.ndim > 1:
-                torch.nn.init.kaiming_uniform_(tensor, nonlinearity="relu")
-            else:
-                tensor.uniform_(-0.1, 0.1)
-        weights = {f"features.{k}": v for k, v in features.state_dict().items()}
-        weights["classifier.0.bias"] = torch.zeros(4096)
-        torch.save(weights, folder / FILES["vgg16"].name)
-        for key in ("dino", "dinov2"):
-            network = timm.create_model(FILES[key].timm, pretrained=False, weight_init="skip")
-            weights = network.state_dict()
-            for name, tensor in weights.items():
-                if name in ("cls_token", "pos_embed"):
-                    tensor.normal_()
-                if name.endswith("gamma"):  # of nearly 0 in an untrained network
-                    tensor.uniform_(0.5, 1.0)
-            save_file(weights, folder / FILES[key].name)
-    yield folder
-    shutil.rmtree(folder)  # half a gigabyte, which pytest would keep
