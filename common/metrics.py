@@ -20,7 +20,8 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 def ssim(images: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004: Gaussian window of σ 1.5, 11 pixels wide), the mean
     over windows and colours: [B, 3, H, W] in [-1, 1] twice, H W ≥ 11 → [B]."""
-    images, reference = (x.clamp(-1, 1).float() for x in (images, reference))
+    # in [0, 1], because the measure compares means too, whose ratio depends on where black is
+    images, reference = ((x.clamp(-1, 1).float() + 1) / 2 for x in (images, reference))
     return structural_similarity_index_measure(
-        images, reference, data_range=2.0, reduction="none"
+        images, reference, data_range=1.0, reduction="none"
     ).reshape(len(images))

@@ -8,6 +8,7 @@ from common.errors import UserError
 from tokenizer.blocks import (
     AttentionBlock,
     Downsample,
+    Level,
     ResidualBlock,
     Upsample,
     column_conv,
@@ -111,6 +112,19 @@ def test_a_residual_block_keeps_its_input():
         nn.init.zeros_(block.conv2.bias)
         assert torch.equal(block(x), block.shortcut(x))
     assert isinstance(ResidualBlock(8, 8, groups=4).shortcut, nn.Identity)
+
+
+def test_recomputing_activations_changes_nothing():
+    torch.manual_seed(0)
+    level = Level(8, 16, blocks=2, attention=True, dropout=0.0, groups=4)
+    gradients = []
+    for level.recompute in (False, True):
+        x = torch.linspace(-1, 1, 8 * 36).reshape(1, 8, 6, 6).requires_grad_()
+        level(x).square().sum().backward()
+        gradients.append([x.grad, *(p.grad.clone() for p in level.parameters())])
+        level.zero_grad()
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
 
 
 def test_widths_that_do_not_fit_the_groups_are_named():

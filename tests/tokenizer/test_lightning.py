@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import csv
+import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -239,6 +242,38 @@ def test_the_discriminator_learns_to_tell_images_apart(unbroken):
     assert not torch.equal(
         start.state_dict()[name], module.objective.discriminator.state_dict()[name]
     )
+
+
+def test_an_adversary_from_the_first_step_on_stays_finite(tmp_path):
+    """200 updates with the adaptive weight, at a high rate."""
+    loss = {**PARAMS["lossconfig"]["params"], "disc_start": 0}
+    params = {**PARAMS, "lossconfig": {**PARAMS["lossconfig"], "params": loss}}
+    _, trainer = train(tmp_path, epochs=1, pictures=600, params=params, validation=False)
+    with (Path(trainer.loggers[1].log_dir) / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 200
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    pixel = [float(row["train/pixel"]) for row in rows]
+    assert sum(pixel[-20:]) < 0.8 * sum(pixel[:20])
+
+
+@pytest.mark.parametrize("option", ["grad_checkpointing", "channels_last"])
+def test_what_is_for_speed_leaves_the_result(unbroken, tmp_path, option):
+    train(tmp_path, epochs=1, params={**PARAMS, option: True})
+    train(tmp_path / "plain", epochs=1)
+    expected = state(tmp_path / "plain")
+    for name, value in state(tmp_path).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.long
+def test_a_compiled_network_trains_the_same(tmp_path):
+    train(tmp_path, epochs=1, params={**PARAMS, "compile": True})
+    train(tmp_path / "plain", epochs=1)
+    expected = state(tmp_path / "plain")
+    assert state(tmp_path).keys() == expected.keys()
+    for name, value in state(tmp_path).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize(
