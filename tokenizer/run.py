@@ -96,14 +96,14 @@ def train(run: Run, settings: DictConfig, fit: bool = True) -> None:
         return
     if run.process.is_main:
         print(f"{'resuming' if run.resume else 'training'} in {run.folder}", flush=True)
+    where = environment.describe(Path(__file__).parents[1])
     began = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=run.resume)
     results = {"updates": module.step, "seconds": time.monotonic() - began}
     results |= _measure(run, data)
     if run.process.is_main:
         record = {"results": results, "settings": OmegaConf.to_container(settings, resolve=True)}
-        record["environment"] = environment.describe(Path(__file__).parents[1])
-        record["processes"] = world
+        record |= {"environment": where, "processes": world}
         write_json(run.folder / "results.json", record)
 
 
