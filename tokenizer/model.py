@@ -92,7 +92,12 @@ class Tokenizer(nn.Module):
         Raises:
             UserError: H is not the tokenizer's height, or W is no multiple of the column width.
         """
-        height, width = images.shape[2:]
+        self.check_size(*images.shape[2:])
+        columns = self.encoder(images)  # [B, L, P]
+        return self.posterior(self.to_tokens(columns.mT).mT)  # [B, L, C]
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images that cannot be encoded; see `encode`."""
         if height != self.height:
             raise UserError(f"image height: found {height}, expected {self.height} pixels")
         if width % self.column_width or width < 2 * self.column_width:
@@ -100,8 +105,6 @@ class Tokenizer(nn.Module):
                 f"image width: found {width}, expected a multiple of the column width "
                 f"{self.column_width}, at least {2 * self.column_width} pixels"
             )
-        columns = self.encoder(images)  # [B, L, P]
-        return self.posterior(self.to_tokens(columns.mT).mT)  # [B, L, C]
 
     def posterior(self, mean: Tensor) -> Posterior:
         """The posterior around a mean [B, L, C], in float32 under autocast too."""

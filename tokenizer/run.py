@@ -79,6 +79,11 @@ def train(run: Run, settings: DictConfig, fit: bool = True) -> None:
         batches = len(data.datasets["train"]) // (data.batch_size * world)
         options.setdefault("limit_train_batches", batches // accumulate * accumulate)
     module = _module(run, settings, accumulate)
+    for name, dataset in data.datasets.items():
+        try:
+            module.tokenizer.check_size(*dataset[0][0].shape[1:])
+        except UserError as error:
+            raise UserError(f"data.params.{name}: {error}") from None
     last = run.checkpoint("last")
     trainer = build_trainer(
         run.folder,

@@ -247,6 +247,10 @@ def test_without_training_nothing_is_written(project, call, tmp_path):
     done = call("train_tokenizer", "-t", "false", *given)
     assert done.code == 0 and "nothing was trained" in done.out
     assert list(tmp_path.iterdir()) == []
+    # pictures that do not fit are found without training too
+    done = call("train_tokenizer", "-t", "false", *given, "data.params.validation.params.size=72")
+    assert done.code == 2
+    assert "data.params.validation: image height: found 72, expected 64 pixels" in done.err
 
 
 @pytest.mark.parametrize(
