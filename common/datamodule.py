@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.config import instantiate
 from common.errors import UserError
 from common.sampler import DrawSampler
+from common.signals import Requests
 
 
 class ResumableLoader(DataLoader):
@@ -36,6 +38,12 @@ class ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batches that `state` counts."""
         self.sampler.resume(state["epoch"], state["batch"])
+
+
+def leave_signals_to_the_trainer(_: int) -> None:
+    """For a loader's worker: a signal to the whole group of processes is not meant for it."""
+    for number in Requests.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class DataModule(pl.LightningDataModule):
@@ -124,6 +132,7 @@ class DataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_the_trainer,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,16 +207,42 @@ def size_flags() -> tuple[object, ...]:
     return SIZES
 
 
+@dataclass(frozen=True)
+class Background:
+    """A script in a process group of its own, that goes on while the test does."""
+
+    process: subprocess.Popen
+    output: Path
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Until the condition holds; an end of the process or two minutes are a failure."""
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all processes of the group."""
+        os.killpg(self.process.pid, number)
+
+
 @pytest.fixture
-def start_in_background() -> Iterator[Callable[..., subprocess.Popen]]:
-    """A script in a process that goes on while the test does."""
+def start_in_background(tmp_path_factory) -> Iterator[Callable[..., Background]]:
     started = []
 
-    def run(script: str, *flags: object) -> subprocess.Popen:
+    def run(script: str, *flags: object) -> Background:
         command = [sys.executable, ROOT / "scripts" / f"{script}.py", *map(str, flags)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=environment(), **pipes))
-        return started[-1]
+        path = tmp_path_factory.mktemp("background") / "output.txt"
+        with path.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                env=environment(PYTHONUNBUFFERED=1),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        started.append(process)
+        return Background(process, path)
 
     yield run
     for process in started:

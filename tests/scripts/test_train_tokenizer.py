@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import signal
-import time
 
 import pytest
 import torch
@@ -162,19 +161,20 @@ def test_two_processes_train_as_one_with_the_whole_batch(together, project):
 
 
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background, call, tmp_path):
-    """SIGTERM ends a run with status 0, and -r goes on with it to the same weights."""
+    """SIGTERM ends a run with status 0, and -r goes on with it to the same weights.
+
+    The signal goes to the loader's worker too, as that of a cluster's scheduler does.
+    """
     given = ("-b", project.tokenizer_yaml, "-l", tmp_path, "--device", "cpu", "--no-test")
     epochs = "lightning.trainer.max_epochs=30"
-    process = start_in_background("train_tokenizer", *given, epochs)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/images/*.png")):  # the first epoch is over
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    started = start_in_background("train_tokenizer", *given, epochs, "data.params.num_workers=1")
+    started.wait_for(lambda: list(tmp_path.glob("*/images/*.png")))  # the first epoch is over
+    started.signal(signal.SIGUSR1)
+    started.wait_for(lambda: "checkpoint after" in started.output.read_text())
+    started.signal(signal.SIGTERM)
+    assert started.process.wait(120) == 0, started.output.read_text()
     (run,) = tmp_path.iterdir()
-    assert "left on SIGTERM" in out and str(run) in out
+    assert f"left on SIGTERM; `-r {run}` goes on" in started.output.read_text()
     updates = int(states(run)["state_dict"]["ema.updates"])
     assert 4 <= updates < 120
     epochs = updates // 4 + 1
