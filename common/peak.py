@@ -20,8 +20,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 SIDES = (1024, 2048, 4096, 8192)  # of the matrices; small ones do not fill a GPU
+LARGE = 2**28  # bytes that are copied, more than a cache holds
 PATIENCE = 0.2  # seconds of a product after which no larger one is tried
 ROUNDS = 3
+WAITING = 0.9  # of the time spent on launching: then a GPU waits for its program
+EXPLAINED = 0.5  # of the time, by a measured peak: then that is the bound
 
 
 def synchronise(device: torch.device) -> None:
@@ -72,10 +75,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, tf32: bool = False) ->
 
 def memory_bandwidth(device: torch.device) -> float:
     """Bytes/s of a large copy, read and written ones together."""
-    size = 2**30 if device.type == "cuda" else 2**28  # more than any cache holds
-    source = torch.ones(size // 4, device=device)
+    source = torch.ones(LARGE // 4, device=device)
     target = torch.zeros_like(source)
-    return 2 * size / fastest(lambda: target.copy_(source), device)
+    return 2 * LARGE / fastest(lambda: target.copy_(source), device)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -119,6 +121,54 @@ def counted() -> Iterator[Work]:
     ):
         yield work
     work.flops, work.traffic = flops.get_total_flops(), traffic.moved
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Seconds until `call` is done, and until it has told the device all that it has to do."""
+    synchronise(device)
+    start = time.perf_counter()
+    call()
+    told = time.perf_counter()
+    synchronise(device)
+    return time.perf_counter() - start, told - start
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What the time of a computation goes into, as shares of it.
+
+    Args:
+        arithmetic: what its FLOPs would take at the measured rate of products.
+        traffic: what `Work.traffic` would take at the measured bandwidth.
+        launching: in which the program was still telling a GPU what to do; None on a CPU.
+    """
+
+    arithmetic: float
+    traffic: float
+    launching: float | None = None
+
+    @property
+    def bound(self) -> str:
+        """What keeps it from being faster: `launching`, `arithmetic`, `traffic` or `neither`."""
+        if (self.launching or 0) > WAITING:
+            return "launching"
+        if max(self.arithmetic, self.traffic) < EXPLAINED:
+            return "neither"
+        return "arithmetic" if self.arithmetic >= self.traffic else "traffic"
+
+    def __str__(self) -> str:
+        launching = "" if self.launching is None else f"{self.launching:.0%}"
+        return (
+            f"At the measured peaks, arithmetic would take {self.arithmetic:.0%} of the time, "
+            f"and the memory traffic of all other operations at most {self.traffic:.0%}. "
+        ) + {
+            "launching": f"For {launching} of the time the program was still launching operations: "
+            "the GPU waits for it, and larger batches or compilation may help.",
+            "arithmetic": "So arithmetic is the bound.",
+            "traffic": "So memory traffic is the bound, unless caches hold much of it.",
+            "neither": "So neither is the bound: the operations reach less than the device gives "
+            "at best.",
+        }[self.bound]
 
 
 class _Traffic(TorchDispatchMode):

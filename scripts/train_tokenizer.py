@@ -12,22 +12,17 @@ from __future__ import annotations
 import argparse
 import datetime
 import pdb
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from common import config, distributed
-from common.coerce import Mismatch, coerce
+from common import distributed
 from common.errors import UserError, run_cli
 from common.signals import Interrupted
+from tokenizer import settings
 from tokenizer.run import Run, check_machine, train
 from tokenizer.trainer import quieten, wandb_logger
-
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def parse() -> argparse.Namespace:
@@ -49,25 +44,19 @@ def parse() -> argparse.Namespace:
     run("--scale_lr", action="store_true", help="multiply a new run's rate by the global batch")
     run("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     run("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
-    speed = parser.add_argument_group("machine and speed").add_argument
+    machine = parser.add_argument_group("machine and speed")
+    speed = machine.add_argument
     speed("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     speed("-nodes", "--nodes", type=int, help="machines; must be what torchrun was told")
     speed("-ngpu", "--ngpu", type=int, help="GPUs a machine; must be what torchrun was told")
     speed("--gpus", metavar="0,1,...", help="numbers of the GPUs that each machine uses")
-    speed("--precision", choices=PRECISIONS, help="of convolutions and products")
+    speed("--precision", choices=settings.PRECISIONS, help="of convolutions and products")
     speed("--accumulate", type=int, metavar="N", help="make an update of N batches")
-    speed("--compile", action="store_true", help="compile encoder and decoder")
-    speed("--channels_last", action="store_true", help="keep channels innermost in memory")
-    speed("--grad_checkpointing", action="store_true", help="less memory for more arithmetic")
+    settings.add_speed_flags(machine)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="over the configs, by dotted key"
     )
-    flags = parser.parse_intermixed_args()
-    # `-b config.yaml key=value`: what follows the configs is read as one more of them
-    misread = [word for word in flags.base if "=" in word and not Path(word).exists()]
-    flags.base = [word for word in flags.base if word not in misread]
-    # a later override wins, wherever on the line it stands
-    flags.overrides = [word for word in sys.argv[1:] if word in (*flags.overrides, *misread)]
+    flags = settings.parse(parser)
     if flags.train.lower() not in ("true", "false"):
         raise UserError(f"-t/--train: found {flags.train!r}, expected True or False")
     return flags
@@ -93,42 +82,6 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
     return folder, file, [folder / "configs" / "config.yaml", *flags.base]
 
 
-def read(files: list[Path], flags: argparse.Namespace) -> DictConfig:
-    """The run's configuration, with what the flags say; its seed, which decides all that is
-    random, among it."""
-    given = {
-        "seed": flags.seed,
-        "model.params.compile": flags.compile or None,
-        "model.params.channels_last": flags.channels_last or None,
-        "model.params.grad_checkpointing": flags.grad_checkpointing or None,
-        "lightning.trainer.accumulate_grad_batches": flags.accumulate,
-        "lightning.trainer.precision": PRECISIONS.get(flags.precision),
-    }
-    shortcuts = [f"{key}={value}" for key, value in given.items() if value is not None]
-    settings = config.load(files, [*flags.overrides, *shortcuts])
-    config.check_keys(settings, ("model", "data", "lightning", "seed"), "")
-    settings.setdefault("lightning", {})
-    if settings.lightning is None:
-        settings.lightning = {}
-    config.check_keys(settings.lightning, ("trainer", "checkpoint_every"), "lightning")
-    for key in ("model", "data"):
-        if not isinstance(settings.get(key), DictConfig):
-            raise UserError(f"{key}: found {settings.get(key)!r}, expected target and params")
-    settings.setdefault("seed", 0)
-    settings.model.setdefault("base_learning_rate", 1.92e-4)
-    settings.lightning.setdefault("checkpoint_every", 0)
-    for node, key, kind in (
-        (settings, "seed", int),
-        (settings.model, "base_learning_rate", float),
-        (settings.lightning, "checkpoint_every", int),
-    ):
-        try:
-            node[key] = coerce(node[key], kind)
-        except Mismatch:
-            raise UserError(f"{key}: found {node[key]!r}, expected {kind.__name__}") from None
-    return settings
-
-
 def gpu_numbers(words: str | None) -> list[int] | None:
     """The numbers of `--gpus 0,1,...`."""
     if words is None:
@@ -146,7 +99,14 @@ def main() -> None:
     with distributed.launch(flags.device, gpus) as process, debugging(flags.debug):
         check_machine(process, flags.nodes, flags.ngpu)
         folder, resume, files = locate_run(flags)
-        settings = read(files, flags)
+        given = {
+            "seed": flags.seed,
+            "lightning.trainer.accumulate_grad_batches": flags.accumulate,
+            "lightning.trainer.precision": settings.PRECISIONS.get(flags.precision),
+        }
+        shortcuts = [f"{key}={value}" for key, value in given.items() if value is not None]
+        shortcuts += settings.speed_overrides(flags)
+        told = settings.read(files, [*flags.overrides, *shortcuts])
         fit = flags.train.lower() == "true"
         loggers = [wandb_logger(flags.wandb, folder)] if flags.wandb and fit else []
         run = Run(
@@ -163,7 +123,7 @@ def main() -> None:
         if gpus and process.device.type == "cpu":
             say("--gpus: there is no GPU here; training on the CPU")
         try:
-            train(run, settings, fit)
+            train(run, told, fit)
         except Interrupted:
             say(f"left on SIGTERM; `-r {folder}` goes on from {run.checkpoint('last')}")
             return

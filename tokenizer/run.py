@@ -13,14 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from common import config, environment, seeding
+from common.coerce import Mismatch, coerce
 from common.datamodule import DataModule
 from common.distributed import Process
 from common.errors import UserError
 from common.records import write_json
+from tokenizer.callbacks import Checkpoints, SavedConfig
 from tokenizer.lightning import TokenizerModule
 from tokenizer.loading import load_tokenizer
 from tokenizer.scale import rescale
-from tokenizer.trainer import Checkpoints, SavedConfig, build_trainer
+from tokenizer.trainer import build_trainer
 from tokenizer.validation import available_lpips, measure_fidelity
 
 
@@ -57,7 +59,7 @@ def train(run: Run, settings: DictConfig, fit: bool = True) -> None:
 
     Args:
         run: where, and from what.
-        settings: nodes `model`, `data`, `lightning` and `seed`.
+        settings: see `tokenizer.settings.read`.
         fit: otherwise only build everything, which finds mistakes in the settings.
 
     Raises:
@@ -67,18 +69,19 @@ def train(run: Run, settings: DictConfig, fit: bool = True) -> None:
     seeding.seed_everything(settings.seed)
     data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
     data.setup("fit")
-    options = settings.lightning.get("trainer") or {}
-    if not isinstance(options, DictConfig | dict):
-        raise UserError(f"lightning.trainer: found {options!r}, expected arguments of the trainer")
-    options = dict(options)
-    accumulate = options.pop("accumulate_grad_batches", None) or 1
+    options, accumulate = trainer_options(settings)
     world = run.process.world
     if run.scale_lr and run.resume is None:  # a run's own config has the rate that it uses
         settings.model.base_learning_rate *= data.batch_size * world * accumulate
     if accumulate > 1:  # an update has all its batches in one epoch
         batches = len(data.datasets["train"]) // (data.batch_size * world)
-        options.setdefault("limit_train_batches", batches // accumulate * accumulate)
-    module = _module(run, settings, accumulate)
+        limit = options.setdefault("limit_train_batches", batches // accumulate * accumulate)
+        if not isinstance(limit, int) or limit % accumulate or not 0 < limit <= batches:
+            raise UserError(
+                f"lightning.trainer.limit_train_batches: found {limit}, expected a multiple of "
+                f"accumulate_grad_batches, {accumulate}, up to the {batches} batches of an epoch"
+            )
+    module = build_module(settings, accumulate, run.weights_dir, run.resume)
     for name, dataset in data.datasets.items():
         try:
             module.tokenizer.check_size(*dataset[0][0].shape[1:])
@@ -104,6 +107,10 @@ def train(run: Run, settings: DictConfig, fit: bool = True) -> None:
     where = environment.describe(Path(__file__).parents[1])
     began = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=run.resume)
+    if not last.exists():
+        raise UserError(
+            "no update was made; expected lightning.trainer with max_epochs and limits above 0"
+        )
     results = {"updates": module.step, "seconds": time.monotonic() - began}
     results |= _measure(run, data)
     if run.process.is_main:
@@ -112,18 +119,42 @@ def train(run: Run, settings: DictConfig, fit: bool = True) -> None:
         write_json(run.folder / "results.json", record)
 
 
-def _module(run: Run, settings: DictConfig, accumulate: int) -> TokenizerModule:
+def trainer_options(settings: DictConfig) -> tuple[dict[str, Any], int]:
+    """The arguments of Lightning's trainer, and the batches of an update, which it does not take
+    where two optimizers step by hand.
+
+    Raises:
+        UserError: the number of batches is none.
+    """
+    options = OmegaConf.to_container(settings.lightning.trainer, resolve=True)
+    accumulate = options.pop("accumulate_grad_batches", None)
+    try:
+        accumulate = 1 if accumulate is None else coerce(accumulate, int)
+    except Mismatch:
+        accumulate = 0
+    if accumulate < 1:
+        raise UserError(
+            "lightning.trainer.accumulate_grad_batches: found "
+            f"{settings.lightning.trainer.accumulate_grad_batches!r}, expected 1 or more"
+        )
+    return options, accumulate
+
+
+def build_module(
+    settings: DictConfig, accumulate: int, weights_dir: str | None, resume: Path | None = None
+) -> TokenizerModule:
+    """The module that the settings describe; to go on, it starts from the checkpoint `resume`."""
     model = copy.deepcopy(settings.model)
     rate = model.pop("base_learning_rate")
-    if run.resume is not None and model.get("params", {}).get("ckpt_path"):
-        model.params.ckpt_path = str(run.resume)  # the file it once started from may be gone
+    if resume is not None and (model.get("params") or {}).get("ckpt_path"):
+        model.params.ckpt_path = str(resume)  # the file it once started from may be gone
     return config.instantiate(
         model,
         "model",
         learning_rate=rate,
         seed=settings.seed,
         accumulate=accumulate,
-        weights_dir=run.weights_dir,
+        weights_dir=weights_dir,
     )
 
 

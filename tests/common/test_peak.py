@@ -16,6 +16,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("tf32", [False, True])
 def test_rates_are_those_of_a_machine(monkeypatch, tf32):
     monkeypatch.setattr(peak, "SIDES", (64, 128))
+    monkeypatch.setattr(peak, "LARGE", 2**22)
     monkeypatch.setattr(peak, "PATIENCE", 0.01)
     before = torch.get_float32_matmul_precision()
     rate = peak.matmul_rate(CPU, torch.float32, tf32)
