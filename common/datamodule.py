@@ -23,10 +23,8 @@ class ResumableLoader(DataLoader):
     _given = 0
 
     def __iter__(self) -> Iterator[Any]:
+        # a generator, so that this happens with the first batch, when the epoch has been set
         self._given = self.sampler.start_batch
-        return self._counted()
-
-    def _counted(self) -> Iterator[Any]:
         for batch in super().__iter__():
             self._given += 1
             yield batch

@@ -111,7 +111,9 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     if not dist.is_initialized():
         return
     gradients = [p.grad for p in parameters]
-    flat = mean(torch.cat([g.flatten() for g in gradients]))
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
     parts = flat.split([g.numel() for g in gradients])
     torch._foreach_copy_(gradients, [a.view_as(g) for a, g in zip(parts, gradients, strict=True)])
 

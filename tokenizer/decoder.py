@@ -49,6 +49,11 @@ class Decoder(nn.Module):
         self.conv_out = conv3(widths[0], config.out_ch)
 
     def forward(self, columns: Tensor) -> Decoded:
+        x, features = self.trunk(columns)
+        return Decoded(self.conv_out(x), features)  # [B, 3, H, W]
+
+    def trunk(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """All but the last convolution: its input [B, ch, H, W], and the semantic features."""
         x = self.mix_columns(columns.mT).mT  # [B, L, P]
         x = rasterise(x, self.rows)  # [B, z, h, L]
         features = {}
@@ -58,8 +63,7 @@ class Decoder(nn.Module):
             x = level(x)
             features.setdefault("res", x)  # of the deepest level
             x = upsample(x)
-        images = self.conv_out(F.silu(self.norm_out(x)))  # [B, 3, H, W]
-        return Decoded(images, features[self.semantic_map])
+        return F.silu(self.norm_out(x)), features[self.semantic_map]
 
 
 class SemanticDecoder(nn.Module):

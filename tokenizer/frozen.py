@@ -5,6 +5,7 @@ Shapes: B batch, H W pixels, N patches, D width.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -64,6 +65,13 @@ def embed(network: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
 
 def imagenet_scale(images: Tensor) -> Tensor:
     """Images [B, 3, H, W] in [-1, 1] → float32, as all these networks take them."""
-    images = images.float()
-    mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
+    mean, std = _statistics(images.device)
+    return (images.float() - mean) / std
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation in the scale of images, [3, 1, 1], sent to a device once."""
+    with torch.inference_mode(False):  # the first to ask may be a validation, the next a training
+        mean, std = (torch.tensor(v, device=device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean[:, None, None], std[:, None, None]

@@ -80,9 +80,13 @@ class TokenizerModule(LightningModule):
         self.automatic_optimization = False
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay: found {ema_decay}, expected a number in [0, 1)")
-        for key, value in {"embed_dim": embed_dim, "accumulate": accumulate}.items():
-            if value < 1:
-                raise UserError(f"{key}: found {value}, expected 1 or more")
+        for least, values in {
+            1: {"embed_dim": embed_dim, "accumulate": accumulate},
+            0: {"std": std, "grad_clip": grad_clip, "base_learning_rate": learning_rate},
+        }.items():
+            for key, value in values.items():
+                if not value >= least:
+                    raise UserError(f"{key}: found {value}, expected {least} or more")
         self.tokenizer = Tokenizer(ddconfig, embed_dim, std, sematicconfig, post_channels)
         self.ema = EMA(self.tokenizer, ema_decay, warmup=True)
         self.objective: Objective = configuration.instantiate(
@@ -138,12 +142,9 @@ class TokenizerModule(LightningModule):
                 level.recompute = recompute
         if compile:  # in place, so that the names of the weights stay
             self.tokenizer.encoder.compile()
-            self.tokenizer.decoder.compile()
-
-    @property
-    def step(self) -> int:
-        """Updates of the autoencoder so far."""
-        return self._step
+            # without the last convolution, for whose weight the adaptive factor asks by itself
+            decoder = self.tokenizer.decoder
+            decoder.trunk = torch.compile(decoder.trunk)
 
     @property
     def between_updates(self) -> bool:
@@ -165,24 +166,34 @@ class TokenizerModule(LightningModule):
         ]
 
     def on_fit_start(self) -> None:
-        self._step = int(self.ema.updates)
+        self.step = int(self.ema.updates)  # updates of the autoencoder so far
         self._batches = 0  # of the update being made
-        self._scale_step = -1
+        self._lpips = self.objective.perceptual or available_lpips(self.weights_dir)
         distributed.broadcast(self)
 
+    def on_train_start(self) -> None:
+        """Bring the optimizers' moments into the layout of their weights, which may have changed
+        since the checkpoint; fused updates walk through both side by side."""
+        for optimizer in self.trainer.optimizers:
+            for weight, state in optimizer.state.items():
+                for name in ("exp_avg", "exp_avg_sq"):
+                    if state[name].stride() != weight.stride():
+                        state[name] = torch.empty_like(weight).copy_(state[name])
+
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        real = self._prepare(batch)  # [B, 3, H, W]
+        real = self.prepare(batch)  # [B, 3, H, W]
         rate = self.learning_rate * self.schedule.multiplier(self.step)
         adversarial = self.objective.adversarial(self.step)
         key = (self.step, self._batches)
-        torch.manual_seed(int(seeding.stream(self.seed, "dropout", *key).integers(2**63)))
+        dropout = seeding.stream(self.seed, "dropout", *key, self.global_rank)
+        torch.manual_seed(int(dropout.integers(2**63)))
         draws = seeding.BatchDraws(
             seeding.generator(self.seed, "posterior", *key, device=self.device),
             self.global_rank,
             self.trainer.world_size,
         )
 
-        fake = self._reconstruct(real, draws)
+        fake = self.reconstruct(real, draws)
         loss = self.objective.autoencoder_loss(
             real, fake, self.tokenizer.decoder.conv_out.weight, self.step, draws
         )
@@ -198,22 +209,30 @@ class TokenizerModule(LightningModule):
         if self._batches < self.accumulate:
             return
         self._batches = 0
-        autoencoder, discriminator = self._optimizers(rate)
         terms = {k: v / self.accumulate for k, v in self._terms.items()}
-        terms["grad_norm"] = self._update(autoencoder, self.tokenizer)
-        self.ema.update(self.tokenizer)
-        if adversarial:
-            terms["disc_grad_norm"] = self._update(discriminator, self.objective.discriminator)
-        self._step += 1
-        if self.step % self.trainer.log_every_n_steps == 0:
+        terms |= self.apply_gradients(rate, adversarial)
+        self.step += 1
+        every = self.trainer.log_every_n_steps
+        if every and self.step % every == 0:
             means = distributed.mean(torch.stack([v.float() for v in terms.values()])).tolist()
             self._record({"lr": rate, **dict(zip(terms, means, strict=True))}, "train")
         self.log("pixel", terms["pixel"], prog_bar=True, logger=False)
 
-    def _prepare(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def apply_gradients(self, rate: float, adversarial: bool) -> dict[str, Tensor]:
+        """Both optimizers' steps, and EMA; the gradients' norms before clipping."""
+        autoencoder, discriminator = self._optimizers(rate)
+        norms = {"grad_norm": self._update(autoencoder, self.tokenizer)}
+        self.ema.update(self.tokenizer)
+        if adversarial:
+            norms["disc_grad_norm"] = self._update(discriminator, self.objective.discriminator)
+        return norms
+
+    def prepare(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] of a batch of uint8 ones and their labels."""
         return images.to_float(batch[0]).contiguous(memory_format=self.layout)
 
-    def _reconstruct(self, real: Tensor, draws: seeding.BatchDraws) -> Reconstruction:
+    def reconstruct(self, real: Tensor, draws: seeding.BatchDraws) -> Reconstruction:
+        """What the autoencoder makes of images [B, 3, H, W] with the posterior's noise."""
         posterior = self.tokenizer.encode(real)
         tokens = posterior.sample(draws)
         if self.objective.semantic(self.step):
@@ -248,11 +267,11 @@ class TokenizerModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._moments = Moments()
-        self._fidelity = Fidelity(self.objective.perceptual or available_lpips(self.weights_dir))
+        self._fidelity = Fidelity(self._lpips)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Fidelity with EMA weights, and the moments of the tokens."""
-        real = self._prepare(batch)
+        real = self.prepare(batch)
         posterior = self.ema.model.encode(real)
         self._fidelity.add(self.ema.model.decode(posterior.mode()), real)
         self._moments.add(posterior)

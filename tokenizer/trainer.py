@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from common import checkpoint, config, images
+from common import checkpoint, config
 from common.distributed import Process
 from common.errors import UserError
-from common.logs import Unreadable
-from common.signals import Interrupted, Requests
-from tokenizer.lightning import TokenizerModule
+from tokenizer.callbacks import Progress, Reconstructions, UnreadablePictures
 
 # What Lightning says of this training, and its user can neither change nor need know.
 NOISE = (
@@ -39,8 +34,12 @@ NOISE = (
 BY_HAND = {
     "gradient_clip_val": "model.params.grad_clip",
     "gradient_clip_algorithm": "model.params.grad_clip",
+    "overfit_batches": "lightning.trainer.limit_train_batches",
+    "fast_dev_run": "lightning.trainer.limit_train_batches and max_epochs=1",
+    "barebones": "scripts/benchmark_tokenizer.py",
 }
-DIFFERENCE_GAIN = 3  # of the differences that are shown
+ALWAYS = ("enable_checkpointing", "enable_progress_bar")  # the run's own, not to be turned off
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16")
 
 
 def quieten() -> None:
@@ -81,128 +80,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
         return state
 
 
-class Reconstructions(Callback):
-    """Writes validation images, their reconstructions with EMA weights, and the differences.
-
-    The three stand below each other; differences are absolute, three times as bright.
-
-    Args:
-        folder: where the pictures go, one a validation.
-        count: images in a picture.
-    """
-
-    def __init__(self, folder: Path, count: int = 8) -> None:
-        self.folder = folder
-        self.count = count
-
-    def on_validation_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        dataset = trainer.datamodule.datasets["validation"]
-        count = min(self.count, len(dataset))
-        real = torch.stack([dataset[i][0] for i in range(count)])
-        with torch.inference_mode():
-            tokenizer = module.ema.model
-            posterior = tokenizer.encode(images.to_float(real.to(module.device)))
-            fake = images.to_uint8(tokenizer.decode(posterior.mode())).cpu()
-        difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)
-        rows = torch.cat([real, fake, difference.to(torch.uint8)])
-        images.save_grid(self.folder / f"step_{module.step:08d}.png", rows, columns=count)
-
-
-class Checkpoints(Callback):
-    """Writes `last.ckpt` between two updates: when a signal asks for it, and every so often.
-
-    SIGUSR1 goes on after it, SIGTERM leaves the training by `Interrupted`. What is written during
-    the validation of an epoch goes on with the next one.
-
-    Args:
-        path: of the checkpoint.
-        process: this process.
-        every: updates between two checkpoints; 0 for none but those asked for.
-    """
-
-    def __init__(self, path: Path, process: Process, every: int = 0) -> None:
-        self.path, self.process, self.every = path, process, every
-        self.requests = Requests(process)
-        self.progress: dict[str, Any] = {}  # Lightning's, after the last update of an epoch
-
-    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        self.requests.__enter__()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: TokenizerModule, *_: Any) -> None:
-        if module.between_updates:
-            due = self.every > 0 and module.step % self.every == 0
-            self._attend(trainer, module, due)
-        if trainer.is_last_batch:
-            self.progress = copy.deepcopy(trainer.fit_loop.state_dict())
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, index: int, *___: Any
-    ) -> None:
-        data = trainer.datamodule
-        everywhere = len(data.datasets["validation"]) // self.process.world  # some have one more
-        if not trainer.sanity_checking and index * data.batch_size < everywhere:
-            self._attend(trainer, module)
-
-    def _attend(self, trainer: pl.Trainer, module: TokenizerModule, due: bool = False) -> None:
-        save, leave = self.requests.agreed()
-        if save or due:
-            trainer.save_checkpoint(self.path)
-        if save:
-            trainer.print(f"\ncheckpoint after {module.step} updates: {self.path}")
-        if leave:
-            raise Interrupted
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
-        if trainer.validating:
-            checkpoint["loops"]["fit_loop"] = self.progress
-
-    def on_exception(self, *_: Any) -> None:
-        self.requests.__exit__()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.requests.__exit__()
-
-
-class UnreadablePictures(Callback):
-    """Names pictures that could not be read, after the epochs in which there were more."""
-
-    def on_fit_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        self.watched = [
-            Unreadable(dataset, f"data.params.{name}", module.device)
-            for name, dataset in trainer.datamodule.datasets.items()
-        ]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        for message in [watched.news() for watched in self.watched]:
-            if message:
-                trainer.print(f"\n{message}")
-
-
-class SavedConfig(Callback):
-    """Writes the configuration when training starts: one that cannot start replaces no other."""
-
-    def __init__(self, settings: DictConfig, path: Path) -> None:
-        self.settings, self.path = settings, path
-
-    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if trainer.is_global_zero:
-            config.save(self.settings, self.path)
-
-
-class Progress(TQDMProgressBar):
-    """One line; in a file, where every change is a new one, few of them."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100)
-
-    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, module)
-        metrics.pop("v_num", None)
-        return metrics
-
-
 def wandb_logger(project: str, folder: Path) -> Logger:
     """A logger for Weights & Biases, whose package is an option.
 
@@ -241,12 +118,20 @@ def build_trainer(
         UserError: an option that the trainer does not know, or that has no effect here.
     """
     for key, instead in BY_HAND.items():
-        if options.get(key) is not None:
+        if options.get(key):
             raise UserError(f"lightning.trainer.{key}: has no effect here; expected {instead}")
-    if str(options.get("precision", "")).startswith("16"):
+    for key in ALWAYS:
+        if options.get(key) not in (None, True):
+            raise UserError(f"lightning.trainer.{key}: found {options[key]!r}, expected true")
+    if str(options.get("precision", "32")) not in PRECISIONS:
         raise UserError(
             f"lightning.trainer.precision: found {options['precision']!r}, expected bf16-mixed or "
             "32-true: half precision needs a scaled loss, which two optimizers by hand do not have"
+        )
+    if process.world > 1 and isinstance(options.get("limit_val_batches", 1), float):
+        raise UserError(
+            f"lightning.trainer.limit_val_batches: found {options['limit_val_batches']}, expected "
+            "a whole number of batches, which is the same for all processes"
         )
     checkpoints = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks = [
@@ -272,7 +157,7 @@ def build_trainer(
         "strategy": AveragedGradients() if process.world > 1 else "auto",
         "use_distributed_sampler": False,
         "plugins": [AtomicCheckpoints()],
-        "logger": [events, CSVLogger(folder, "csv"), *loggers],
+        "logger": [events, CSVLogger(folder, "csv", flush_logs_every_n_steps=1), *loggers],
         "callbacks": callbacks,
     }
     params = {"enable_model_summary": False, **options}
@@ -282,3 +167,5 @@ def build_trainer(
     except UserError as error:
         message = str(error).replace("lightning.trainer.params", "lightning.trainer")
         raise UserError(message) from None
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"lightning.trainer: {error}") from None

@@ -29,8 +29,9 @@ class Fidelity:
 
     def add(self, fake: Tensor, real: Tensor) -> None:
         """Add a batch of reconstructions and their images, both [B, 3, H, W] in [-1, 1]."""
-        fake = fake.float()
-        values = [torch.ones(len(real)), *(m(fake, real) for m in self.measures.values())]
+        with torch.autocast(real.device.type, enabled=False):
+            values = [torch.ones(len(real))]
+            values += [measure(fake.float(), real) for measure in self.measures.values()]
         self.sums += torch.stack([v.double().sum().cpu() for v in values])
 
     def means(self, device: torch.device) -> dict[str, float]:

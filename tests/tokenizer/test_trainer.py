@@ -10,7 +10,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from common.distributed import Process
 from common.errors import UserError
 from tokenizer import trainer as subject
-from tokenizer.trainer import AveragedGradients, Progress, build_trainer, quieten
+from tokenizer.callbacks import Progress
+from tokenizer.trainer import AveragedGradients, build_trainer, quieten
 
 CPU = torch.device("cpu")
 ALONE = Process(0, 0, 1, CPU)
