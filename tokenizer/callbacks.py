@@ -40,7 +40,8 @@ class Reconstructions(Callback):
             return
         dataset = trainer.datamodule.datasets["validation"]
         count = min(self.count, len(dataset))
-        real = torch.stack([dataset[i][0] for i in range(count)])
+        evenly = [k * len(dataset) // count for k in range(count)]  # some of each class
+        real = torch.stack([dataset[i][0] for i in evenly])
         with torch.inference_mode():
             tokenizer = module.ema.model
             posterior = tokenizer.encode(images.to_float(real.to(module.device)))
