@@ -71,14 +71,22 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
         raise UserError(f"--precision: found 'tf32' on {device.type}, expected fp32 or bf16 there")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    if device.type == "cpu" and not compile and can_pack(dtype):
-        _replace_linears(model, lambda linear: PackedLinear(linear, dtype))
-    elif precision == "bf16":
-        _replace_linears(model, HalfLinear)
+    make = linear_for(device, precision, compile)
+    if make is not None:
+        _replace_linears(model, make)
     if compile:
         _compile(model.head)
     return model
+
+
+def linear_for(
+    device: torch.device, precision: str, compile: bool = False
+) -> Callable[[nn.Linear], nn.Module] | None:
+    """What takes the place of a linear layer; None: it is best as it is. See `prepare`."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.type == "cpu" and not compile and can_pack(dtype):
+        return lambda linear: PackedLinear(linear, dtype)
+    return HalfLinear if precision == "bf16" else None
 
 
 def can_pack(dtype: torch.dtype) -> bool:
