@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from common import config, distributed, environment
-from common.errors import run_cli
+from common.errors import UserError, run_cli
 from common.records import write_json
 from generator.cost import column_work
-from generator.decoding import Decoder, Pieces, decode
+from generator.decoding import Decoder, decode
 from generator.drawing import Drawer
 from generator.guidance import Guidance
 from generator.inference import PRECISIONS, linear_for, prepare
@@ -93,8 +94,11 @@ def random_generator(name: str, device: torch.device) -> Generator:
 
 def random_tokenizer(path: Path, device: torch.device) -> Decoder:
     """The tokenizer of a YAML file, without its weights."""
-    params = config.load(path).model.params
-    sizes = {k: v for k, v in params.items() if k in TOKENIZER_KEYS and k != "sematicconfig"}
+    params = OmegaConf.select(config.load(path), "model.params")
+    if not isinstance(params, DictConfig):
+        raise UserError(f"{path}: model.params: missing; expected a tokenizer's sizes")
+    keys = [key for key in TOKENIZER_KEYS if key != "sematicconfig"]
+    sizes = {k: v for k, v in OmegaConf.to_container(params, resolve=True).items() if k in keys}
     node = {"target": "tokenizer.model.Tokenizer", "params": sizes}
     return config.instantiate(node, "model").eval().requires_grad_(False).to(device)
 
@@ -202,7 +206,7 @@ def measure(
     parts = {name: part / some for name, part in watch.seconds.items()}
     if decoder is not None:
         start = clock.now()
-        list(decode(decoder, tokens, Pieces(min(case.columns, 64), 16)))
+        list(decode(decoder, tokens))
         parts["decoder"] = (clock.now() - start) / case.columns
 
     work = column_work(plain, solver, case.batch * (2 if guidance.is_active else 1))
