@@ -41,7 +41,10 @@ def column_noise(
     streams = [seeding.stream(seed, "image", number) for number in numbers]
     while True:
         block = np.stack([stream.standard_normal((BLOCK, channels)) for stream in streams])
-        yield from torch.from_numpy(block.astype(np.float32)).to(device).unbind(1)
+        noise = torch.from_numpy(block.astype(np.float32))
+        if torch.device(device).type == "cuda":  # so that copying waits for nothing
+            noise = noise.pin_memory()
+        yield from noise.to(device, non_blocking=True).unbind(1)
 
 
 def image_noise(

@@ -51,3 +51,16 @@ def test_guidance_of_one_is_the_conditional_branch(head):
     assert torch.equal(alone, drawer.draw(noise, condition, unconditional, 1.0))
     nearly = drawer.draw(noise, condition, unconditional, 1.0 + 1e-6)
     torch.testing.assert_close(alone, nearly, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_times_are_embedded_in_float32_whatever_the_setting(head, setting):
+    asked, products = [], torch.backends.cuda.matmul
+    head.time.register_forward_pre_hook(lambda *_: asked.append(products.allow_tf32))
+    before = products.allow_tf32
+    try:
+        products.allow_tf32 = setting
+        Drawer(head, Solver())
+        assert (asked, products.allow_tf32) == ([False], setting)
+    finally:
+        products.allow_tf32 = before
