@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 
 def test_the_benchmark_compares_both_samplers(call, tmp_path):
@@ -63,3 +64,32 @@ def test_decoding_in_pieces_is_compared(call, project, tmp_path):
 def test_what_is_not_given_is_named(call, script):
     done = call(script, "--device", "cpu")
     assert done.code == 2 and "--resume: not given" in done.err
+
+
+def test_products_are_measured_in_every_order(call, tmp_path):
+    out = tmp_path / "products.json"
+    flags = ("--width", 64, "--layers", 2, "--rows", 1, 4, "--repeats", 2, "--json", out)
+    done = call("benchmark_products", *flags)
+    assert done.code == 0, done.err
+    rates = json.loads(out.read_text())["rates"]
+    ways = list(dict.fromkeys(row["way"] for row in rates))
+    assert ways[:2] == ["read", "x Wᵀ"] and [row["rows"] for row in rates] == [1, 4] * len(ways)
+    assert all(row["best"] >= row["median"] > 0 for row in rates)
+
+
+def test_products_are_the_same_in_every_order(load):
+    """The chains that are compared compute one thing."""
+    layers = [torch.nn.Linear(8, 8).requires_grad_(False) for _ in range(3)]
+    for layer in layers:
+        layer.bias.zero_()
+    x, ends = torch.randn(5, 8), {}
+    for name, chain in load("benchmark_products").candidates(layers).items():
+        ends[name] = x
+        for product in chain:
+            ends[name] = product(ends[name])
+    expected = torch.nn.Sequential(*layers)(x)
+    assert torch.equal(ends.pop("read"), x)
+    half = ends.pop("packed, bfloat16", expected)
+    torch.testing.assert_close(half, expected, atol=0.05, rtol=0)
+    for found in ends.values():
+        torch.testing.assert_close(found, expected)
