@@ -33,19 +33,25 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.proj_dropout = nn.Dropout(proj_dropout)
 
-    def project(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, L, D] → rotated queries and keys, and values, each [B, N, L, d]."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, L, D] → queries, keys and values, each [B, N, L, d], not rotated."""
         q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b n l d", three=3, n=self.heads)
-        return rotate(q, rotation), rotate(k, rotation), v
+        return q, k, v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """q [B, N, L, d], k and v [B, N, M, d], mask [L, M] → [B, L, D]."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rotation: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Of the last L of M columns: q [B, N, L, d], k and v [B, N, M, d], mask [L, M].
+
+        `rotation` is that of M following positions; where they begin does not matter.
+        """
+        q, k = rotate(q, rotation[:, -q.shape[2] :]), rotate(k, rotation)
         dropout = self.attn_dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))
+        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))  # [B, L, D]
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
-        return self.attend(*self.project(x, rotation), mask)
+        return self.attend(*self.project(x), rotation, mask)
 
 
 class CrossAttention(nn.Module):

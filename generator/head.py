@@ -1,12 +1,12 @@
 """The flow head: a small MLP that draws the next column token, given the transformer's vector.
 
-Shapes: N tokens, C token channels, D condition width, W head width, S solver steps.
+Shapes: N tokens, C token channels, D condition width, W head width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from generator import flow
 
 FREQUENCIES = 256
-MODULATION_BYTES = 256 * 2**20
 
 
 def sinusoids(t: Tensor, channels: int = FREQUENCIES) -> Tensor:
@@ -34,8 +33,12 @@ class TimeEmbedding(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Times [N] → [N, W]."""
-        return self.fc2(F.silu(self.fc1(sinusoids(t))))
+        """Times [N] → [N, W], in float32 under autocast too: in bfloat16 neighbouring times of a
+        solver could not be told apart."""
+        kind = t.device.type
+        autocast = torch.amp.is_autocast_available(kind)  # not on "meta"
+        with torch.autocast(kind, enabled=False) if autocast else nullcontext():
+            return self.fc2(F.silu(self.fc1(sinusoids(t))))
 
 
 class ResidualBlock(nn.Module):
@@ -55,7 +58,7 @@ class ResidualBlock(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """Velocity of a noisy token at a time, under a condition; exposes `loss` and `sample`.
+    """Velocity of a noisy token at a time, under a condition; `generator.drawing` follows it.
 
     Args:
         channels: C, of a token.
@@ -75,58 +78,13 @@ class FlowHead(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Velocity [N, C] of noisy tokens [N, C] at times [N] under conditions [N, D]."""
-        return self._modulated(x, self._modulate(self.time(t) + self.condition_in(condition)))
+        return self.modulated(x, self.modulate(self.time(t) + self.condition_in(condition)))
 
     def loss(self, x0: Tensor, condition: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Flow-matching loss of tokens [N, C], one value a token, [N]; t in [0, 1) and noise
         [N, C] are the draws."""
         t = flow.training_times(t)
         return flow.velocity_loss(self(flow.path(x0, noise, t), t, condition), x0, noise)
-
-    def velocity(self, condition: Tensor, times: Sequence[float]) -> flow.Velocity:
-        """v(x, t) under conditions [N, D], for the given times only.
-
-        The modulations of many times come from one product each, up to `MODULATION_BYTES` at
-        once: the head's modulation weights, 3/5 of all, are read once instead of once a time.
-        """
-        bytes_a_time = 4 * len(condition) * self.modulated_width
-        chunk = max(1, MODULATION_BYTES // bytes_a_time)
-        position = {t: i for i, t in enumerate(times)}
-        condition = self.condition_in(condition)  # [N, W]
-        held: dict[int, list[Tensor]] = {}
-
-        def modulations(i: int) -> list[Tensor]:
-            if i // chunk not in held:
-                held.clear()
-                some = times[i // chunk * chunk :][:chunk]
-                t = torch.tensor(some, device=condition.device)  # [S]
-                held[i // chunk] = self._modulate(self.time(t)[:, None] + condition)
-            return [m[i % chunk] for m in held[i // chunk]]  # [N, 3W]
-
-        return lambda x, t: self._modulated(x, modulations(position[t]))
-
-    def sample(
-        self,
-        noise: Tensor,
-        condition: Tensor,
-        unconditional: Tensor | None = None,
-        guidance: float = 1.0,
-        steps: int = 100,
-    ) -> Tensor:
-        """Tokens [N, C] drawn from noise [N, C] under conditions [N, D] by Euler's method.
-
-        With `unconditional` [N, D] both branches are followed from the same noise, and the
-        velocity is guided: 1 is the conditional branch alone.
-        """
-        times = flow.euler_times(steps)
-        if unconditional is None or guidance == 1.0:
-            return flow.euler(self.velocity(condition, times), noise, times)
-        both = self.velocity(torch.cat([condition, unconditional]), times)
-
-        def velocity(x: Tensor, t: float) -> Tensor:
-            return flow.guided(*both(x.repeat(2, 1), t).chunk(2), guidance)
-
-        return flow.euler(velocity, noise, times)
 
     @property
     def modulation_layers(self) -> list[nn.Linear]:
@@ -138,12 +96,13 @@ class FlowHead(nn.Module):
         """Values that modulate one token at one time."""
         return sum(layer.out_features for layer in self.modulation_layers)
 
-    def _modulate(self, y: Tensor) -> list[Tensor]:
+    def modulate(self, y: Tensor) -> list[Tensor]:
         """[..., W] → what each block is modulated by, [..., 3W], and the output, [..., 2W]."""
         y = F.silu(y)
         return [layer(y) for layer in self.modulation_layers]
 
-    def _modulated(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
+    def modulated(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
+        """Velocity [N, C] of noisy tokens [N, C]; modulations as `modulate` gives them."""
         x = self.token_in(x)  # [N, W]
         for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             x = block(x, modulation)  # [N, W]

@@ -102,6 +102,10 @@ class Generator(nn.Module):
     def no_class(self) -> int:
         return self.config.classes
 
+    @property
+    def device(self) -> torch.device:
+        return self.unconditional.device
+
     def read_classes(self, labels: Tensor) -> ClassMemory:
         """Labels [B], `no_class` among them if wanted → what the columns see of their class."""
         table = torch.cat([self.class_embedding.weight, self.unconditional])
@@ -112,16 +116,19 @@ class Generator(nn.Module):
             keys_values.append(kv)
         return ClassMemory(keys_values, tokens[:, -1])
 
-    def turns(self, positions: Tensor, last_position: int | None = None) -> Turns:
-        """The rotations of positions [L].
+    def turns(
+        self, among_columns: Tensor, to_class: Tensor, last_position: int | None = None
+    ) -> Turns:
+        """Rotations for attention among columns at positions [M], and to the class from [L].
 
         With `last_position` the queries to the class stay at it once it is reached, so that a
         long run never leaves the positions seen in training; attention among columns depends on
         differences of positions alone and needs no bound.
         """
         channels = self.config.width // self.config.heads
-        bounded = positions if last_position is None else positions.clamp(max=last_position)
-        return Turns(rotation(positions, channels), rotation(bounded, channels))
+        if last_position is not None:
+            to_class = to_class.clamp(max=last_position)
+        return Turns(rotation(among_columns, channels), rotation(to_class, channels))
 
     def hidden(
         self,
@@ -143,7 +150,7 @@ class Generator(nn.Module):
         """
         length = tokens.shape[1]
         positions = torch.arange(length, device=tokens.device) + shift
-        turns = self.turns(positions, last_position)
+        turns = self.turns(positions, positions, last_position)
         mask = window_mask(length, self.config.window, tokens.device)
         x = self.norm_in(self.token_in(tokens))  # [B, L, D]
         for layer, class_kv in zip(self.layers, memory.keys_values, strict=True):

@@ -6,156 +6,172 @@ Shapes: B batch, L columns, C token channels, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from generator.attention import KeysValues
+from generator.drawing import Drawer
+from generator.guidance import Guidance
 from generator.model import Generator
-from generator.transformer import ClassMemory
+from generator.reader import ColumnReader
+from generator.solvers import Solver
+
+Columns = Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
-class Guidance:
-    """How far the class is exaggerated at each column (classifier-free guidance).
+class Sampling:
+    """What decides a picture beside model, class and noise; the defaults are the released code's.
 
     Args:
-        scale: 1 is the conditional model alone.
-        schedule: `linear` grows from 1 to `scale` over `ramp` columns and stays there;
-            `constant` is `scale` everywhere.
-        ramp: columns of the linear growth.
+        guidance, solver: see `generator.guidance` and `generator.solvers`.
+        temperature: scale of the starting noise.
+        last_position: keeps a long run inside the trained positions; see `Generator.turns`.
     """
 
-    scale: float = 1.0
-    schedule: str = "linear"
-    ramp: int = 16
+    guidance: Guidance = field(default_factory=Guidance)
+    solver: Solver = field(default_factory=Solver)
+    temperature: float = 1.0
+    last_position: int | None = None
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("linear", "constant"):
-            raise UserError(
-                f"guidance schedule: found {self.schedule!r}, expected linear or constant"
-            )
-        if self.ramp < 1 or not math.isfinite(self.scale):
-            raise UserError(
-                f"guidance: found scale {self.scale} over a ramp of {self.ramp} columns, expected "
-                "a finite number over at least one"
-            )
-
-    def at(self, column: int) -> float:
-        """The scale at a column, 0 first."""
-        if self.schedule == "constant":
-            return self.scale
-        return 1.0 + (self.scale - 1.0) * min((column + 1) / self.ramp, 1.0)
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise UserError(f"--temperature: found {self.temperature}, expected 0 or more")
+        if self.last_position is not None and self.last_position < 0:
+            raise UserError(f"--last_position: found {self.last_position}, expected 0 or more")
 
 
-class ColumnReader:
-    """The transformer, fed one column at a time; holds the last `window` columns of each layer
-    (window 0: all)."""
-
-    def __init__(
-        self, model: Generator, memory: ClassMemory, last_position: int | None = None
-    ) -> None:
-        self.last_position = last_position
-        self.model = model
-        self.memory = memory
-        self.past: list[KeysValues | None] = [None] * len(model.layers)
-        self.position = 0
-
-    def first(self) -> Tensor:
-        """The vector that predicts column 0, [B, D]."""
-        return self.model.norm_out(self.memory.last)
-
-    def read(self, token: Tensor) -> Tensor:
-        """The next column [B, C] → the vector that predicts the one after it, [B, D]."""
-        window = self.model.config.window
-        positions = torch.tensor([self.position], device=token.device)
-        turns = self.model.turns(positions, self.last_position)
-        x = self.model.norm_in(self.model.token_in(token[:, None]))  # [B, 1, D]
-        for i, layer in enumerate(self.model.layers):
-            x, (k, v) = layer.step(x, self.memory.keys_values[i], turns, self.past[i])
-            keep = slice(-window if window else None, None)
-            self.past[i] = (k[:, :, keep], v[:, :, keep])
-        self.position += 1
-        return self.model.norm_out(x[:, 0])
+RELEASED = Sampling()
 
 
-@torch.inference_mode()
+def numbered(prefix: Tensor) -> Columns:
+    """Columns [B, M, C] that stand at the beginning, by their number."""
+    return dict(enumerate(prefix.unbind(1)))
+
+
+@torch.no_grad()
 def sample_columns(
     model: Generator,
     labels: Tensor,
-    noise: Callable[[int], Tensor],
-    guidance: Guidance,
-    steps: int = 100,
-    prefix: Tensor | None = None,
-    last_position: int | None = None,
+    noise: Iterable[Tensor],
+    sampling: Sampling,
+    given: Columns | None = None,
 ) -> Iterator[Tensor]:
-    """Columns [B, C] without end, the given ones first.
+    """Columns [B, C], one after the other, for as long as there is noise.
 
     Args:
         model: in evaluation mode.
         labels: [B] in 0 … classes − 1.
-        noise: column number → starting noise [B, C].
-        guidance: scale a column; where it is 1 throughout, one branch is run.
-        steps: of Euler's method.
-        prefix: [B, M, C] columns to start with, in the model's scale.
-        last_position: keeps a long run inside the trained positions; see `Generator.turns`.
+        noise: starting noise [B, C] of each column, also of those that are given.
+        sampling: where its guidance is 1 throughout, one branch is run.
+        given: columns [B, C] in the model's scale that are taken as they are, by their number.
 
     Raises:
-        UserError: no labels, or one that is no class of the model; no steps.
+        UserError: no labels, or one that is no class of the model.
     """
-    if not len(labels) or steps < 1:
-        raise UserError(f"found {len(labels)} labels and {steps} steps, expected at least one each")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < model.config.classes:
-        raise UserError(
-            f"class labels: found {int(labels.min())} … {int(labels.max())}, "
-            f"expected 0 … {model.config.classes - 1}"
-        )
-    batch = len(labels)
+    batch = check_labels(model, labels)
+    guidance, given = sampling.guidance, given or {}
     branches = [labels]
-    if guidance.scale != 1.0:
+    if guidance.is_active:
         branches.append(torch.full_like(labels, model.no_class))
     distinct, row = torch.cat(branches).unique(return_inverse=True)
-    reader = ColumnReader(model, model.read_classes(distinct).select(row), last_position)
+    memory = model.read_classes(distinct).select(row)  # [2B]
+    reader = ColumnReader(model, memory, sampling.last_position)
+    drawer = Drawer(model.head, sampling.solver)
     hidden = reader.first()  # [2B, D]
-    column = 0
-    while True:
-        if prefix is not None and column < prefix.shape[1]:
-            token = prefix[:, column]
-        else:
-            unconditional = hidden[batch:] if len(branches) > 1 else None
-            token = model.head.sample(
-                noise(column), hidden[:batch], unconditional, guidance.at(column), steps
+    unread: deque[Tensor] = deque(maxlen=reader.reach)
+    for column, start in enumerate(noise):
+        token = given.get(column)
+        if token is None:
+            if unread:
+                if column > reader.position + len(unread):
+                    reader.forget(column - len(unread))
+                tokens = torch.stack(tuple(unread), dim=1)  # [B, n, C]
+                hidden = reader.read(tokens.repeat(len(branches), 1, 1))
+                unread.clear()
+            condition, *unconditional = hidden.split(batch)
+            token = drawer.draw(
+                start * sampling.temperature,
+                condition,
+                *unconditional,
+                guidance=guidance.at(column),
             )
-        yield token  # [B, C]
-        hidden = reader.read(token.repeat(len(branches), 1))
-        column += 1
+        unread.append(token)
+        yield token
 
 
 def sample(
     model: Generator,
     labels: Tensor,
     noise: Tensor,
-    guidance: Guidance,
-    steps: int = 100,
-    prefix: Tensor | None = None,
-    last_position: int | None = None,
+    sampling: Sampling,
+    given: Columns | None = None,
 ) -> Tensor:
-    """As many columns as there is noise for: noise [B, L, C] → tokens [B, L, C]; otherwise as
-    `sample_columns`."""
-    length = noise.shape[1]
-    if len(noise) != len(labels) or (prefix is not None and len(prefix) != len(labels)):
+    """Tokens [B, L, C] from noise [B, L, C]; otherwise as `sample_columns`.
+
+    Raises:
+        UserError: see `sample_columns`; also batches of different size, and given columns that
+            lie outside.
+    """
+    batch, length = check_labels(model, labels), noise.shape[1]
+    sizes = {len(noise), *(len(token) for token in (given or {}).values())}
+    if sizes != {batch}:
         raise UserError(
-            f"batch: found {len(labels)} labels, noise for {len(noise)} images"
-            + (f" and prefixes of {len(prefix)}" if prefix is not None else "")
-            + ", expected the same number"
+            f"batch: found {batch} labels, and noise or given columns of "
+            f"{', '.join(map(str, sorted(sizes)))} images, expected the same number"
         )
-    if length < 1 or (prefix is not None and prefix.shape[1] > length):
-        given = 0 if prefix is None else prefix.shape[1]
-        raise UserError(f"columns: found {length} after a prefix of {given}, expected more")
-    columns = sample_columns(
-        model, labels, lambda i: noise[:, i], guidance, steps, prefix, last_position
-    )
-    return torch.stack([next(columns) for _ in range(length)], dim=1)
+    if length < 1:
+        raise UserError("columns: found none, expected noise for at least one")
+    _check_columns(given or (), length)
+    return torch.stack(list(sample_columns(model, labels, noise.unbind(1), sampling, given)), dim=1)
+
+
+def redraw(
+    model: Generator,
+    labels: Tensor,
+    tokens: Tensor,
+    noise: Tensor,
+    replaced: Mapping[int, Tensor | None],
+    sampling: Sampling,
+) -> Tensor:
+    """A picture in which single columns were replaced, and all later ones follow from them.
+
+    Args:
+        model, labels, sampling: as the picture was drawn with.
+        tokens: [B, L, C] of the picture.
+        noise: [B, L, C]; columns that are drawn start from it.
+        replaced: by their number, columns [B, C] that take the place of others; None draws the
+            column from `noise`, which gives another one where this noise is new.
+
+    Returns:
+        [B, L, C]: as `tokens` before the first replaced column; from there on the replaced
+        columns, and all others drawn.
+    """
+    _check_columns(replaced, tokens.shape[1])
+    if not replaced:
+        return tokens
+    given = numbered(tokens[:, : min(replaced)])
+    given |= {column: token for column, token in replaced.items() if token is not None}
+    return sample(model, labels, noise, sampling, given)
+
+
+def check_labels(model: Generator, labels: Tensor) -> int:
+    """How many labels there are, at least one, all of them classes of the model."""
+    if not len(labels):
+        raise UserError("class labels: found none, expected at least one")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < model.config.classes:
+        raise UserError(
+            f"class labels: found {int(labels.min())} … {int(labels.max())}, "
+            f"expected 0 … {model.config.classes - 1}"
+        )
+    return len(labels)
+
+
+def _check_columns(columns: Iterable[int], length: int) -> None:
+    for column in columns:
+        if not 0 <= column < length:
+            raise UserError(f"given columns: found number {column}, expected 0 … {length - 1}")

@@ -80,16 +80,23 @@ class Layer(nn.Module):
         return self._after_attention(x, class_kv, turns.classes)  # [B, L, D]
 
     def step(
-        self, x: Tensor, class_kv: KeysValues, turns: Turns, past: KeysValues | None
+        self,
+        x: Tensor,
+        class_kv: KeysValues,
+        turns: Turns,
+        mask: Tensor | None,
+        past: KeysValues | None,
     ) -> tuple[Tensor, KeysValues]:
-        """One column [B, 1, D] after the rotated keys and values `past` of earlier ones.
+        """The next L columns [B, L, D] after the keys and values `past` of M earlier ones.
 
-        Returns the column and the keys and values with its own appended, [B, N, M+1, d].
+        `turns` are of M + L columns and of L queries to the class, mask is [L, M+L]. Returns the
+        columns, and the keys and values of all [B, N, M+L, d], not rotated: what is kept of them
+        has no position yet, so a long run needs no large ones.
         """
-        q, k, v = self.attention.project(self.norm1(x), turns.columns)
+        q, k, v = self.attention.project(self.norm1(x))
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        x = x + self.attention.attend(q, k, v, mask=None)  # [B, 1, D]
+        x = x + self.attention.attend(q, k, v, turns.columns, mask)  # [B, L, D]
         return self._after_attention(x, class_kv, turns.classes), (k, v)
 
     def _after_attention(self, x: Tensor, class_kv: KeysValues, rotation: Tensor) -> Tensor:

@@ -22,10 +22,11 @@ import generator.released
 import tokenizer.released
 from common import checkpoint, config, distributed
 from common.errors import UserError, run_cli
-from generator import flow
+from generator.guidance import Guidance, guided
 from generator.model import Generator, GeneratorConfig
 from generator.objective import Draws, training_loss
-from generator.sampling import Guidance, sample
+from generator.sampling import Sampling, numbered, sample
+from generator.solvers import Solver
 from tokenizer.loading import SIZES
 from tokenizer.model import Tokenizer
 
@@ -216,20 +217,20 @@ def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[
     yield "head_velocity", model.head(x, t, condition)
     # The first rows of x serve both branches: the first half of the times and conditions is the
     # conditional branch, the second the unconditional one; the result stands in both halves.
-    both = model.head(x.chunk(2)[0].repeat(2, 1), t, condition)
-    yield "head_velocity_cfg3", flow.guided(*both.chunk(2), 3.0).repeat(2, 1)
+    velocity = guided(lambda x, _: model.head(x, t, condition), 3.0)
+    yield "head_velocity_cfg3", velocity(x.chunk(2)[0], 0.0).repeat(2, 1)
 
     columns, prefix = reference.setting("token_num"), reference.setting("prefix")
     noise = reference["sample_noise"].transpose(0, 1)  # [B, L, C]
     linear, constant = Guidance(4.0, "linear", columns), Guidance(4.0, "constant")
     for name, guidance, given in (
-        ("sample_cfg1", Guidance(1.0), None),
-        ("sample_cfg4_linear", linear, None),
-        ("sample_cfg4_constant", constant, None),
-        ("sample_cfg4_linear_prefix", linear, tokens[:, :prefix]),
+        ("sample_cfg1", Guidance(1.0), 0),
+        ("sample_cfg4_linear", linear, 0),
+        ("sample_cfg4_constant", constant, 0),
+        ("sample_cfg4_linear_prefix", linear, prefix),
     ):
-        steps = reference.setting("num_sampling_steps")
-        yield name, sample(model, labels, noise, guidance, steps, given)
+        sampling = Sampling(guidance, Solver("euler", reference.setting("num_sampling_steps")))
+        yield name, sample(model, labels, noise, sampling, numbered(tokens[:, :given]))
 
 
 def main() -> None:

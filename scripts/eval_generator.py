@@ -12,6 +12,7 @@ drawn again.
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from common import distributed, images
@@ -19,10 +20,14 @@ from common.errors import UserError, run_cli
 from common.latents import weights_hash
 from common.logs import progress
 from common.records import claim_folder
+from generator.decoding import Pieces
 from generator.flags import add_size_flags, parse_with_config
+from generator.guidance import SCHEDULES, Guidance
+from generator.inference import PRECISIONS, prepare
 from generator.loading import load_generator
 from generator.pipeline import generate
-from generator.sampling import Guidance
+from generator.sampling import Sampling
+from generator.solvers import METHODS, Solver
 from tokenizer.loading import identity, tokenizer_from_config
 
 
@@ -53,9 +58,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("sampling").add_argument
     add("--cfg", type=float, default=1.0, help="guidance; 1 is none")
-    add("--cfg_schedule", default="linear", choices=("linear", "constant"))
+    add("--cfg_schedule", default="linear", choices=SCHEDULES)
     add("--cfg_ramp", type=int, help="columns of the linear growth (default: all)")
-    add("--num_sampling_steps", type=int, default=100, help="Euler steps a column")
+    add("--solver", default="euler", choices=METHODS, help="euler: as released")
+    add(
+        "--num_sampling_steps",
+        type=int,
+        default=100,
+        help="steps a column; heun takes two velocities in each",
+    )
+    add(
+        "--time_power",
+        type=float,
+        help="times are (i/steps)^power (default: 1 for euler, else 1.5)",
+    )
     add("--temperature", type=float, default=1.0, help="scale of the starting noise")
     add(
         "--last_position",
@@ -63,7 +79,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="position at which class queries of wide images stay, inside the trained range, "
         "such as the training images' columns (default: none, as released)",
     )
+    add(
+        "--decode_columns",
+        type=int,
+        default=256,
+        help="columns decoded at once; a wider image is decoded in overlapping pieces",
+    )
+    add("--decode_overlap", type=int, default=16, help="columns two such pieces share")
+
+    add = parser.add_argument_group("speed").add_argument
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", default="fp32", choices=PRECISIONS, help="of matrix products")
+    add("--compile", action="store_true", help="compile the flow head (GPUs: a CUDA graph)")
     return parser
 
 
@@ -81,7 +108,7 @@ def check(flags: argparse.Namespace, world: int) -> None:
             f"--num_iter: found {flags.num_iter}, expected --token_num ({flags.token_num}): "
             "every column takes one iteration"
         )
-    for name, least in {"token_num": 2, "num_sampling_steps": 1, "eval_bsz": 1}.items():
+    for name, least in {"token_num": 2, "eval_bsz": 1}.items():
         if getattr(flags, name) < least:
             raise UserError(f"--{name}: found {getattr(flags, name)}, expected at least {least}")
     if flags.num_images < world:
@@ -91,32 +118,43 @@ def check(flags: argparse.Namespace, world: int) -> None:
         )
 
 
+def sampling_of(flags: argparse.Namespace) -> Sampling:
+    """What decides a picture, from the flags.
+
+    Raises:
+        UserError: a flag has a value that makes no sense.
+    """
+    ramp = flags.token_num if flags.cfg_ramp is None else flags.cfg_ramp
+    return Sampling(
+        Guidance(flags.cfg, flags.cfg_schedule, ramp),
+        Solver(flags.solver, flags.num_sampling_steps, flags.time_power),
+        flags.temperature,
+        flags.last_position,
+    )
+
+
 def main() -> None:
     flags = parse_with_config(build_parser())
     with distributed.launch(flags.device) as process:
         check(flags, process.world)
+        sampling, pieces = sampling_of(flags), Pieces(flags.decode_columns, flags.decode_overlap)
         source = flags.resume / flags.ckpt
         loaded = load_generator(source, flags, ema=not flags.raw)
         scale = loaded.token_scale if flags.vae_norm is None else flags.vae_norm
         tokenizer = tokenizer_from_config(flags.config_path, scale, flags.overrides)
         loaded.check_tokenizer(identity(tokenizer), source)
-        model, classes = loaded.model.to(process.device), loaded.model.config.classes
-        guidance = Guidance(
-            flags.cfg,
-            flags.cfg_schedule,
-            flags.token_num if flags.cfg_ramp is None else flags.cfg_ramp,
-        )
+        classes = loaded.model.config.classes
         settings = {
-            "generator": weights_hash(model.state_dict()),
+            "generator": weights_hash(loaded.model.state_dict()),
             "tokenizer": identity(tokenizer),
             "token_scale": float(tokenizer.token_scale),
             "columns": flags.token_num,
-            "guidance": [guidance.scale, guidance.schedule, guidance.ramp],
-            "steps": flags.num_sampling_steps,
-            "temperature": flags.temperature,
-            "last_position": flags.last_position,
+            **asdict(sampling),
+            "pieces": asdict(pieces) if flags.token_num > pieces.columns else None,
+            "precision": flags.precision,
             "seed": flags.seed,
         }
+        model = prepare(loaded.model.to(process.device), flags.precision, flags.compile)
         folder = flags.output_dir / "images"
         if process.is_main:
             claim_folder(flags.output_dir, settings)
@@ -137,15 +175,13 @@ def main() -> None:
                 [k % classes for k in numbers],
                 numbers,
                 flags.token_num,
-                guidance,
-                flags.num_sampling_steps,
-                flags.temperature,
+                sampling,
                 flags.seed,
-                last_position=flags.last_position,
+                pieces=pieces,
             )
             for k, picture in zip(numbers, pictures, strict=True):
                 images.save_image(folder / f"{k:06d}.png", picture)
-            bar.update(len(numbers))
+                bar.update()
         bar.close()
         distributed.barrier()
         if process.is_main:

@@ -126,7 +126,11 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def sample_tokens(self, posterior: Posterior, draws: BatchDraws) -> Tensor:
         """Tokens [B, L, C] for stage two: a posterior sample in the scale of unit variance."""
-        return posterior.sample(draws) * self.token_scale
+        return self.scaled(posterior.sample(draws))
+
+    def scaled(self, tokens: Tensor) -> Tensor:
+        """The posterior's tokens [..., C] in stage two's scale."""
+        return tokens * self.token_scale
 
     def unscaled(self, tokens: Tensor) -> Tensor:
         """Stage two's tokens [..., C] in the posterior's scale."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from generator.attention import CrossAttention, SelfAttention, window_mask
-from generator.rope import rotation
+from generator.rope import rotate, rotation
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,8 @@ def test_self_attention_by_hand():
     """Two heads, each a softmax of scaled products over what the mask shows."""
     attention = SelfAttention(8, 2, 0.0, 0.0).eval()
     x, turn, mask = torch.randn(1, 5, 8), rotation(torch.arange(5), 4), window_mask(5, 2)
-    q, k, v = attention.project(x, turn)
+    q, k, v = attention.project(x)
+    q, k = rotate(q, turn), rotate(k, turn)
     assert q.shape == (1, 2, 5, 4)
     expected = torch.zeros(1, 5, 8)
     for head in range(2):

@@ -1,29 +1,37 @@
 from __future__ import annotations
 
-from itertools import islice
+import math
+from itertools import count, islice
 
 import pytest
 import torch
 
 from common.errors import UserError
-from generator.sampling import ColumnReader, Guidance, sample, sample_columns
-
-from .plain_sampler import sample_plainly
+from generator.guidance import Guidance
+from generator.plain import sample_plainly
+from generator.sampling import Sampling, numbered, redraw, sample, sample_columns
+from generator.solvers import Solver
 
 STEPS = 4
 
 
-def compare(model, labels, length, guidance, prefix=0):
+def settings(guidance, **more):
+    return Sampling(guidance, Solver(steps=STEPS), **more)
+
+
+def compare(model, labels, length, guidance, given=(), last_position=None):
+    """The engine against the plain sampler, some columns given."""
     labels = torch.tensor(labels)
     noise = torch.randn(len(labels), length, 6)
-    given = torch.randn(len(labels), prefix, 6) if prefix else None
+    columns = {column: torch.randn(len(labels), 6) for column in given}
     scales = [guidance.at(i) for i in range(length)]
-    found = sample(model, labels, noise, guidance, STEPS, given)
-    expected = sample_plainly(model, labels, noise, scales, STEPS, given)
+    sampling = settings(guidance, last_position=last_position)
+    found = sample(model, labels, noise, sampling, columns)
+    expected = sample_plainly(model, labels, noise, scales, STEPS, columns, last_position)
     assert found.shape == (len(labels), length, 6)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    if prefix:
-        assert torch.equal(found[:, :prefix], given)
+    for column, token in columns.items():
+        assert torch.equal(found[:, column], token)
 
 
 @pytest.mark.parametrize("window", [0, 1, 3])
@@ -33,7 +41,9 @@ def test_any_window_and_length(build, window, length):
 
 
 @pytest.mark.parametrize(
-    "guidance", [Guidance(1.0), Guidance(3.0, "linear", 5), Guidance(3.0, "constant")], ids=str
+    "guidance",
+    [Guidance(1.0), Guidance(3.0, "linear", 5), Guidance(3.0, "constant"), Guidance(3.0, "none")],
+    ids=str,
 )
 @pytest.mark.parametrize("labels", [[2], [1, 1, 1], [4, 0, 4, 2]], ids=str)
 def test_any_guidance_and_classes(model, labels, guidance):
@@ -43,60 +53,140 @@ def test_any_guidance_and_classes(model, labels, guidance):
 @pytest.mark.parametrize("window", [0, 1, 3])
 @pytest.mark.parametrize("prefix", [1, 3, 6, 7])
 def test_any_prefix(build, window, prefix):
-    compare(build(window=window), [0, 3], 7, Guidance(3.0), prefix)
+    compare(build(window=window), [0, 3], 7, Guidance(3.0), range(prefix))
+
+
+@pytest.mark.parametrize("window", [0, 1])
+@pytest.mark.parametrize("given", [(2,), (0, 4, 5), (1, 2, 3, 4, 5, 8)], ids=str)
+def test_any_columns_may_be_given(build, window, given):
+    """Also more of them in a row than the two layers reach back: three with a window of one."""
+    compare(build(window=window), [0, 3], 9, Guidance(3.0), given)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_settings(build, seed):
+    """Models, lengths beyond window and class tokens, given columns, bounded positions."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def choose(low, high):
+        return int(torch.randint(low, high + 1, (), generator=draw))
+
+    model = build(depth=choose(1, 3), window=choose(0, 4), class_tokens=choose(1, 5))
+    length, batch = choose(1, 16), choose(1, 4)
+    schedule = ("linear", "constant", "none")[choose(0, 2)]
+    guidance = Guidance(choose(1, 5), schedule, choose(1, 20))
+    labels = [choose(0, 4) for _ in range(batch)]
+    given = [i for i in range(length) if choose(0, 2) == 0]
+    compare(model, labels, length, guidance, given, [None, choose(0, 8)][choose(0, 1)])
+
+
+@pytest.mark.parametrize("method", ["heun", "ab2"])
+def test_other_solvers_come_to_the_same_columns(model, method):
+    """Both follow the same flow: with many steps they and Euler's method agree."""
+    labels, noise = torch.tensor([1]), torch.randn(1, 4, 6)
+    guidance = Guidance(2.0)
+    fine = sample(model, labels, noise, Sampling(guidance, Solver("euler", 2000)))
+    found = sample(model, labels, noise, Sampling(guidance, Solver(method, 50)))
+    coarse = sample(model, labels, noise, Sampling(guidance, Solver("euler", 50)))
+    assert (found - fine).abs().mean() < 0.1 * (coarse - fine).abs().mean()
+
+
+def test_temperature_scales_the_noise(model):
+    labels, noise = torch.tensor([4, 0]), torch.randn(2, 5, 6)
+    found = sample(model, labels, noise, settings(Guidance(3.0), temperature=0.7))
+    assert torch.equal(found, sample(model, labels, noise * 0.7, settings(Guidance(3.0))))
 
 
 def test_a_picture_does_not_depend_on_the_others(model):
     labels, noise = torch.tensor([4, 0, 4]), torch.randn(3, 5, 6)
-    together = sample(model, labels, noise, Guidance(3.0), STEPS)
+    together = sample(model, labels, noise, settings(Guidance(3.0)))
     for i in range(3):
-        alone = sample(model, labels[i : i + 1], noise[i : i + 1], Guidance(3.0), STEPS)
+        alone = sample(model, labels[i : i + 1], noise[i : i + 1], settings(Guidance(3.0)))
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
 
 
 def test_columns_come_without_end_and_begin_the_same(model):
     labels, noise = torch.tensor([1]), torch.randn(1, 30, 6)
-    columns = sample_columns(model, labels, lambda i: noise[:, i], Guidance(3.0), STEPS)
-    endless = torch.stack(list(islice(columns, 30)), 1)
-    short = sample(model, labels, noise[:, :9], Guidance(3.0), STEPS)
-    assert torch.equal(endless[:, :9], short)
+    endless = (noise[:, i % 30] for i in count())
+    columns = sample_columns(model, labels, endless, settings(Guidance(3.0)))
+    found = torch.stack(list(islice(columns, 50)), 1)
+    short = sample(model, labels, noise[:, :9], settings(Guidance(3.0)))
+    assert torch.equal(found[:, :9], short)
+    assert found[:, 30:].isfinite().all()
 
 
-@torch.inference_mode()
-def test_memory_does_not_grow(model):
-    reader = ColumnReader(model, model.read_classes(torch.tensor([0, 1])))
-    for i in range(1, 12):
-        reader.read(torch.randn(2, 6))
-        assert {k.shape[2] for k, _ in reader.past} == {min(i, model.config.window)}
+class TestRedraw:
+    sampling = settings(Guidance(3.0))
+    labels = torch.tensor([4, 0])
 
+    @pytest.fixture
+    def noise(self):
+        return torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(5))
 
-@torch.inference_mode()
-def test_the_reader_gives_what_the_transformer_gives(model):
-    tokens, memory = torch.randn(2, 9, 6), model.read_classes(torch.tensor([0, 1]))
-    reader = ColumnReader(model, memory)
-    found = [reader.first(), *(reader.read(tokens[:, i]) for i in range(9))]
-    torch.testing.assert_close(torch.stack(found, 1), model.hidden(tokens, memory))
+    @pytest.fixture
+    def tokens(self, model, noise):
+        return sample(model, self.labels, noise, self.sampling)
 
+    def test_columns_before_are_kept_and_columns_after_are_drawn(self, model, tokens, noise):
+        new = {3: torch.randn(2, 6), 5: torch.randn(2, 6)}
+        found = redraw(model, self.labels, tokens, noise, new, self.sampling)
+        assert torch.equal(found[:, :3], tokens[:, :3])
+        assert torch.equal(found[:, 3], new[3]) and torch.equal(found[:, 5], new[5])
+        scales = [self.sampling.guidance.at(i) for i in range(8)]
+        given = {**numbered(tokens[:, :3]), **new}
+        expected = sample_plainly(model, self.labels, noise, scales, STEPS, given)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        assert all((found - tokens)[:, i].abs().max() > 1e-3 for i in (4, 6, 7))
 
-@pytest.mark.parametrize(
-    ("guidance", "scales"),
-    [
-        (Guidance(5.0, "linear", 4), [2.0, 3.0, 4.0, 5.0, 5.0]),
-        (Guidance(5.0, "constant", 4), [5.0] * 5),
-        (Guidance(1.0, "linear", 4), [1.0] * 5),
-    ],
-    ids=str,
-)
-def test_guidance_by_column(guidance, scales):
-    assert [guidance.at(i) for i in range(5)] == pytest.approx(scales)
+    def test_a_column_put_back_gives_the_picture_back(self, model, tokens, noise):
+        for replaced in ({2: tokens[:, 2]}, {2: None}, {0: None, 7: None}, {}):
+            found = redraw(model, self.labels, tokens, noise, replaced, self.sampling)
+            torch.testing.assert_close(found, tokens, atol=1e-5, rtol=0)
 
+    def test_new_noise_draws_the_column_anew(self, model, tokens, noise):
+        other = noise.clone()
+        other[:, 4] = torch.randn(2, 6)
+        found = redraw(model, self.labels, tokens, other, {4: None}, self.sampling)
+        assert torch.equal(found[:, :4], tokens[:, :4])
+        assert all((found - tokens)[:, i].abs().max() > 1e-3 for i in range(4, 8))
+        torch.testing.assert_close(
+            found, sample(model, self.labels, other, self.sampling), atol=1e-5, rtol=0
+        )
 
-def test_an_unknown_schedule_is_named():
-    with pytest.raises(UserError, match="guidance schedule: found 'cosine', expected linear or"):
-        Guidance(2.0, "cosine")
+    @pytest.mark.parametrize("column", [-1, 8])
+    def test_columns_that_are_not_there(self, model, tokens, noise, column):
+        with pytest.raises(UserError, match=f"found number {column}, expected 0 … 7"):
+            redraw(model, self.labels, tokens, noise, {column: None}, self.sampling)
 
 
 @pytest.mark.parametrize("label", [-1, 5])
 def test_labels_that_are_no_class(model, label):
     with pytest.raises(UserError, match=r"class labels: found .* expected 0 … 4"):
-        sample(model, torch.tensor([0, label]), torch.zeros(2, 1, 6), Guidance())
+        sample(model, torch.tensor([0, label]), torch.zeros(2, 1, 6), Sampling())
+
+
+@pytest.mark.parametrize(
+    ("noise", "given", "message"),
+    [
+        (torch.zeros(3, 4, 6), {}, "found 2 labels, and noise or given columns of 3 images"),
+        (torch.zeros(2, 4, 6), {1: torch.zeros(1, 6)}, "given columns of 1, 2 images"),
+        (torch.zeros(2, 0, 6), {}, "columns: found none"),
+        (torch.zeros(2, 4, 6), {4: torch.zeros(2, 6)}, "found number 4, expected 0 … 3"),
+    ],
+)
+def test_sizes_that_do_not_fit(model, noise, given, message):
+    with pytest.raises(UserError, match=message):
+        sample(model, torch.tensor([0, 1]), noise, Sampling(), given)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": -0.1}, "--temperature: found -0.1, expected 0 or more"),
+        ({"temperature": math.nan}, "--temperature: found nan"),
+        ({"last_position": -1}, "--last_position: found -1, expected 0 or more"),
+    ],
+)
+def test_settings_that_make_no_sense(values, message):
+    with pytest.raises(UserError, match=message):
+        Sampling(**values)

@@ -144,6 +144,12 @@ def load_script(name: str):
 
 
 @pytest.fixture
+def load() -> Callable[[str], object]:
+    """A script as a module."""
+    return load_script
+
+
+@pytest.fixture
 def call(monkeypatch, capsys) -> Callable[..., Done]:
     """A script in this process."""
 

@@ -31,7 +31,9 @@ def test_images_and_the_settings_they_were_made_with(drawn):
     assert images.shape == (5, 64, 128, 3)
     assert len(np.unique(images.reshape(5, -1), axis=0)) == 5
     settings = json.loads((drawn / "settings.json").read_text())
-    assert settings["guidance"] == [2.0, "linear", 16] and settings["columns"] == 16
+    assert settings["guidance"] == {"scale": 2.0, "schedule": "linear", "ramp": 16}
+    assert settings["solver"] == {"method": "euler", "steps": 2, "power": 1.0}
+    assert (settings["columns"], settings["pieces"], settings["precision"]) == (16, None, "fp32")
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -60,8 +62,13 @@ def test_only_missing_images_are_drawn(project, drawn, call, tmp_path):
     assert kept == {"000000.png", "000002.png", "000003.png"}
 
     for changed, message in [
-        (("--cfg", 3), "holds results made with guidance [2.0, 'linear', 16], not [3.0"),
+        (
+            ("--cfg", 3),
+            "holds results made with guidance {'scale': 2.0, 'schedule': 'linear', 'ramp': 16}",
+        ),
         (("--seed", 1), "holds results made with seed 0, not 1"),
+        (("--solver", "ab2"), "holds results made with solver {'method': 'euler', 'steps': 2"),
+        (("--precision", "bf16"), "holds results made with precision 'fp32', not 'bf16'"),
         (("--raw",), "holds results made with generator"),
     ]:
         done = call("eval_generator", *flags, *changed)
@@ -93,6 +100,23 @@ def test_any_number_of_columns(project, call, tmp_path, columns):
     assert pictures(tmp_path / "out").shape == (1, 64, 8 * columns, 3)
 
 
+def test_a_wide_image_is_decoded_in_pieces(project, call, tmp_path):
+    """Other pixels than from the whole by a few levels, and recorded as such."""
+    flags = ("--resume", project.generator, "--token_num", 40, "--num_images", 1)
+    found = []
+    for pieces in ((), ("--decode_columns", 16, "--decode_overlap", 8)):
+        out = tmp_path / str(len(pieces))
+        done = call("eval_generator", *project.drawing(*flags, "--output_dir", out, *pieces))
+        assert done.code == 0, done.err
+        found.append(pictures(out))
+    assert found[0].shape == found[1].shape == (1, 64, 320, 3)
+    assert json.loads((out / "settings.json").read_text())["pieces"] == {
+        "columns": 16,
+        "overlap": 8,
+    }
+    assert 0 < abs(found[0] - found[1]).mean() < 10
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -101,6 +125,14 @@ def test_any_number_of_columns(project, call, tmp_path, columns):
         (("--num_iter", 8), "--num_iter: found 8, expected --token_num (16)"),
         (("--num_images", 0), "--num_images: found 0 for 1 processes"),
         (("--eval_bsz", 0), "--eval_bsz: found 0, expected at least 1"),
+        (("--num_sampling_steps", 0), "--num_sampling_steps: found 0, expected at least 1"),
+        (("--time_power", -1), "--time_power: found -1.0, expected a number above 0"),
+        (("--cfg_ramp", 0), "--cfg_ramp: found 0, expected at least one column"),
+        (("--temperature", -1), "--temperature: found -1.0, expected 0 or more"),
+        (("--decode_columns", 1), "--decode_columns: found 1, expected at least 2"),
+        (("--decode_overlap", 200), "--decode_overlap: found 200, expected 0 … 128"),
+        (("--precision", "tf32"), "--precision: found 'tf32' on cpu"),
+        (("--solver", "rk4"), "--solver: invalid choice: 'rk4'"),
         (("--ckpt", "no.pth"), "no.pth: no such checkpoint file"),
         (("--config_path", "no.yaml"), "no.yaml: cannot read this configuration"),
         (("--model", "giant_model"), "--model: invalid choice: 'giant_model'"),

@@ -1,0 +1,74 @@
+"""Classifier-free guidance: how far the class is exaggerated.
+
+Shapes: N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from generator.solvers import Velocity
+
+SCHEDULES = ("linear", "constant", "none")
+
+
+def guided(both: Velocity, scale: float) -> Velocity:
+    """v = v_u + s·(v_c − v_u), both branches from the same x.
+
+    Args:
+        both: velocity of 2N tokens, the conditional branch first.
+        scale: s; 1 is the conditional branch alone.
+
+    Returns:
+        The velocity of N tokens [N, C].
+    """
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        conditional, unconditional = both(x.repeat(2, 1), t).chunk(2)
+        return torch.lerp(unconditional, conditional, scale)
+
+    return velocity
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far the class is exaggerated at each column.
+
+    Args:
+        scale: 1 is the conditional model alone.
+        schedule: `linear` grows from 1 to `scale` over `ramp` columns and stays there;
+            `constant` is `scale` everywhere; `none` is 1 everywhere.
+        ramp: columns of the linear growth.
+    """
+
+    scale: float = 1.0
+    schedule: str = "linear"
+    ramp: int = 16
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise UserError(
+                f"--cfg_schedule: found {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
+            )
+        if not math.isfinite(self.scale):
+            raise UserError(f"--cfg: found {self.scale}, expected a finite number")
+        if self.ramp < 1:
+            raise UserError(f"--cfg_ramp: found {self.ramp}, expected at least one column")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is an unconditional branch at all."""
+        return self.scale != 1.0 and self.schedule != "none"
+
+    def at(self, column: int) -> float:
+        """The scale at a column, 0 first."""
+        if not self.is_active:
+            return 1.0
+        if self.schedule == "constant":
+            return self.scale
+        return 1.0 + (self.scale - 1.0) * min((column + 1) / self.ramp, 1.0)

@@ -1,0 +1,127 @@
+"""A generator made ready for sampling: products that suit the device, in a chosen precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.errors import UserError
+from generator.head import FlowHead, TimeEmbedding
+from generator.model import Generator
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight lies in the order in which oneDNN's kernels read it.
+
+    A product with few rows takes as long as its weight takes to be read, and most libraries do
+    that at a fraction of the memory's rate where the weight lies row by row (docs/sampling.md).
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        self.dtype = dtype
+        self.bias = linear.bias.detach().to(dtype)
+        self.weight = _reorder(linear.weight.detach().to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _packed_product(x.to(self.dtype), self.weight, self.bias).float()
+
+
+class HalfLinear(nn.Module):
+    """A linear layer that multiplies in bfloat16; what goes in and comes out is float32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        self.weight = linear.weight.detach().bfloat16()
+        self.bias = linear.bias.detach().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.bfloat16(), self.weight, self.bias).float()
+
+
+def prepare(model: Generator, precision: str = "fp32", compile: bool = False) -> Generator:
+    """Makes a generator ready for sampling, in place: it cannot be trained or saved any more.
+
+    Args:
+        model: on its device, in evaluation mode.
+        precision: of matrix products. `fp32`; `tf32`, on GPUs, a setting of the whole process;
+            `bf16`, with norms, attention, time embedding and the solver's state in float32.
+        compile: compile the head's velocity, on GPUs into a CUDA graph. On a CPU its weights are
+            then not packed.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: a precision that is unknown, or that the device does not have.
+    """
+    device = model.token_in.weight.device
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"--precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}"
+        )
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError(f"--precision: found 'tf32' on {device.type}, expected fp32 or bf16 there")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    make = linear_for(device, precision, compile)
+    if make is not None:
+        _replace_linears(model, make)
+    if compile:
+        _compile(model.head)
+    return model
+
+
+def linear_for(
+    device: torch.device, precision: str, compile: bool = False
+) -> Callable[[nn.Linear], nn.Module] | None:
+    """What takes the place of a linear layer; None: it is best as it is. See `prepare`."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.type == "cpu" and not compile and can_pack(dtype):
+        return lambda linear: PackedLinear(linear, dtype)
+    return HalfLinear if precision == "bf16" else None
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch, on this processor, has products with packed weights."""
+    try:
+        packed = _reorder(torch.ones(2, 2, dtype=dtype))
+        product = _packed_product(torch.ones(1, 2, dtype=dtype), packed, None)
+    except (AttributeError, RuntimeError):
+        return False
+    return product.tolist() == [[2.0, 2.0]]
+
+
+def _replace_linears(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, make(child))
+        elif not isinstance(child, TimeEmbedding):
+            _replace_linears(child, make)
+
+
+def _compile(head: FlowHead) -> None:
+    on_gpu = head.token_in.bias.device.type == "cuda"
+    compiled = torch.compile(head.modulated, mode="reduce-overhead" if on_gpu else None)
+
+    def modulated(x: Tensor, modulations: list[Tensor]) -> Tensor:
+        # a CUDA graph writes every velocity to the same place, and solvers hold the last one
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(x, modulations).clone()
+
+    head.modulated = modulated
+
+
+def _reorder(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
+
+
+def _packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

@@ -1,0 +1,58 @@
+"""The plain sampler: nothing kept, nothing shared. It defines what sampling gives.
+
+For every column the whole transformer reads all columns so far, and the head computes everything
+again at every step of Euler's method. `generator.sampling` gives the same columns to rounding;
+tests hold it to this, and `scripts/benchmark_sampling.py` measures how much faster it is.
+
+Shapes: B batch, L columns, C token channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from generator.model import Generator
+
+
+@torch.no_grad()
+def sample_plainly(
+    model: Generator,
+    labels: Tensor,
+    noise: Tensor,
+    scales: Sequence[float],
+    steps: int = 100,
+    given: Mapping[int, Tensor] | None = None,
+    last_position: int | None = None,
+) -> Tensor:
+    """Tokens [B, L, C] from noise [B, L, C].
+
+    Args:
+        model: in evaluation mode.
+        labels: [B] in 0 … classes − 1.
+        noise: starting noise of every column.
+        scales: guidance of every column.
+        steps: of Euler's method.
+        given: columns [B, C] that are not drawn, by their number.
+        last_position: see `Generator.turns`.
+    """
+    tokens = noise[:, :0]
+    nobody = torch.full_like(labels, model.no_class)
+    for column in range(noise.shape[1]):
+        if given and column in given:
+            tokens = torch.cat([tokens, given[column][:, None]], dim=1)
+            continue
+        conditional, unconditional = (
+            model.hidden(tokens, model.read_classes(names), last_position=last_position)[:, -1]
+            for names in (labels, nobody)
+        )
+        x = noise[:, column]
+        for i in range(steps, 0, -1):
+            t = torch.full((len(x),), i / steps, device=x.device)
+            velocity = model.head(x, t, unconditional)
+            velocity = velocity + scales[column] * (model.head(x, t, conditional) - velocity)
+            x = x - velocity / steps
+        tokens = torch.cat([tokens, x[:, None]], dim=1)
+    return tokens

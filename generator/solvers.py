@@ -1,0 +1,101 @@
+"""Following a flow from noise (t = 1) to data (t = 0): functions over any velocity v(x, t).
+
+`times` are the ends of the steps, n + 1 falling numbers from 1 to 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from common.errors import UserError
+
+Velocity = Callable[[Tensor, float], Tensor]
+SECOND_ORDER_POWER = 1.5  # measured by scripts/compare_solvers.py
+
+
+def falling_times(steps: int, power: float = 1.0) -> list[float]:
+    """(i/steps)^power for i = steps … 0; a power above 1 takes shorter steps towards the data."""
+    return [(i / steps) ** power for i in range(steps, -1, -1)]
+
+
+def euler(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
+    """First order, one velocity a step."""
+    for t, after in pairwise(times):
+        x = x - (t - after) * velocity(x, t)
+    return x
+
+
+def heun(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
+    """Second order, two velocities a step: the mean of those at both of its ends."""
+    for t, after in pairwise(times):
+        first = velocity(x, t)
+        second = velocity(x - (t - after) * first, after)
+        x = x - (t - after) / 2 * (first + second)
+    return x
+
+
+def adams_bashforth(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
+    """Second order, one velocity a step: it goes on along the line through the last two.
+
+    Steps may differ in length. The first is Euler's, whose error of second order is made once.
+    """
+    before = length_before = None
+    for t, after in pairwise(times):
+        length = t - after
+        now = mean = velocity(x, t)
+        if before is not None:
+            mean = now + length / (2 * length_before) * (now - before)
+        x = x - length * mean
+        before, length_before = now, length
+    return x
+
+
+METHODS = {"euler": euler, "heun": heun, "ab2": adams_bashforth}
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How the flow of a column is followed; the default is that of the released code.
+
+    Args:
+        method: `euler`, `heun` or `ab2` (Adams-Bashforth of second order).
+        steps: from noise to data; `heun` asks for two velocities in each, the others for one.
+        power: see `falling_times`; None: 1 for Euler's method, 1.5 for the others.
+    """
+
+    method: str = "euler"
+    steps: int = 100
+    power: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(
+                f"--solver: found {self.method!r}, expected one of {', '.join(METHODS)}"
+            )
+        if self.steps < 1:
+            raise UserError(f"--num_sampling_steps: found {self.steps}, expected at least 1")
+        if self.power is None:
+            power = 1.0 if self.method == "euler" else SECOND_ORDER_POWER
+            object.__setattr__(self, "power", power)
+        if not (self.power > 0 and math.isfinite(self.power)):
+            raise UserError(f"--time_power: found {self.power}, expected a number above 0")
+
+    @property
+    def evaluations(self) -> int:
+        """Velocities that a column takes."""
+        return self.steps * (2 if self.method == "heun" else 1)
+
+    @property
+    def asked(self) -> list[float]:
+        """The distinct times at which velocities are asked for, in their order."""
+        times = falling_times(self.steps, self.power)
+        return times if self.method == "heun" else times[:-1]
+
+    def solve(self, velocity: Velocity, noise: Tensor) -> Tensor:
+        """From noise at t = 1 to data at t = 0."""
+        return METHODS[self.method](velocity, noise, falling_times(self.steps, self.power))

@@ -1,0 +1,309 @@
+"""Measure drawing: the sampling engine, and beside it the plain sampler that defines its results.
+
+    python scripts/benchmark_sampling.py --model small_model --batch 1 8 --columns 16
+    python scripts/benchmark_sampling.py --model tiny_model --batch 1 --columns 32 1024 \\
+        --plain_columns 0 --json sampling.json
+
+Weights are random, which changes no time. Each engine is warmed up with two columns. `of bound` is
+the least time a column can take, divided by what it took: every weight read once a solver step (the
+modulations' once a column) at the measured rate of reading, or the products at the measured rate of
+a large one, whichever takes longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from common import config, distributed, environment
+from common.errors import UserError, run_cli
+from common.records import write_json
+from generator.cost import column_work
+from generator.decoding import Decoder, decode
+from generator.drawing import Drawer
+from generator.guidance import Guidance
+from generator.inference import PRECISIONS, linear_for, prepare
+from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
+from generator.plain import sample_plainly
+from generator.reader import ColumnReader
+from generator.sampling import Sampling, sample_columns
+from generator.solvers import METHODS, Solver
+from tokenizer.loading import SIZES as TOKENIZER_KEYS
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZER = ROOT / "configs" / "second_stage" / "tokenizer_config.yaml"
+MIB = 2**20
+
+
+@dataclass
+class Clock:
+    """Seconds of named parts; waits for the device before and after each."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            start = self.now()
+            result = function(*arguments, **options)
+            self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - start
+            return result
+
+        return wrapper
+
+    @contextmanager
+    def watching(self, name: str, owner: type, method: str) -> Iterator[None]:
+        """Times a method of all objects of a class."""
+        original = getattr(owner, method)
+        setattr(owner, method, self.timed(name, original))
+        try:
+            yield
+        finally:
+            setattr(owner, method, original)
+
+
+def random_generator(name: str, device: torch.device) -> Generator:
+    """A named size with 1000 classes and 256 channels; no weight is zero, as some are at first."""
+    torch.manual_seed(0)
+    sizes = {**SIZES[name], **FLOW_HEADS[name], "channels": 256, "classes": 1000}
+    model = Generator(GeneratorConfig(**sizes)).eval().requires_grad_(False)
+    for weight in model.parameters():
+        if not weight.any():
+            nn.init.normal_(weight, std=0.02)
+    return model.to(device)
+
+
+def random_tokenizer(path: Path, device: torch.device) -> Decoder:
+    """The tokenizer of a YAML file, without its weights."""
+    params = OmegaConf.select(config.load(path), "model.params")
+    if not isinstance(params, DictConfig):
+        raise UserError(f"{path}: model.params: missing; expected a tokenizer's sizes")
+    keys = [key for key in TOKENIZER_KEYS if key != "sematicconfig"]
+    sizes = {k: v for k, v in OmegaConf.to_container(params, resolve=True).items() if k in keys}
+    node = {"target": "tokenizer.model.Tokenizer", "params": sizes}
+    return config.instantiate(node, "model").eval().requires_grad_(False).to(device)
+
+
+def memory(device: torch.device) -> int:
+    """Bytes: on a GPU the most that was allocated, on a CPU what the process holds now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free already
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+    except OSError:
+        return 0
+
+
+def best(function: Callable[[], object], clock: Clock, repeats: int = 5) -> float:
+    """The shortest of some times, after one that is not counted."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = clock.now()
+        function()
+        times.append(clock.now() - start)
+    return min(times)
+
+
+def machine_rates(device: torch.device, precision: str, clock: Clock) -> dict[str, float]:
+    """Bytes a second of reading, and operations a second of a large matrix product."""
+    values = torch.ones(128 * MIB, device=device)
+    size = 8192 if device.type == "cuda" else 2048
+    linear = nn.Linear(size, size, device=device).requires_grad_(False)
+    make, x = linear_for(device, precision), torch.randn(size, size, device=device)
+    product = make(linear) if make else linear
+    return {
+        "bandwidth": values.nbytes / best(values.sum, clock),
+        "rate": 2 * size**3 / best(lambda: product(x), clock),
+    }
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture size of one model, and how it is drawn."""
+
+    model: str
+    batch: int
+    columns: int
+    sampling: Sampling
+
+    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Labels [B] and noise [B, L, C]."""
+        randomness = torch.Generator().manual_seed(1)
+        noise = torch.randn(self.batch, self.columns, 256, generator=randomness)
+        return torch.arange(self.batch, device=device), noise.to(device)
+
+
+def draw(
+    model: Generator, case: Case, clock: Clock, columns: int | None = None
+) -> tuple[Tensor, list[float], list[int]]:
+    """Tokens, the seconds of each column, and the memory after the 32nd and the last one."""
+    labels, noise = case.inputs(clock.device)
+    tokens, ends, held = [], [clock.now()], []
+    for token in sample_columns(model, labels, noise[:, :columns].unbind(1), case.sampling):
+        tokens.append(token)
+        ends.append(clock.now())
+        if len(tokens) in (32, case.columns):
+            held.append(memory(clock.device))
+            ends[-1] = clock.now()
+    return torch.stack(tokens, 1), [b - a for a, b in pairwise(ends)], held
+
+
+def measure(
+    plain: Generator,
+    engine: Generator,
+    decoder: Decoder | None,
+    case: Case,
+    flags: argparse.Namespace,
+    clock: Clock,
+    rates: dict[str, float],
+) -> dict[str, Any]:
+    """All figures of one case."""
+    guidance, solver = case.sampling.guidance, case.sampling.solver
+    labels, noise = case.inputs(clock.device)
+    scales = [guidance.at(i) for i in range(case.columns)]
+    draw(engine, case, clock, 2)
+    if clock.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(clock.device)
+    seconds: dict[str, list[float]] = {"engine": [], "plain": []}
+    for _ in range(flags.repeats):
+        tokens, each, held = draw(engine, case, clock)
+        seconds["engine"].append(sum(each))
+        if case.columns <= flags.plain_columns:
+            start = clock.now()
+            expected = sample_plainly(plain, labels, noise, scales, solver.steps)
+            seconds["plain"].append(clock.now() - start)
+
+    watch = Clock(clock.device)
+    with (
+        watch.watching("transformer", ColumnReader, "read"),
+        watch.watching("head", Drawer, "draw"),
+    ):
+        some = min(case.columns, 16)
+        draw(engine, case, clock, some)
+    parts = {name: part / some for name, part in watch.seconds.items()}
+    if decoder is not None:
+        start = clock.now()
+        list(decode(decoder, tokens))
+        parts["decoder"] = (clock.now() - start) / case.columns
+
+    work = column_work(plain, solver, case.batch * (2 if guidance.is_active else 1))
+    size = 2 if flags.precision == "bf16" else 4
+    bound = sum(part.seconds(size, rates["bandwidth"], rates["rate"]) for part in work.values())
+    median = statistics.median(seconds["engine"])
+    row = {
+        "model": case.model,
+        "batch": case.batch,
+        "columns": case.columns,
+        "seconds": seconds,
+        "seconds_an_image": median / case.batch,
+        "seconds_a_column": median / case.columns,
+        "median_column": statistics.median(each),
+        "parts_a_column": parts,
+        "bound_a_column": bound,
+        "of_bound": bound * case.columns / median,
+        "memory": held,
+    }
+    if seconds["plain"]:
+        row["plain_seconds_a_column"] = statistics.median(seconds["plain"]) / case.columns
+        row["times_faster"] = statistics.median(
+            slow / fast for slow, fast in zip(seconds["plain"], seconds["engine"], strict=True)
+        )
+        row["largest_difference"] = (tokens - expected).abs().max().item()
+    return row
+
+
+def show(row: dict[str, Any]) -> None:
+    parts = row["parts_a_column"]
+    shares = ", ".join(f"{k} {v / sum(parts.values()):.0%}" for k, v in parts.items())
+    print(
+        f"{row['model']} batch {row['batch']} columns {row['columns']}: "
+        f"{row['seconds_an_image']:.3f} s an image, {row['seconds_a_column']:.4f} s a column "
+        f"({row['of_bound']:.0%} of bound); {shares}; "
+        f"memory {' then '.join(f'{m / MIB:.0f}' for m in row['memory'])} MiB"
+    )
+    if "times_faster" in row:
+        print(
+            f"  plain sampler {row['plain_seconds_a_column']:.4f} s a column: the engine is "
+            f"{row['times_faster']:.2f} times as fast, tokens differ by at most "
+            f"{row['largest_difference']:.1e}",
+            flush=True,
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", nargs="+", default=["small_model"], choices=SIZES)
+    add("--batch", nargs="+", type=int, default=[1, 8])
+    add("--columns", nargs="+", type=int, default=[16])
+    add("--plain_columns", type=int, default=16, help="widest image of the plain sampler; 0: none")
+    add("--repeats", type=int, default=3, help="of which the median counts")
+    add("--cfg", type=float, default=7.0)
+    add("--solver", default="euler", choices=METHODS, help="the plain sampler's is always euler")
+    add("--num_sampling_steps", type=int, default=100)
+    add("--precision", default="fp32", choices=PRECISIONS)
+    add("--compile", action="store_true", help="compile the flow head")
+    add("--config_path", type=Path, default=TOKENIZER, metavar="YAML", help="the decoder's sizes")
+    add("--no_decoder", action="store_true", help="measure tokens alone")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--json", type=Path, metavar="FILE", help="write the table there too")
+    return parser
+
+
+def main() -> None:
+    flags = build_parser().parse_args()
+    rows = []
+    with distributed.launch(flags.device) as process:
+        clock = Clock(process.device)
+        solver = Solver(flags.solver, flags.num_sampling_steps)
+        decoder = None if flags.no_decoder else random_tokenizer(flags.config_path, process.device)
+        for name in flags.model:
+            plain = random_generator(name, process.device)
+            engine = prepare(copy.deepcopy(plain), flags.precision, flags.compile)
+            rates = machine_rates(process.device, flags.precision, clock)
+            reading, computing = (rate / 1e9 for rate in rates.values())
+            print(f"{name}: reading {reading:.1f} GB/s, products {computing:.0f} Gop/s")
+            for columns, batch in product(flags.columns, flags.batch):
+                sampling = Sampling(Guidance(flags.cfg, "linear", columns), solver)
+                case = Case(name, batch, columns, sampling)
+                rows.append({**measure(plain, engine, decoder, case, flags, clock, rates), **rates})
+                show(rows[-1])
+    if flags.json:
+        settings = {
+            "guidance": flags.cfg,
+            "solver": asdict(solver),
+            "precision": flags.precision,
+            "compile": flags.compile,
+            "decoder": not flags.no_decoder,
+        }
+        conditions = environment.describe(ROOT)
+        write_json(flags.json, {"settings": settings, "conditions": conditions, "rows": rows})
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import gc
+from itertools import count
+
+import pytest
+import torch
+
+from common import images
+from common.errors import UserError
+from generator.decoding import Pieces, decode, decode_strips
+
+
+class Local:
+    """Columns of two pixels; each is the mean of its token and its neighbours."""
+
+    column_width = 2
+
+    def __init__(self):
+        self.lengths = []
+
+    def decode_tokens(self, tokens):
+        self.lengths.append(tokens.shape[1])
+        around = torch.nn.functional.pad(tokens, (0, 0, 1, 1))
+        mean = (around[:, :-2] + around[:, 1:-1] + around[:, 2:]) / 3
+        return mean[:, :, :3].mT[:, :, None].repeat_interleave(2, dim=3)
+
+
+class Uneven(Local):
+    """A decoder that adds to each piece a tone of its own."""
+
+    def decode_tokens(self, tokens):
+        return super().decode_tokens(tokens) * 0 + len(self.lengths)
+
+
+def whole(tokens, decoder, pieces):
+    return torch.cat(list(decode_strips(decoder, tokens.unbind(1), pieces)), dim=3)
+
+
+@pytest.mark.parametrize("length", range(2, 41))
+@pytest.mark.parametrize(("size", "overlap"), [(8, 2), (8, 3), (8, 4), (40, 5)])
+def test_pieces_of_a_local_decoder_are_the_whole(length, size, overlap):
+    """Any length; where pieces meet, both see their neighbours but for the outermost column."""
+    tokens = torch.rand(2, length, 3)
+    decoder = Local()
+    found = whole(tokens, decoder, Pieces(size, overlap))
+    expected = Local().decode_tokens(tokens)
+    assert found.shape == expected.shape
+    assert set(decoder.lengths) == {min(size, length)}
+    difference = (found - expected).abs().amax((0, 1, 2)).unflatten(0, (-1, 2)).amax(1)
+    ends = [0] if length <= size else range(size - overlap, length, size - overlap)
+    edges = {i for end in ends for i in (end, end + overlap - 1)}
+    assert all(difference[i] < 1e-6 for i in range(length) if i not in edges)
+    if length <= size:
+        assert torch.equal(found, expected)
+
+
+def test_one_piece_fades_into_the_next():
+    """Over the columns they share, in equal steps."""
+    found = whole(torch.rand(1, 12, 3), Uneven(), Pieces(8, 4))[0, 0, 0]
+    shared = [1 + (i + 0.5) / 8 for i in range(8)]
+    assert found.tolist() == pytest.approx([1] * 8 + shared + [2] * 8)
+    # without shared columns there is an edge
+    assert whole(torch.rand(1, 12, 3), Uneven(), Pieces(6, 0)).unique().tolist() == [1, 2]
+
+
+def test_strips_come_early_and_nothing_is_kept():
+    """An endless run holds one piece of tokens and its tail."""
+    asked = []
+
+    def tokens():
+        for i in count(1):
+            asked[:] = [i]
+            yield torch.rand(1, 3)
+
+    strips = decode_strips(Local(), tokens(), Pieces(8, 2))
+    next(strips)
+    assert asked == [8]
+    alive = []
+    for i in range(40):
+        next(strips)
+        if i in (4, 39):
+            gc.collect()
+            alive.append(sum(type(x) is torch.Tensor for x in gc.get_objects()))
+    assert asked == [8 + 40 * 6]
+    assert alive[1] <= alive[0]
+
+
+def test_pictures_that_fit_are_decoded_together():
+    tokens = torch.rand(5, 4, 3) * 2 - 1
+    decoder = Local()
+    found = list(decode(decoder, tokens, Pieces(8, 2)))
+    expected = images.to_uint8(Local().decode_tokens(tokens))
+    assert torch.equal(torch.stack(found), expected)
+    assert decoder.lengths == [4, 4, 4]  # two, two, one
+    assert [picture.shape for picture in decode(Local(), tokens, Pieces(2, 1))] == [(3, 1, 8)] * 5
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ((1, 0), "--decode_columns: found 1, expected at least 2"),
+        ((8, 5), "--decode_overlap: found 5, expected 0 … 4, half of --decode_columns"),
+        ((8, -1), "--decode_overlap: found -1"),
+    ],
+)
+def test_pieces_that_make_no_sense(pieces, message):
+    with pytest.raises(UserError, match=message):
+        Pieces(*pieces)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from common.errors import UserError
+from generator import inference
+from generator.guidance import Guidance
+from generator.inference import HalfLinear, PackedLinear, can_pack, prepare
+from generator.sampling import Sampling, sample, sample_columns
+from generator.solvers import Solver
+
+SAMPLING = Sampling(Guidance(3.0), Solver(steps=4))
+LABELS = torch.tensor([1, 4])
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def expected(model, noise):
+    return sample(model, LABELS, noise, SAMPLING)
+
+
+def kinds(module, kind):
+    return [name for name, child in module.named_modules() if isinstance(child, kind)]
+
+
+@pytest.mark.skipif(not can_pack(torch.float32), reason="this build of torch cannot pack weights")
+@pytest.mark.parametrize("shape", [(1, 32), (5, 32), (2, 1, 32), (3, 7, 32)])
+@torch.no_grad()
+def test_a_packed_product_is_the_product(shape):
+    linear, x = torch.nn.Linear(32, 48), torch.randn(shape)
+    packed = PackedLinear(linear, torch.float32)
+    torch.testing.assert_close(packed(x), linear(x))
+    strided = torch.randn(32, 5).mT
+    torch.testing.assert_close(packed(strided), linear(strided))
+
+
+def test_the_same_columns_come_from_packed_weights(model, noise, expected):
+    names = kinds(model, torch.nn.Linear)
+    ready = prepare(model)
+    if can_pack(torch.float32):
+        left = set(kinds(ready, torch.nn.Linear))
+        assert left == {"head.time.fc1", "head.time.fc2"}
+        assert set(kinds(ready, PackedLinear)) | left == set(names)
+    torch.testing.assert_close(sample(ready, LABELS, noise, SAMPLING), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_bf16_is_near_and_keeps_the_time_in_float32(model, noise, expected, monkeypatch, packs):
+    if not packs:
+        monkeypatch.setattr(inference, "can_pack", lambda dtype: False)
+    elif not can_pack(torch.bfloat16):
+        pytest.skip("this processor does not multiply packed bfloat16 weights")
+    ready = prepare(copy.deepcopy(model), "bf16")
+    assert kinds(ready, PackedLinear if packs else HalfLinear)
+    assert ready.head.time.fc1.weight.dtype == torch.float32
+    found = sample(ready, LABELS, noise, SAMPLING)
+    assert found.dtype == torch.float32
+    error = (found - expected).abs().mean() / expected.abs().mean()
+    assert 1e-5 < error < 0.05
+
+
+def test_without_packed_products_nothing_changes(model, noise, expected, monkeypatch):
+    monkeypatch.setattr(inference, "can_pack", lambda dtype: False)
+    assert torch.equal(sample(prepare(model), LABELS, noise, SAMPLING), expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("fp16", "--precision: found 'fp16', expected one of fp32, tf32, bf16"),
+        ("tf32", "--precision: found 'tf32' on cpu, expected fp32 or bf16"),
+    ],
+)
+def test_precisions_that_are_not_there(model, precision, message):
+    with pytest.raises(UserError, match=message):
+        prepare(model, precision)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("method", ["euler", "heun", "ab2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_head_draws_the_same_columns(model, noise, method, precision):
+    sampling = Sampling(Guidance(3.0), Solver(method, 4))
+    expected = sample(prepare(copy.deepcopy(model), precision), LABELS, noise, sampling)
+    found = sample(prepare(model, precision, compile=True), LABELS, noise, sampling)
+    tolerance = 1e-5 if precision == "fp32" else 0.05
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_gpu_is_not_waited_for_between_columns(model, compile):
+    """And it draws what the CPU does."""
+    noise = torch.randn(2, 6, 6)
+    expected = sample(model, LABELS, noise, SAMPLING)
+    ready = prepare(copy.deepcopy(model).cuda(), compile=compile)
+    sample(ready, LABELS.cuda(), noise.cuda(), SAMPLING)  # compiles, and reads classes
+    columns = sample_columns(ready, LABELS.cuda(), noise.cuda().unbind(1), SAMPLING)
+    found = [next(columns)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found += columns
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(torch.stack(found, 1).cpu(), expected, atol=1e-4, rtol=0)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from common.errors import UserError
+from generator.solvers import METHODS, Solver, adams_bashforth, euler, falling_times, heun
+
+ORDERS = {"euler": 1, "heun": 2, "ab2": 2}
+
+
+def gaussian(t, x, s=0.6):
+    """The field of data N(0, s²): E[(ε − x_0)·x_t] / E[x_t²] · x. It carries x to s·x."""
+    return (t - (1 - t) * s * s) / (t * t + (1 - t) ** 2 * s * s) * x
+
+
+def error(method, times):
+    noise = torch.ones(1, dtype=torch.float64)
+    return abs(METHODS[method](lambda x, t: gaussian(t, x), noise, times).item() - 0.6)
+
+
+def uneven(n):
+    """Long and short steps in turn, 3:1."""
+    ends = [1.0]
+    for i in range(n):
+        ends.append(ends[-1] - (1.5 if i % 2 == 0 else 0.5) / n)
+    return [*ends[:-1], 0.0]
+
+
+@pytest.mark.parametrize("times", [falling_times, lambda n: falling_times(n, 1.5), uneven])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_order_of_convergence(method, times):
+    """Twice as many steps divide the error by 2 to the order, whatever their lengths."""
+    errors = [error(method, times(n)) for n in (64, 128, 256)]
+    for coarse, fine in pairwise(errors):
+        assert math.log2(coarse / fine) == pytest.approx(ORDERS[method], abs=0.2)
+    assert errors[1] < {1: 0.02, 2: 0.0005}[ORDERS[method]]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_euler_on_a_linear_field_is_its_recurrence(steps):
+    """x ← x − x/N from t = 1 to 0: (1 − 1/N)^N of the noise."""
+    noise = torch.randn(3, 4, dtype=torch.float64)
+    found = euler(lambda x, t: x, noise, falling_times(steps))
+    torch.testing.assert_close(found, noise * (1 - 1 / steps) ** steps)
+
+
+TIMES = [1.0, 0.7, 0.2, 0.15, 0.0]
+
+
+def test_uneven_steps_of_a_field_of_time_alone():
+    """v = t, whose integral from 0 to 1 is 1/2."""
+    v, zero = (lambda x, t: torch.full_like(x, t)), torch.zeros(1, dtype=torch.float64)
+    found = euler(v, zero, TIMES).item()
+    assert found == pytest.approx(-(0.3 * 1.0 + 0.5 * 0.7 + 0.05 * 0.2 + 0.15 * 0.15))
+    assert heun(v, zero, TIMES).item() == pytest.approx(-0.5)
+    # a line through two velocities is exact here: only the first step, Euler's, is not
+    assert adams_bashforth(v, zero, TIMES).item() == pytest.approx(-0.5 - 0.3**2 / 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [1, 7])
+def test_velocities_that_are_asked_for(method, steps):
+    solver, asked = Solver(method, steps), []
+
+    def velocity(x, t):
+        asked.append(t)
+        return x
+
+    solver.solve(velocity, torch.ones(1))
+    assert len(asked) == solver.evaluations == steps * (2 if method == "heun" else 1)
+    assert list(dict.fromkeys(asked)) == solver.asked
+
+
+def test_the_default_is_that_of_the_released_code():
+    assert Solver().asked == [i / 100 for i in range(100, 0, -1)]
+    assert Solver() == Solver("euler", 100, 1.0)
+    assert Solver("ab2", 4).asked == [1.0, 0.75**1.5, 0.5**1.5, 0.25**1.5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("rk4",), "--solver: found 'rk4', expected one of euler, heun, ab2"),
+        (("euler", 0), "--num_sampling_steps: found 0, expected at least 1"),
+        (("heun", 5, 0.0), "--time_power: found 0.0, expected a number above 0"),
+        (("heun", 5, math.nan), "--time_power: found nan"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(UserError, match=message):
+        Solver(*settings)
