@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from common import checkpoint, images
 from common.curves import read_long
+from generator.settings import TrainingConfig
+
+ROOT = Path(__file__).parents[2]
 
 
 def state(folder, name="checkpoint-last"):
@@ -194,30 +201,26 @@ def test_one_command_begins_and_goes_on(project, call, tmp_path):
     assert read_long(tmp_path / "again" / "metrics.csv") == read_long(run / "metrics.csv")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_signals(project, start_in_background, call, tmp_path, number):
+def test_a_job_that_is_ended_can_go_on(project, start_in_background, call, tmp_path):
     run, log = tmp_path / "run", tmp_path / "logs"
     process = start_in_background(
         "train_generator",
         *project.stage_two("--output_dir", run, "--log_dir", log, "--epochs", 5000),
-        *("--save_last_freq", 5000),
+        *("--save_last_freq", 5000, "--num_workers", 1),
     )
     metrics = log / "metrics.csv"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("train/loss") > 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(number)
-    if number == signal.SIGUSR1:
-        while not (run / "checkpoint-last.pth").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        assert process.poll() is None
-        process.kill()
-    else:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert f"left on SIGTERM; --resume {run} goes on from there" in out
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")  # of Linux
+    asked = [process.pid, *map(int, workers.read_text().split() if workers.exists() else ())]
+    assert len(asked) == 2 or not workers.exists()
+    for pid in reversed(asked):  # as a scheduler asks all processes of a job
+        os.kill(pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f"left on SIGTERM; --resume {run} goes on from there" in out
     step = state(run)["step"]
     assert step > 2
     more = ("--log_dir", log, "--epochs", 5000, "--max_steps", step + 1)
@@ -258,6 +261,17 @@ def test_every_column_is_measured_and_samples_are_drawn(project, call, tmp_path)
     assert list(curves["eval/loss"]) == [3, 6]
     with Image.open(tmp_path / "samples" / "epoch_00002.png") as picture:
         assert picture.size == (4 * (96 + 2) + 2, 4 * (64 + 2) + 2)
+
+
+def test_the_papers_settings_are_flags(project, call, tmp_path):
+    """The file is taken as far as its tokenizer, which nobody has here."""
+    paper = ROOT / "configs" / "second_stage" / "paper.yaml"
+    flags = ("--config", paper, "--output_dir", tmp_path / "run", "--data_path", tmp_path)
+    done = call("train_generator", *flags, "model.params.ckpt_path=no.ckpt")
+    assert done.code == 2 and "error: no.ckpt: no such checkpoint file" in done.err
+    values = yaml.safe_load(paper.read_text())
+    defaults = asdict(TrainingConfig())
+    assert {k: v for k, v in values.items() if k in defaults and defaults[k] != v} == {}
 
 
 def test_tokens_of_another_tokenizer_are_refused(project, call, tmp_path):
