@@ -1,8 +1,10 @@
-"""Cached tokens: the posterior means of a data set, encoded once.
+"""Cached tokens: the posterior means of a data set, which `common.caching` has written.
 
-Means rather than samples are kept, so that the posterior's noise stays fresh in every epoch.
+Means rather than samples are kept, so that the posterior's noise stays fresh in every epoch. Crops
+and flips are drawn when the pictures are encoded, so of each there may be several views, of which
+training takes one at a time.
 
-Shapes: N images, L columns, C token channels.
+Shapes: N pictures, V views of each, L columns, C token channels.
 """
 
 from __future__ import annotations
@@ -10,117 +12,84 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
-from common import checkpoint, distributed, images
-from common.distributed import Process
+from common import checkpoint
 from common.errors import UserError
-from common.logs import Unreadable, progress
-
-
-def save_latents(path: str | os.PathLike[str], means: Tensor, labels: Tensor, header: dict) -> None:
-    """Write means [N, L, C] and labels [N] with a header of plain values."""
-    tensors = {"means": means, "labels": labels}
-    checkpoint.save_safetensors(path, tensors, {"header": json.dumps(header)})
-
-
-@torch.inference_mode()
-def encode_all(
-    dataset: Dataset,
-    encode: Callable[[Tensor], Tensor],
-    process: Process,
-    batch_size: int,
-    num_workers: int,
-    path: str | os.PathLike[str],
-) -> tuple[Tensor, Tensor] | None:
-    """Encode every image of a data set once, each process its share.
-
-    Args:
-        dataset: of uint8 images [3, H, W] and labels.
-        encode: images [B, 3, H, W] in [-1, 1] on the process's device → means [B, L, C].
-        process: this process.
-        batch_size, num_workers: of the loader of one process.
-        path: beside which the shares of other processes lie until they are put together.
-
-    Returns:
-        Means [N, L, C] and labels [N] in the order of the data set, on the main process; None on
-        the others.
-
-    Raises:
-        UserError: there are fewer images than processes, or none can be read.
-    """
-    count, world = len(dataset), process.world
-    if count < world:
-        raise UserError(f"found {count} images for {world} processes, expected one for each")
-    share = Subset(dataset, range(process.rank, count, world))
-    loader = DataLoader(share, batch_size, num_workers=num_workers)
-    means, labels = [], []
-    with progress(len(loader), "encoding", "batch", process.is_main) as bar:
-        for pictures, names in loader:
-            means.append(encode(images.to_float(pictures.to(process.device))).cpu())
-            labels.append(names)
-            bar.update()
-    message = Unreadable(dataset, "images", process.device).news()
-    if message and process.is_main:
-        print(message)
-
-    parts = [Path(f"{path}.part{rank}.safetensors") for rank in range(world)]
-    if world > 1:
-        mine = {"means": torch.cat(means), "labels": torch.cat(labels)}
-        checkpoint.save_safetensors(parts[process.rank], mine)
-        distributed.barrier()
-    if not process.is_main:
-        return None
-    if world == 1:
-        return torch.cat(means), torch.cat(labels)
-    for rank, part in enumerate(parts):
-        share = checkpoint.load(part)
-        if rank == 0:
-            together = {k: v.new_empty(count, *v.shape[1:]) for k, v in share.items()}
-        for name, values in share.items():
-            together[name][rank::world] = values
-        part.unlink()
-    return together["means"], together["labels"]
+from common.sampler import Draw
+from common.seeding import stream
 
 
 class Latents(Dataset):
     """Posterior means [L, C] and labels from a file of `scripts/cache_latents.py`.
 
+    In training an item is a `Draw`, whose number chooses the view as it would choose crop and
+    flip of the picture; an int gives the first view.
+
+    Args:
+        path: the file; its tokens are read as they are needed.
+        tokenizer: identity of the tokenizer in use.
+        seed: of the choice among views.
+
     Attributes:
-        header: `class_names` and `tokenizer`, the hash of the weights that encoded the images.
+        header: what made the means.
 
     Raises:
         UserError: the file is missing or of another kind, or another tokenizer made it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], tokenizer_hash: str) -> None:
-        tensors = checkpoint.load(path)
-        metadata = checkpoint.load_metadata(path)
-        if set(tensors) != {"means", "labels"} or "header" not in metadata:
-            raise UserError(
-                f"{path}: not a file of cached tokens; expected one that "
-                "scripts/cache_latents.py wrote"
-            )
-        self.header = json.loads(metadata["header"])
-        if self.header["tokenizer"] != tokenizer_hash:
+    def __init__(self, path: str | os.PathLike[str], tokenizer: str, seed: int = 0) -> None:
+        self.path, self.seed = path, seed
+        self.header = read_header(path)
+        if self.header["tokenizer"] != tokenizer:
             raise UserError(
                 f"{path}: found tokens of tokenizer {self.header['tokenizer']}, expected those of "
-                f"{tokenizer_hash}, the one given; encode the images again"
+                f"{tokenizer}, the one given; encode the images again"
             )
         self.class_names: list[str] = self.header["class_names"]
+        self.crops, self.flips = (self.header["views"][k] for k in ("crops", "flips"))
+        self._open()
+
+    def _open(self) -> None:
+        tensors = checkpoint.load(self.path)  # mapped, not read
         self.means, self.labels = tensors["means"], tensors["labels"]
 
     def __len__(self) -> int:
         return len(self.means)
 
-    def __getitem__(self, i: int | tuple) -> tuple[Tensor, int]:
-        index = i if isinstance(i, int) else i[0]
-        return self.means[index], int(self.labels[index])
+    def __getitem__(self, i: int | Draw) -> tuple[Tensor, int]:
+        index, view = (i, 0) if isinstance(i, int) else (i.index, self._view(i.number))
+        return self.means[index, view], int(self.labels[index])
+
+    def _view(self, number: int) -> int:
+        randomness = stream(self.seed, "crop", number)
+        crop = int(randomness.integers(max(self.crops, 1)))
+        return 2 * crop + int(randomness.random() < 0.5) if self.flips else crop
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the tokens: a worker that is not forked maps the file itself."""
+        return {k: v for k, v in vars(self).items() if k not in ("means", "labels")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What made a file of cached tokens.
+
+    Raises:
+        UserError: it is none, or of an earlier version.
+    """
+    header = json.loads(checkpoint.load_metadata(path).get("header", "{}"))
+    if not {"tokenizer", "class_names", "views"} <= header.keys():
+        raise UserError(
+            f"{path}: not a file of cached tokens; expected one that scripts/cache_latents.py wrote"
+        )
+    return header
 
 
 def weights_hash(state: dict[str, Tensor]) -> str:

@@ -6,7 +6,8 @@ Shapes: B batch, L columns, C token channels, H W pixels.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,11 @@ from common.distributed import Process
 from common.errors import UserError
 from common.sampler import DrawSampler
 from common.seeding import BatchDraws
+from common.signals import Requests
+
+# a batch of the loader, this process's rows of random numbers → tokens [B, L, C] in the model's
+# scale, labels [B]
+Tokenise = Callable[[Any, BatchDraws], tuple[Tensor, Tensor]]
 
 
 class Tokenizer(Protocol):
@@ -88,21 +94,29 @@ def count_columns(dataset: Dataset, tokenizer: Tokenizer) -> int:
 
 
 def training_batches(
-    dataset: Dataset, batch_size: int, process: Process, seed: int, num_workers: int
+    dataset: Dataset,
+    batch_size: int,
+    accumulate: int,
+    process: Process,
+    seed: int,
+    num_workers: int,
 ) -> DataLoader:
     """Batches of this process, all of them full, in an order that the seed and epoch decide.
 
+    Of `accumulate` of them an update is made. The sampler counts updates, so that it can go on in
+    the middle of an epoch, and leaves out the images at its end that do not fill one.
+
     Raises:
-        UserError: there are fewer items than one batch of all processes takes.
+        UserError: there are fewer images than one update of all processes takes.
     """
-    together = batch_size * process.world
-    if batch_size < 1 or len(dataset) < together:
+    together = batch_size * accumulate * process.world
+    if len(dataset) < together:
         raise UserError(
-            f"--batch_size: found {batch_size} on {process.world} process(es), a batch of "
-            f"{together}, but there are {len(dataset)} images; expected at least one and at most "
-            f"{max(len(dataset) // process.world, 1)}"
+            f"--batch_size: found {batch_size} x {accumulate} pass(es) on {process.world} "
+            f"process(es), an update of {together}, but there are {len(dataset)} images; expected "
+            "no more than these"
         )
-    sampler = DrawSampler(len(dataset), process.rank, process.world, batch_size, seed)
+    sampler = DrawSampler(len(dataset), process.rank, process.world, batch_size * accumulate, seed)
     return DataLoader(
         dataset,
         batch_size,
@@ -110,21 +124,25 @@ def training_batches(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=process.device.type == "cuda",
-        drop_last=True,
+        worker_init_fn=_ignore_requests,
     )
 
 
-@torch.no_grad()
+def _ignore_requests(worker: int) -> None:
+    """A scheduler may send its signal to all processes; it is the trainer that has to answer, and
+    it would not live to do so if a worker died."""
+    for number in Requests.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def tokenise(
-    tokenizer: Tokenizer,
-    batch: Sequence[Tensor],
-    randomness: torch.Generator,
-    device: torch.device,
+    tokenizer: Tokenizer, batch: Sequence[Tensor], draws: BatchDraws, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """A batch of pictures or cached means → tokens [B, L, C] in the model's scale, labels [B]."""
     items, labels = (x.to(device, non_blocking=True) for x in batch)
     if items.is_floating_point():
-        posterior = tokenizer.posterior(items)  # [B, L, C]
+        mean = items  # [B, L, C]
     else:
-        posterior = tokenizer.encode(images.to_float(items))
-    return tokenizer.sample_tokens(posterior, BatchDraws(randomness)), labels
+        with torch.inference_mode():
+            mean = tokenizer.encode(images.to_float(items)).mode()  # [B, L, C]
+    return tokenizer.sample_tokens(tokenizer.posterior(mean), draws), labels

@@ -28,8 +28,9 @@ FIELDS = {
 }
 
 
-def add_size_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of the generator's sizes; those not given come from the checkpoint or the data."""
+def add_size_flags(parser: argparse.ArgumentParser, dropout: bool = False) -> None:
+    """Flags of the generator's sizes, and of its dropout if wanted; those not given come from the
+    checkpoint or the data."""
     group = parser.add_argument_group("generator")
     add = group.add_argument
     add("--model", choices=SIZES, help="a named size: width, layers, attention heads")
@@ -42,6 +43,9 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
     add("--cond_length", type=int, help="earlier columns a layer sees (default 3; 0: all)")
     add("--diffloss_w", type=int, help="width of the flow head")
     add("--diffloss_d", type=int, help="residual blocks of the flow head")
+    if dropout:
+        add("--attn_dropout", type=float, help="of attention weights (default 0.1)")
+        add("--proj_dropout", type=float, help="after projections and in MLPs (default 0.1)")
 
 
 def sizes(flags: argparse.Namespace, known: Mapping[str, Any]) -> GeneratorConfig:
@@ -81,6 +85,11 @@ def check_against(flags: argparse.Namespace, stored: GeneratorConfig) -> None:
         own = getattr(stored, field)
         if value != own:
             raise UserError(f"--{_flag(field)}: found {value}, but the checkpoint has {own}")
+
+
+def flags_of(sizes: GeneratorConfig) -> dict[str, Any]:
+    """The flags that give these sizes, by name."""
+    return {flag: getattr(sizes, field) for flag, field in FIELDS.items()}
 
 
 def _given(flags: argparse.Namespace) -> dict[str, Any]:

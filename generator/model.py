@@ -5,10 +5,13 @@ Shapes: B batch, L columns, C token channels, D width, K class tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
 from generator.attention import window_mask
@@ -79,7 +82,11 @@ class Generator(nn.Module):
 
     Tokens are in the model's scale (posterior sample × token scale). Class `classes` stands for
     "no class", the unconditional branch of guidance.
+
+    With `recompute` a layer's activations are not kept for the backward pass, but computed again.
     """
+
+    recompute = False
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -112,7 +119,7 @@ class Generator(nn.Module):
         tokens = self.norm_in(table[labels][:, None] + self.class_positions)  # [B, K, D]
         keys_values = []
         for layer in self.layers:
-            kv, tokens = layer.read_class(tokens)
+            kv, tokens = self._run(layer.read_class, tokens)
             keys_values.append(kv)
         return ClassMemory(keys_values, tokens[:, -1])
 
@@ -154,8 +161,13 @@ class Generator(nn.Module):
         mask = window_mask(length, self.config.window, tokens.device)
         x = self.norm_in(self.token_in(tokens))  # [B, L, D]
         for layer, class_kv in zip(self.layers, memory.keys_values, strict=True):
-            x = layer(x, class_kv, turns, mask)  # [B, L, D]
+            x = self._run(layer, x, class_kv, turns, mask)  # [B, L, D]
         return self.norm_out(torch.cat([memory.last[:, None], x], dim=1))  # [B, L+1, D]
+
+    def _run(self, part: Callable[..., Any], *inputs: Any) -> Any:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(part, *inputs, use_reentrant=False)
+        return part(*inputs)
 
 
 def initialise(model: Generator) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.seeding import BatchDraws
 from generator.model import Generator
 
 
@@ -33,39 +34,42 @@ class Draws:
     def random(
         cls,
         tokens: Tensor,
-        generator: torch.Generator,
+        draws: BatchDraws,
         shift: int = 0,
         drop_probability: float = 0.1,
         repeats: int = 4,
     ) -> Draws:
-        """Draws for tokens [B, L, C] from a generator on their device; the shift, which all
-        processes share, is given."""
+        """Draws for this process's tokens [B, L, C], rows of those for the whole batch; the
+        shift, which all processes share, is given."""
         batch, length, channels = tokens.shape
-        rows = batch * length * repeats
-        options = {"generator": generator, "device": tokens.device}
-        return cls(
-            shift=shift,
-            drop=torch.rand(batch, **options) < drop_probability,
-            t=torch.rand(rows, **options),
-            noise=torch.randn(rows, channels, **options),
-        )
+        drop = draws.uniform(batch) < drop_probability
+        t = [draws.uniform(batch, length) for _ in range(repeats)]
+        noise = [draws.normal(batch, length, channels) for _ in range(repeats)]
+        return cls(shift, drop, torch.cat(t).flatten(), torch.cat(noise).flatten(0, 1))
 
 
-def training_loss(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-    """Mean flow-matching loss a column.
+def token_losses(
+    model: Generator, tokens: Tensor, labels: Tensor, draws: Draws, share_classes: bool = False
+) -> Tensor:
+    """Flow-matching loss of each draw of each token, in float32.
 
     Args:
         model: the generator.
         tokens: [B, L, C] in the model's scale.
         labels: [B].
         draws: see `Draws`.
+        share_classes: read each class once, where there are fewer than images.
 
     Returns:
-        [L], whose mean is the loss.
+        [repeats, B, L].
     """
     batch, length, _ = tokens.shape
     labels = torch.where(draws.drop, model.no_class, labels)
-    memory = model.read_classes(labels)
+    if share_classes and model.no_class + 1 < batch:
+        every = torch.arange(model.no_class + 1, device=labels.device)
+        memory = model.read_classes(every).select(labels)
+    else:
+        memory = model.read_classes(labels)
     hidden = model.hidden(tokens[:, :-1], memory, draws.shift)  # [B, L, D]
     repeats = len(draws.t) // (batch * length)
     loss = model.head.loss(
@@ -74,4 +78,9 @@ def training_loss(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws
         draws.t,
         draws.noise,
     )
-    return loss.view(repeats, batch, length).mean(dim=(0, 1))  # [L]
+    return loss.view(repeats, batch, length)
+
+
+def training_loss(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    """Mean loss of each column, [L], whose mean is the loss; see `token_losses`."""
+    return token_losses(model, tokens, labels, draws).mean(dim=(0, 1))

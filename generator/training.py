@@ -1,262 +1,265 @@
-"""The training loop of the generator, on one process or many.
-
-Shapes: B batch of a process, L columns, C token channels.
-"""
+"""The run of a training: where it stands, what it writes, and how it goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from common import checkpoint, distributed, seeding
-from common.distributed import Process
-from common.ema import EMA
+from common import checkpoint, distributed
 from common.errors import UserError
 from common.logs import Logs, Unreadable, progress
+from common.signals import Interrupted, Requests
+from generator.columns import ColumnLosses, save_picture
+from generator.learner import Learner
 from generator.model import Generator
-from generator.objective import Draws, training_loss
 from generator.schedule import Schedule
 
-# a batch of the loader, a torch generator on the device → tokens [B, L, C], labels [B]
-Tokenise = Callable[[Any, torch.Generator], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How the generator is trained; defaults are the paper's.
-
-    Args:
-        lr: rate after the warm-up (`blr` × global batch / 256).
-        epochs, warmup_epochs, min_lr, lr_schedule: see `Schedule`.
-        weight_decay: of matrices outside the head.
-        grad_clip: largest gradient norm.
-        ema_rate: of the EMA weights.
-        label_drop_prob: how often a sample loses its class.
-        shift_num: positions are shifted by 0 … shift_num − 1, one shift a batch.
-        diffusion_batch_mul: flow draws a token.
-        bf16: run the transformer and head under bfloat16 autocast.
-        log_freq: steps between two entries of the logs.
-        save_last_freq, save_freq: epochs between two checkpoints that replace each other, and
-            between two that are kept (0: none).
-        seed: of all draws.
-    """
-
-    lr: float
-    epochs: int
-    warmup_epochs: float = 100
-    min_lr: float = 0.0
-    lr_schedule: str = "constant"
-    weight_decay: float = 0.02
-    grad_clip: float = 3.0
-    ema_rate: float = 0.9999
-    label_drop_prob: float = 0.1
-    shift_num: int = 16
-    diffusion_batch_mul: int = 4
-    bf16: bool = False
-    log_freq: int = 20
-    save_last_freq: int = 1
-    save_freq: int = 0
-    seed: int = 0
-
-
-class LossModule(nn.Module):
-    """The loss as a forward pass, which is what DDP synchronises."""
-
-    def __init__(self, model: Generator) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        return training_loss(self.model, tokens, labels, draws)
-
-
-def parameter_groups(model: Generator, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for all but biases, norms, one-dimensional parameters and the head."""
-    decayed, free = [], []
-    for name, parameter in model.named_parameters():
-        exempt = parameter.ndim == 1 or name.startswith("head.")
-        (free if exempt else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
+LAST = "checkpoint-last.pth"
+STATE = {"model", "model_ema", "optimizer", "epoch", "epoch_images", "step", "training", "data"}
 
 
 class Trainer:
-    """Model, EMA and optimizer, and the steps that change them.
+    """A learner and its data, brought on update by update.
 
     Args:
-        model: on the process's device.
-        config: see `TrainingConfig`.
-        process: this process.
-        loader: training batches over a `DrawSampler`.
-        tokenise: turns a batch into tokens in the model's scale.
-        folder: where checkpoints and logs go.
-        header: plain values that every checkpoint carries beside the state.
+        learner: see `Learner`; its settings say what is due when.
+        loader: of `generator.data.training_batches`.
+        folder: where checkpoints and pictures go.
+        header: plain values that every checkpoint carries beside the state; a checkpoint with
+            others is refused.
+        logs: where logs go; `folder` if not given.
+        evaluate: loss by column, measured every `eval_freq` epochs.
+        preview: draws samples into a file, every `sample_freq` epochs.
     """
 
     def __init__(
         self,
-        model: Generator,
-        config: TrainingConfig,
-        process: Process,
+        learner: Learner,
         loader: DataLoader,
-        tokenise: Tokenise,
         folder: Path,
         header: dict[str, Any],
+        logs: Path | None = None,
+        evaluate: Callable[[Generator], dict[int, float]] | None = None,
+        preview: Callable[[Generator, Path], None] | None = None,
     ) -> None:
-        distributed.broadcast(model)
-        self.model = model.train()
-        self.ema = EMA(model, config.ema_rate)
-        self.config = config
-        self.process = process
+        self.learner = learner
+        self.config, self.process = learner.config, learner.process
         self.loader = loader
-        self.tokenise = tokenise
         self.folder = folder
         self.header = header
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.weight_decay),
-            lr=config.lr,
-            betas=(0.9, 0.95),
-            fused=True,
-        )
+        self.log_folder = logs or folder
+        self.evaluate = evaluate
+        self.preview = preview
+        config, world = self.config, self.process.world
         self.schedule = Schedule(
-            config.lr, config.epochs, config.warmup_epochs, config.min_lr, config.lr_schedule
+            config.rate(world),
+            config.epochs,
+            config.warmup_epochs,
+            config.min_lr,
+            config.lr_schedule,
         )
+        self.updates_an_epoch = len(loader) // config.accumulate
+        self.images_an_update = config.batch_size * config.accumulate * world
+        self.unreadable = Unreadable(loader.dataset, "images", self.process.device)
         self.epoch = 0
+        self.epoch_updates = 0  # of this epoch that are done
         self.step = 0
-        self.loss_module: nn.Module = LossModule(model)
-        if process.world > 1:
-            on_gpu = process.device.type == "cuda"
-            self.loss_module = DistributedDataParallel(
-                self.loss_module, device_ids=[process.device.index] if on_gpu else None
-            )
+        self.logs: Logs | None = None
+        self.bar: tqdm
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.epochs or 0 < self.config.max_steps <= self.step
 
     def run(self) -> None:
-        """Train from where the state stands to the last epoch."""
+        """Train from where the state stands to the end.
+
+        Raises:
+            Interrupted: SIGTERM came; the checkpoint has been written.
+            UserError: the loss is not finite any more.
+        """
+        if self.finished:
+            return
         main = self.process.is_main
-        logs = Logs(self.folder) if main else None
-        unreadable = Unreadable(self.loader.dataset, "images", self.process.device)
-        steps = len(self.loader)
-        total = self.config.epochs * steps
-        bar = progress(total, "generator", "step", main, min(self.epoch * steps, total))
-        while self.epoch < self.config.epochs:
-            self.loader.sampler.set_epoch(self.epoch)
-            for i, (loss, norm) in enumerate(self._epoch()):
-                bar.update()
-                if self.step % self.config.log_freq == 0 or i == steps - 1:
-                    values = self._describe(loss, norm)
-                    loss_text = f"{values['train/loss']:.4f}"
-                    bar.set_postfix(loss=loss_text, epoch=self.epoch + 1, refresh=False)
-                    if logs:
-                        logs.scalars(self.step, values)
-            self.epoch += 1
-            self._save_due()
-            message = unreadable.news()
-            if message and main:
-                bar.write(message)
-        bar.close()
-        if logs:
-            logs.close()
+        total = self.config.epochs * self.updates_an_epoch
+        total = min(total, self.config.max_steps or total)
+        self.bar = progress(total, "generator", "step", main, min(self.step, total))
+        self.logs = Logs(self.log_folder) if main else None
+        try:
+            with Requests(self.process) as requests:
+                while not self.finished:
+                    self._epoch(requests)
+            self.save(LAST)
+            self._draw_curves()
+        finally:
+            self.bar.close()
+            if self.logs:
+                self.logs.close()
 
-    def _epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over the data; the loss of each column [L] and the gradient norm a step."""
-        for i, batch in enumerate(self.loader):
-            rate = self.schedule.rate(self.epoch + i / len(self.loader))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            yield self._train_step(batch)
+    def _epoch(self, requests: Requests) -> None:
+        """The rest of an epoch, or less if training ends in it."""
+        for batches in self._batches():
+            rate = self.schedule.rate(self.epoch + self.epoch_updates / self.updates_an_epoch)
+            losses, norm = self.learner.update(batches, self.step, rate)
+            self.step += 1
+            self.epoch_updates += 1
+            ended = self.epoch_updates == self.updates_an_epoch
+            self.bar.update()
+            told = ended or self.step % self.config.log_freq == 0
+            if told:
+                self._tell(losses, norm, rate)
+            if ended:
+                self.epoch, self.epoch_updates = self.epoch + 1, 0
+                self._between_epochs()
+            if self.finished:
+                return
+            self._attend(requests, told)
 
-    def _train_step(self, batch: Any) -> tuple[Tensor, Tensor]:
-        config, device = self.config, self.process.device
-        key = (self.step, self.process.rank)
-        torch.manual_seed(int(seeding.stream(config.seed, "dropout", *key).integers(2**63)))
-        randomness = seeding.generator(config.seed, "step", *key, device=device)
-        tokens, labels = self.tokenise(batch, randomness)
-        draws = Draws.random(
-            tokens,
-            randomness,
-            shift=int(seeding.stream(config.seed, "shift", self.step).integers(config.shift_num)),
-            drop_probability=config.label_drop_prob,
-            repeats=config.diffusion_batch_mul,
+    def _batches(self) -> Iterator[list[Any]]:
+        """The batches of each update that is left in this epoch."""
+        self.loader.sampler.resume(self.epoch, self.epoch_updates)
+        batches = iter(self.loader)
+        for _ in range(self.updates_an_epoch - self.epoch_updates):
+            yield list(islice(batches, self.config.accumulate))
+
+    def _tell(self, losses: ColumnLosses, norm: Tensor, rate: float) -> None:
+        """Read and log how an update went; the one place that waits for the device."""
+        self.learner.updates.check(self.step)
+        means = losses.means()
+        trained = [means[i] for i in self.learner.trained if i in means]
+        loss = sum(trained) / len(trained)
+        self.bar.set_postfix(loss=f"{loss:.4f}", epoch=self.epoch + 1, refresh=False)
+        self._log(
+            {
+                **{f"columns/loss_{i:02d}": value for i, value in means.items()},
+                "train/loss": loss,
+                "train/grad_norm": norm.item(),
+                "train/lr": rate,
+                "train/skipped": self.learner.updates.skipped.item(),
+            }
         )
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            loss = self.loss_module(tokens, labels, draws)  # [L]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
-        self.optimizer.step()
-        self.ema.update(self.model)
-        self.step += 1
-        return loss.detach(), norm
 
-    def _describe(self, loss: Tensor, norm: Tensor) -> dict[str, float]:
-        columns = distributed.mean(loss).tolist()
-        values = {f"columns/loss_{i:02d}": v for i, v in enumerate(columns)}
-        values["train/loss"] = sum(columns) / len(columns)
-        values["train/grad_norm"] = norm.item()
-        values["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        return values
+    def _log(self, values: dict[str, float]) -> None:
+        if self.logs:
+            self.logs.scalars(self.step, values)
 
-    def _save_due(self) -> None:
-        last = self.epoch == self.config.epochs
-        if last or self.epoch % self.config.save_last_freq == 0:
-            self.save("checkpoint-last.pth")
-        if self.config.save_freq and self.epoch % self.config.save_freq == 0:
+    def _draw_curves(self) -> None:
+        if self.logs:
+            save_picture(self.log_folder / "metrics.csv", self.folder / "columns.png")
+
+    def _between_epochs(self) -> None:
+        """What is due after an epoch."""
+        config, average = self.config, self.learner.updates.ema.model
+
+        def due(every: int) -> bool:
+            return every > 0 and (self.finished or self.epoch % every == 0)
+
+        if due(config.eval_freq):
+            means = self.evaluate(average)
+            values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
+            self._log({**values, "eval/loss": sum(means.values()) / len(means)})
+            self._draw_curves()
+        if due(config.sample_freq) and self.process.is_main:
+            self.preview(average, self.folder / "samples" / f"epoch_{self.epoch:05d}.png")
+        if due(config.save_last_freq) and not self.finished:
+            self.save(LAST)
+        if config.save_freq and self.epoch % config.save_freq == 0:
             self.save(f"checkpoint-ckpt-{self.epoch}.pth")
+        message = self.unreadable.news()
+        if message and self.process.is_main:
+            self.bar.write(message)
+
+    def _attend(self, requests: Requests, told: bool) -> None:
+        """Write the checkpoint that is due after an update, or asked for by a signal.
+
+        Several GPUs agree on signals where they wait for each other anyway, when the log is told.
+        """
+        save = leave = False
+        if told or self.process.world == 1 or self.process.device.type == "cpu":
+            save, leave = requests.agreed()
+        every = self.config.save_steps
+        if save or (every and self.step % every == 0):
+            self.save(LAST)
+        if save and self.process.is_main:
+            self.bar.write(f"checkpoint after {self.step} updates: {self.folder / LAST}")
+        if leave:
+            raise Interrupted
 
     def save(self, name: str) -> None:
         """Write the whole state to `folder / name`."""
+        self.learner.updates.check(self.step)
         if self.process.is_main:
             state = {
-                "model": self.model.state_dict(),
-                "model_ema": self.ema.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                **self.learner.updates.state(),
                 "epoch": self.epoch,
+                "epoch_images": self.epoch_updates * self.images_an_update,
                 "step": self.step,
                 "training": asdict(self.config),
+                "data": self._data(),
                 **self.header,
             }
             checkpoint.save(self.folder / name, state)
         distributed.barrier()
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint that `save` wrote.
+    def load(self, state: dict[str, Any], source: object) -> None:
+        """Go on from the state of a checkpoint that `save` wrote.
 
         Raises:
-            UserError: it is none, or one of another model, tokenizer, data or seed.
+            UserError: it is of another model, tokenizer or data, or stands where updates of this
+                size cannot go on.
         """
-        state = checkpoint.load(path)
-        absent = {"model", "model_ema", "optimizer", "epoch", "step", "training"} - state.keys()
-        if absent:
-            raise UserError(
-                f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint that training "
-                "wrote"
-            )
         for key, value in self.header.items():
             if state.get(key) != value:
-                raise UserError(f"{path}: {_difference(key, state.get(key), value)}")
-        if state["training"]["seed"] != self.config.seed:
+                raise UserError(f"{source}: {_difference(key, state.get(key), value)}")
+        done = state["epoch_images"]
+        if done and state["data"] != self._data():
+            difference = _difference("data", state["data"], self._data())
             raise UserError(
-                f"--seed: found {self.config.seed}, expected {state['training']['seed']}, with "
-                f"which {path} was trained"
+                f"{source}: {difference}; this may change between two epochs, but the checkpoint "
+                "stands within one"
             )
-        checkpoint.load_weights(self.model, state["model"], path)
-        checkpoint.load_weights(self.ema.model, state["model_ema"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if done % self.images_an_update:
+            raise UserError(
+                f"--batch_size: found updates of {self.images_an_update} images, but {source} "
+                f"stands after {done} images of an epoch; expected a divisor of these, or a "
+                "checkpoint from the end of an epoch"
+            )
+        self.learner.updates.load(state, source, state["step"])
         self.epoch, self.step = state["epoch"], state["step"]
-        self.ema.updates.fill_(self.step)
+        self.epoch_updates = done // self.images_an_update
+        if self.epoch_updates >= self.updates_an_epoch:  # larger updates leave out more at the end
+            self.epoch, self.epoch_updates = self.epoch + 1, 0
+
+    def _data(self) -> dict[str, int]:
+        return {"images": len(self.loader.dataset), "columns": self.learner.columns}
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint of training.
+
+    Raises:
+        UserError: it is none.
+    """
+    state = checkpoint.load(path)
+    absent = STATE - state.keys()
+    if absent:
+        raise UserError(
+            f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint that training wrote"
+        )
+    return state
 
 
 def _difference(key: str, found: Any, expected: Any) -> str:
     """What differs between the value of a header here and in a checkpoint."""
+    if isinstance(found, list) and isinstance(expected, list):
+        found, expected = ({"number": len(v), **dict(enumerate(v))} for v in (found, expected))
     if isinstance(found, dict) and isinstance(expected, dict):
         key, found, expected = next(
             (f"{key} {k}", found.get(k), expected.get(k))

@@ -8,6 +8,7 @@ from PIL import Image
 
 from common.distributed import Process
 from common.errors import UserError
+from common.seeding import BatchDraws
 from generator.data import count_columns, image_data, tokenise, training_batches
 
 CPU = torch.device("cpu")
@@ -16,6 +17,9 @@ CPU = torch.device("cpu")
 class Posterior:
     def __init__(self, mean):
         self.mean = mean
+
+    def mode(self):
+        return self.mean
 
 
 class Tokenizer:
@@ -49,8 +53,8 @@ def flags(tmp_path):
     return make
 
 
-def randomness():
-    return torch.Generator().manual_seed(0)
+def rows():
+    return BatchDraws(torch.Generator().manual_seed(0))
 
 
 def test_images_and_their_cached_means_give_the_same_tokens(flags):
@@ -58,11 +62,21 @@ def test_images_and_their_cached_means_give_the_same_tokens(flags):
     assert count_columns(data, Tokenizer()) == 4
     pictures, labels = zip(*(data[i] for i in range(3)), strict=True)
     batch = torch.stack(pictures), torch.tensor(labels)
-    tokens, found = tokenise(Tokenizer(), batch, randomness(), CPU)
+    tokens, found = tokenise(Tokenizer(), batch, rows(), CPU)
     assert tokens.shape == (3, 4, 1) and torch.equal(found, batch[1])
     means = Tokenizer().encode(batch[0].float() / 127.5 - 1).mean
-    cached, _ = tokenise(Tokenizer(), (means, batch[1]), randomness(), CPU)
+    cached, _ = tokenise(Tokenizer(), (means, batch[1]), rows(), CPU)
     torch.testing.assert_close(cached, tokens)
+
+
+def test_tokens_can_be_learned_from(flags):
+    """The tokenizer runs in inference mode, whose tensors the backward pass would refuse."""
+    data = image_data(flags(), Tokenizer(), train=True, seed=0)
+    pictures = torch.stack([data[i][0] for i in range(3)])
+    tokens, _ = tokenise(Tokenizer(), (pictures, torch.zeros(3)), rows(), CPU)
+    layer = torch.nn.Linear(1, 2)
+    layer(tokens).sum().backward()
+    assert not tokens.is_inference() and not tokens.requires_grad and layer.weight.grad.any()
 
 
 def test_a_folder_comes_before_the_configured_data(flags, tmp_path):
@@ -90,19 +104,25 @@ def test_images_that_do_not_fit_are_named(flags, given, message):
         image_data(flags(**given), Tokenizer(), train=True, seed=0)
 
 
-def test_batches_of_all_processes_make_one_pass(flags):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_batches_of_all_processes_make_one_pass(flags, accumulate):
     data = image_data(flags(), Tokenizer(), train=True, seed=0)
     draws = []
     for rank in range(2):
-        loader = training_batches(data, 2, Process(rank, rank, 2, CPU), seed=0, num_workers=0)
-        assert len(loader) == 2 and all(len(labels) == 2 for _, labels in loader)
+        process = Process(rank, rank, 2, CPU)
+        loader = training_batches(data, 2 // accumulate, accumulate, process, 0, num_workers=0)
+        assert len(loader) == 2 * accumulate
+        assert all(len(labels) == 2 // accumulate for _, labels in loader)
         draws += [draw.index for draw in loader.sampler]
     assert len(set(draws)) == 8
 
 
-@pytest.mark.parametrize(("size", "world"), [(11, 1), (6, 2), (1, 11), (0, 1), (-1, 1)])
-def test_a_batch_that_cannot_be_filled(flags, size, world):
+@pytest.mark.parametrize(
+    ("size", "accumulate", "world"), [(11, 1, 1), (6, 1, 2), (1, 1, 11), (3, 4, 1)]
+)
+def test_an_update_that_cannot_be_filled(flags, size, accumulate, world):
     data = image_data(flags(), Tokenizer(), train=True, seed=0)
     process = Process(0, 0, world, CPU)
-    with pytest.raises(UserError, match=rf"--batch_size: found {size} on {world} process"):
-        training_batches(data, size, process, seed=0, num_workers=0)
+    message = rf"--batch_size: found {size} x {accumulate} pass\(es\) on {world} process\(es\)"
+    with pytest.raises(UserError, match=message):
+        training_batches(data, size, accumulate, process, seed=0, num_workers=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from generator.flags import add_size_flags, check_against, parse_with_config, sizes
+from generator.flags import add_size_flags, check_against, flags_of, parse_with_config, sizes
 from generator.model import GeneratorConfig
 
 KNOWN = {"channels": 6, "classes": 5}
@@ -15,7 +15,7 @@ KNOWN = {"channels": 6, "classes": 5}
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    add_size_flags(parser)
+    add_size_flags(parser, dropout=True)
     return parser.parse_args(list(map(str, arguments)))
 
 
@@ -58,6 +58,14 @@ def test_flags_must_agree_with_a_checkpoint():
     ]:
         with pytest.raises(UserError, match=message):
             check_against(parse(*arguments), stored)
+
+
+def test_sizes_give_their_flags_back():
+    given = ("--model", "tiny_model", "--cond_length", 0, "--proj_dropout", 0.3)
+    config = sizes(parse(*given), KNOWN)
+    assert config.proj_dropout == 0.3 and config.attn_dropout == 0.1
+    again = [word for flag, value in flags_of(config).items() for word in (f"--{flag}", value)]
+    assert sizes(parse(*again), KNOWN) == config
 
 
 @pytest.fixture

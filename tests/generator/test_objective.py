@@ -3,15 +3,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from common.seeding import BatchDraws
 from generator.model import Generator, GeneratorConfig
-from generator.objective import Draws, training_loss
+from generator.objective import Draws, token_losses, training_loss
+
+
+def rows(rank=0, world=1):
+    return BatchDraws(torch.Generator().manual_seed(0), rank, world)
 
 
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 5, 6, generator=generator)
-    return tokens, torch.tensor([0, 4, 2]), Draws.random(tokens, generator, shift=2)
+    return tokens, torch.tensor([0, 4, 2]), Draws.random(tokens, rows(), shift=2)
 
 
 @torch.no_grad()
@@ -50,9 +55,7 @@ def test_no_vector_is_made_from_its_own_column_or_later_ones(model, batch):
 
 def test_draws():
     tokens = torch.zeros(4000, 4, 6)
-    draws = Draws.random(
-        tokens, torch.Generator().manual_seed(0), shift=3, drop_probability=0.1, repeats=2
-    )
+    draws = Draws.random(tokens, rows(), shift=3, drop_probability=0.1, repeats=2)
     assert draws.shift == 3
     assert draws.drop.float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert draws.t.shape == (32000,) and draws.noise.shape == (32000, 6)
@@ -61,12 +64,68 @@ def test_draws():
     assert draws.t.square().mean().item() == pytest.approx(1 / 3, abs=0.01)
     assert draws.noise.mean().item() == pytest.approx(0, abs=0.01)
     assert draws.noise.square().mean().item() == pytest.approx(1, abs=0.02)
-    again = Draws.random(tokens, torch.Generator().manual_seed(0), repeats=2)
+    again = Draws.random(tokens, rows(), repeats=2)
     assert torch.equal(again.noise, draws.noise)
+    first, second = draws.noise.view(2, -1).corrcoef()[0]  # of one token
+    assert first == pytest.approx(1) and second.item() == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_each_process_draws_rows_of_the_whole_batch(world):
+    whole = Draws.random(torch.zeros(6, 4, 5), rows(), drop_probability=0.5, repeats=3)
+    for rank in range(world):
+        share = torch.zeros(6 // world, 4, 5)
+        draws = Draws.random(share, rows(rank, world), drop_probability=0.5, repeats=3)
+        assert torch.equal(draws.drop, whole.drop[rank::world])
+        mine = slice(rank, None, world)
+        assert torch.equal(draws.t.view(3, -1, 4), whole.t.view(3, 6, 4)[:, mine])
+        assert torch.equal(draws.noise.view(3, -1, 4, 5), whole.noise.view(3, 6, 4, 5)[:, mine])
 
 
 def test_classes_are_never_or_always_dropped():
-    tokens, generator = torch.zeros(64, 1, 6), torch.Generator().manual_seed(0)
+    tokens = torch.zeros(64, 1, 6)
     for probability in (0.0, 1.0):
-        drop = Draws.random(tokens, generator, drop_probability=probability).drop
+        drop = Draws.random(tokens, rows(), drop_probability=probability).drop
         assert drop.float().mean().item() == probability
+
+
+def test_classes_that_are_shared_are_read_once(build):
+    """Loss and gradients are the same; the classes read are as many as there are."""
+    tokens = torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(12) % 5
+    draws = Draws.random(tokens, rows(), drop_probability=0.4)
+    results = []
+    for share in (False, True):
+        model, read = build(), []
+        original = model.read_classes
+
+        def counted(labels, original=original, read=read):
+            read.append(len(labels))
+            return original(labels)
+
+        model.read_classes = counted
+        loss = token_losses(model, tokens, labels, draws, share)
+        loss.mean().backward()
+        gradients = [p.grad for p in model.parameters()]
+        results.append((loss, *gradients))
+        assert read == [6 if share else 12]
+    for alone, shared in zip(*results, strict=True):
+        torch.testing.assert_close(shared, alone, atol=1e-6, rtol=1e-4)
+
+
+def test_few_images_share_nothing(build):
+    model = build()
+    tokens = torch.randn(3, 5, 6)
+    draws = Draws.random(tokens, rows())
+    labels = torch.tensor([0, 1, 1])
+    losses = [token_losses(model, tokens, labels, draws, share) for share in (False, True)]
+    assert torch.equal(*losses)
+
+
+def test_the_loss_is_float32_under_autocast(model, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        half = token_losses(model, *batch)
+    assert half.dtype == torch.float32
+    whole = token_losses(model, *batch)
+    assert not torch.equal(half, whole)
+    torch.testing.assert_close(half.mean(), whole.mean(), rtol=2e-2, atol=0)

@@ -24,6 +24,7 @@ def test_cached_tokens_are_the_posterior_means_of_every_image(project):
             expected = tokenizer.encode(images.to_float(picture[None])).mode()[0]
         torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-5)
         assert cached_label == label
+    assert latents.header["token_scale"] == float(tokenizer.token_scale)
 
 
 def test_two_processes_write_one_file_in_the_order_of_the_data(project, together):
@@ -57,8 +58,9 @@ def test_a_folder_of_images_of_another_width(project, call, tmp_path):
     assert done.code == 0, done.err
     assert "images: 1 of 4 pictures could not be read" in done.out
     assert str(root / "a" / "1.png") in done.out
+    assert f"4 images x 2 flips: {path}" in done.out
     latents = checkpoint.load(path)
-    assert latents["means"].shape == (4, 16, 4)
+    assert latents["means"].shape == (4, 2, 16, 4)
     assert latents["labels"].tolist() == [0, 1, 1, 1]  # the next readable one took its place
 
 
@@ -86,12 +88,30 @@ def test_mistakes_are_named(project, call, tmp_path, flags, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_random_crops_are_not_frozen(project, call, tmp_path):
+def test_random_crops(project, call, tmp_path):
+    """Of a data set that crops and flips at random, as its config says."""
     node = "data.params.train"
     overrides = (f"{node}.target=common.datasets.ImageFolder", f"{node}.params=null")
-    params = f"{node}.params={{root: {folder(tmp_path)}, size: 64, train: true}}"
+    root = folder(tmp_path)
+    for file in root.rglob("*.png"):
+        pixels = torch.randint(256, (3, 70, 140), dtype=torch.uint8)
+        images.save_image(file, pixels)
+    params = f"{node}.params={{root: {root}, size: 64, train: true}}"
     path = tmp_path / "latents.safetensors"
     given = ("--config_path", project.stage_two_yaml, "--cached_path", path, "--device", "cpu")
-    done = call("cache_latents", *given, *overrides, params)
-    assert done.code == 2
-    assert "data.params.train.params.train: found true, expected false" in done.err
+    done = call("cache_latents", *given, "--crops", 3, *overrides, params)
+    assert (done.code, done.out) == (0, f"4 images x 3 crops x 2 flips: {path}\n")
+    means = checkpoint.load(path)["means"]
+    assert means.shape == (4, 6, 8, 4)
+    crops = means[1, ::2].flatten(1)
+    assert any(not torch.equal(crops[0], crop) for crop in crops)
+
+
+def test_a_file_is_not_overwritten(project, call, tmp_path):
+    given = ("--config_path", project.stage_two_yaml, "--cached_path", project.cached)
+    before = project.cached.stat().st_mtime_ns
+    done = call("cache_latents", *given, "--device", "cpu")
+    assert (done.code, done.out) == (0, f"18 images: {project.cached} (there already)\n")
+    done = call("cache_latents", *given, "--device", "cpu", "data.params.train.params.seed=5")
+    assert done.code == 2 and f"{project.cached}: is there already, made with data" in done.err
+    assert project.cached.stat().st_mtime_ns == before

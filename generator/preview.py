@@ -1,0 +1,50 @@
+"""Pictures that a generator draws while it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import images
+from generator.model import Generator
+from generator.pipeline import Decoder, generate
+from generator.sampling import Guidance
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Pictures of all classes in turn, the same noise every time.
+
+    Args:
+        decoder: the tokenizer, on the generator's device.
+        columns: L, of each picture.
+        count: how many.
+        steps: of the solver, for each column.
+        temperature: scale of the starting noise.
+        cfg: guidance at the last column, to which it grows from 1; 1 is none.
+        seed: of the noise.
+    """
+
+    decoder: Decoder
+    columns: int
+    count: int = 16
+    steps: int = 100
+    temperature: float = 1.0
+    cfg: float = 1.0
+    seed: int = 0
+
+    def __call__(self, model: Generator, path: Path) -> None:
+        """Draw into one file; `model` is in evaluation mode."""
+        numbers = range(self.count)
+        pictures = generate(
+            model,
+            self.decoder,
+            [k % model.config.classes for k in numbers],
+            numbers,
+            self.columns,
+            Guidance(self.cfg, ramp=self.columns),
+            self.steps,
+            self.temperature,
+            self.seed,
+        )
+        images.save_grid(path, pictures.cpu(), columns=round(self.count**0.5))

@@ -1,0 +1,102 @@
+"""A run small enough to be made many times in a test."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from common.distributed import Process
+from common.sampler import Draw
+from generator.data import training_batches
+from generator.learner import Learner
+from generator.model import Generator, GeneratorConfig
+from generator.settings import TrainingConfig
+from generator.training import Trainer
+
+ALONE = Process(0, 0, 1, torch.device("cpu"))
+SIZES = GeneratorConfig(16, 2, 2, 3, 4, 3, head_width=8, head_depth=1)
+CONFIG = TrainingConfig(
+    lr=1e-2, epochs=3, warmup_epochs=1, ema_rate=0.9, shift_num=4, log_freq=1, batch_size=4
+)
+
+
+class Tokens:
+    """Ten images of five columns of three channels."""
+
+    class_names = ("a", "b", "c", "d")
+
+    def __init__(self, count: int = 10) -> None:
+        self.tokens = torch.randn(count, 5, 3, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, draw: Draw | int):
+        index = draw if isinstance(draw, int) else draw.index
+        return self.tokens[index], index % 4
+
+
+def network(sizes: GeneratorConfig = SIZES, seed: int = 0) -> Generator:
+    """No weight is zero, as those of a fresh head are, so that everything has a gradient."""
+    torch.manual_seed(seed)
+    model = Generator(sizes)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def noisy(batch, draws):
+    """As a posterior would: fresh noise on the tokens of each image."""
+    tokens, labels = batch
+    return tokens + 0.5 * draws.normal(*tokens.shape), labels
+
+
+def build(
+    folder: Path,
+    process: Process = ALONE,
+    dataset=None,
+    tokenise=noisy,
+    sizes: GeneratorConfig = SIZES,
+    weights: int = 0,
+    workers: int = 0,
+    config: TrainingConfig = CONFIG,
+    evaluate=None,
+    preview=None,
+    **settings,
+) -> Trainer:
+    """A run with other settings than `CONFIG`; `weights` seeds the first weights."""
+    config = dataclasses.replace(config, **settings)
+    dataset = dataset or Tokens()
+    loader = training_batches(
+        dataset, config.batch_size, config.accumulate, process, config.seed, workers
+    )
+    return Trainer(
+        Learner(network(sizes, weights), config, process, tokenise, columns=5),
+        loader,
+        folder,
+        {"generator": asdict(sizes), "tokenizer": "abc"},
+        evaluate=evaluate,
+        preview=preview,
+    )
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def assert_same_state(a: Trainer, b: Trainer) -> None:
+    """Weights, average, moments and place, to the bit."""
+    found, expected = a.learner.updates, b.learner.updates
+    assert_same(found.model.state_dict(), expected.model.state_dict())
+    assert_same(found.ema.state_dict(), expected.ema.state_dict())
+    moments = expected.optimizer.state_dict()["state"]
+    assert len(moments) > 10
+    for index, values in moments.items():
+        assert_same(found.optimizer.state_dict()["state"][index], values)
+    assert (a.epoch, a.epoch_updates, a.step) == (b.epoch, b.epoch_updates, b.step)

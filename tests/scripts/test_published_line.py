@@ -1,0 +1,62 @@
+"""The published training command, word for word but for paths and counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from common import checkpoint, images
+from tokenizer.model import Tokenizer
+from tokenizer.released import to_released
+
+LINE = """
+--model tiny_model --vae_embed_dim 256 --token_num 16 --num_iter 16 --diffloss_d 1 --diffloss_w 32
+--cond_length 3 --class_num 30 --epochs 1 --warmup_epochs 1 --batch_size 3 --blr 1.0e-4
+--float32 --diffusion_batch_mul 4 --buffer_size 16 --vae_norm 0.05493
+--config_path {folder}/tokenizer_config.yaml --output_dir {folder}/out
+--resume {folder}/out --ckpt checkpoint-last.pth --data_path {folder}/data
+"""
+DDCONFIG = {
+    "double_enc": False,
+    "z_channels": 2,
+    "resolution": 64,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 4,
+    "ch_mult": [1, 1, 1],
+    "num_res_blocks": 0,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+    "len_down_scale": 2,
+    "norm_groups": 2,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tokenizer under the released names, its YAML file, and a picture of each of 30 classes."""
+    tokenizer = Tokenizer(DDCONFIG, 256)
+    checkpoint.save(tmp_path / "tokenizer.ckpt", {"state_dict": to_released(tokenizer, tokenizer)})
+    params = {"ckpt_path": str(tmp_path / "tokenizer.ckpt"), "embed_dim": 256, "std": 2.5}
+    target = "tokenizer.models.tokenizer.EquivariantTokenizer"
+    config = {"model": {"target": target, "params": {**params, "ddconfig": DDCONFIG}}}
+    (tmp_path / "tokenizer_config.yaml").write_text(yaml.safe_dump(config))
+    for k in range(30):
+        (tmp_path / "data" / f"class_{k}").mkdir(parents=True)
+        picture = torch.randint(256, (3, 64, 70), dtype=torch.uint8)
+        images.save_image(tmp_path / "data" / f"class_{k}" / "1.png", picture)
+    return tmp_path
+
+
+def test_the_published_line_trains(folder, start, free_port):
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--nnodes=1", "--node_rank=0")
+    torchrun += ("--master_addr=localhost", f"--master_port={free_port()}")
+    done = start("train_generator", *LINE.format(folder=folder).split(), launcher=torchrun)
+    assert done.code == 0, done.err
+    assert f"no checkpoint in {folder / 'out'} yet: training from the beginning" in done.out
+    state = checkpoint.load(folder / "out" / "checkpoint-last.pth")
+    assert (state["epoch"], state["step"]) == (1, 5)
+    assert state["generator"]["classes"] == 30 and state["generator"]["window"] == 3
+    assert state["token_scale"] == pytest.approx(0.05493)
+    assert state["training"]["precision"] == "fp32"
