@@ -94,4 +94,4 @@ def test_random_crops_are_not_frozen(project, call, tmp_path):
     given = ("--config_path", project.stage_two_yaml, "--cached_path", path, "--device", "cpu")
     done = call("cache_latents", *given, *overrides, params)
     assert done.code == 2
-    assert "data.params.train.params.train: found true, expected false" in done.err
+    assert "data.params.train: crops or flips at random" in done.err
