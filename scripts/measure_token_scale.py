@@ -48,6 +48,12 @@ def main() -> None:
     base = flags.base or (
         flags.source.parent.parent / "configs" / "config.yaml" if ours else flags.source
     )
+    if not flags.source.is_file():
+        raise UserError(f"{flags.source}: no such file; expected a checkpoint or a YAML file")
+    if not base.is_file():
+        raise UserError(
+            f"{flags.source}: lies in no run with {base}; expected -b/--base CONFIG.yaml"
+        )
     settings = config.load(base, flags.overrides)
     node = OmegaConf.select(settings, TRAINING_IMAGES)
     if node is None:

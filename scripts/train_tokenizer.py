@@ -78,8 +78,13 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
             f"-r/--resume: found no checkpoint {file}; expected a run's folder or a "
             "checkpoint inside its checkpoints/"
         )
+    if flags.base:
+        raise UserError(
+            "-b/--base: given along with -r/--resume, which goes on with the run's own config; "
+            "expected key=value for what shall change"
+        )
     folder = file.parent.parent
-    return folder, file, [folder / "configs" / "config.yaml", *flags.base]
+    return folder, file, [folder / "configs" / "config.yaml"]
 
 
 def gpu_numbers(words: str | None) -> list[int] | None:

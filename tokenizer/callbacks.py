@@ -142,6 +142,15 @@ class Progress(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100)
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin where the epoch is: Lightning leaves this out after a resume in its middle."""
+        super().on_train_start(trainer, module)
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        bar = self.train_progress_bar
+        bar.reset(int(self.total_train_batches))
+        bar.initial = bar.n = done
+        bar.set_description(f"Epoch {trainer.current_epoch}")
+
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, module)
         metrics.pop("v_num", None)

@@ -90,7 +90,7 @@ class TokenizerModule(LightningModule):
         self.tokenizer = Tokenizer(ddconfig, embed_dim, std, sematicconfig, post_channels)
         self.ema = EMA(self.tokenizer, ema_decay, warmup=True)
         self.objective: Objective = configuration.instantiate(
-            lossconfig, "lossconfig", weights_dir=weights_dir
+            lossconfig, "model.params.lossconfig", weights_dir=weights_dir
         )
         self._check(stage2, ckpt_path)
         if ckpt_path is not None:
@@ -166,7 +166,7 @@ class TokenizerModule(LightningModule):
         ]
 
     def on_fit_start(self) -> None:
-        self.step = int(self.ema.updates)  # updates of the autoencoder so far
+        self.step = self.first_step = int(self.ema.updates)  # updates of the autoencoder so far
         self._batches = 0  # of the update being made
         self._lpips = self.objective.perceptual or available_lpips(self.weights_dir)
         distributed.broadcast(self)
@@ -279,7 +279,7 @@ class TokenizerModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         values = self._fidelity.means(self.device)
         self.log_dict({f"val/{k}": v for k, v in values.items()}, logger=False, sync_dist=True)
-        self.log("psnr", values["psnr"], prog_bar=True, logger=False)
+        self.log("psnr", values["psnr"], prog_bar=True, logger=False, sync_dist=True)
         if not self.trainer.sanity_checking:
             scale = self._moments.scale(self.device)
             if scale is not None:  # neither collapsed nor diverged

@@ -92,6 +92,8 @@ class Tokenizer(nn.Module):
         Raises:
             UserError: H is not the tokenizer's height, or W is no multiple of the column width.
         """
+        if images.ndim != 4:
+            raise UserError(f"images: found shape {list(images.shape)}, expected [B, 3, H, W]")
         self.check_size(*images.shape[2:])
         columns = self.encoder(images)  # [B, L, P]
         return self.posterior(self.to_tokens(columns.mT).mT)  # [B, L, C]

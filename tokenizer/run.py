@@ -111,7 +111,11 @@ def train(run: Run, settings: DictConfig, fit: bool = True) -> None:
         raise UserError(
             "no update was made; expected lightning.trainer with max_epochs and limits above 0"
         )
-    results = {"updates": module.step, "seconds": time.monotonic() - began}
+    results = {
+        "updates": module.step,
+        "timed_updates": module.step - module.first_step,  # those of this part of a resumed run
+        "seconds": time.monotonic() - began,
+    }
     results |= _measure(run, data)
     if run.process.is_main:
         record = {"results": results, "settings": OmegaConf.to_container(settings, resolve=True)}

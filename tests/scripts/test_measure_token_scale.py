@@ -52,7 +52,9 @@ def test_mistakes_are_named(run, call, tmp_path):
     assert done.code == 2 and "--images: found 0, expected at least 1" in done.err
     alone = shutil.copy(run, tmp_path / "alone.ckpt")
     done = call("measure_token_scale", alone)
-    assert done.code == 2 and "configs/config.yaml: cannot read this configuration" in done.err
+    assert done.code == 2 and "alone.ckpt: lies in no run with" in done.err
+    done = call("measure_token_scale", tmp_path / "none.ckpt")
+    assert done.code == 2 and "none.ckpt: no such file; expected a checkpoint" in done.err
     (tmp_path / "none.yaml").write_text("model: {}")
     done = call("measure_token_scale", run, "-b", tmp_path / "none.yaml")
     assert done.code == 2 and "none.yaml: has no data.params.train" in done.err
