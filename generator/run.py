@@ -173,13 +173,24 @@ def training_data(flags: argparse.Namespace, tokenizer: Tokenizer, name: str, se
 def evaluation_data(
     flags: argparse.Namespace, tokenizer: Tokenizer, name: str, training: Dataset
 ) -> Dataset:
-    """What `--eval_path` names, or the training data."""
+    """What `--eval_path` names, or the training data.
+
+    Raises:
+        UserError: it has other classes.
+    """
     if flags.eval_path is None:
         return training
     if flags.eval_path.endswith(".safetensors"):
-        return Latents(flags.eval_path, name)
-    there = argparse.Namespace(**{**vars(flags), "data_path": flags.eval_path})
-    return image_data(there, tokenizer, train=False, seed=0)
+        data: Dataset = Latents(flags.eval_path, name)
+    else:
+        there = argparse.Namespace(**{**vars(flags), "data_path": flags.eval_path})
+        data = image_data(there, tokenizer, train=False, seed=0)
+    if list(data.class_names) != list(training.class_names):
+        raise UserError(
+            f"--eval_path: {flags.eval_path} has other classes than the training data; expected "
+            "the same names"
+        )
+    return data
 
 
 def keep_settings(flags: argparse.Namespace, trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ import argparse
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from common.errors import UserError
@@ -136,12 +136,10 @@ class TrainingConfig:
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for each setting; one that is not given is None."""
     hints = typing.get_type_hints(TrainingConfig)
-    for name in GROUPS:
-        group = parser.add_argument_group(name)
-        for setting in fields(TrainingConfig):
-            if setting.metadata["group"] == name:
-                _add_flag(group, setting.name, setting, hints[setting.name])
-    parser.add_argument(
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for setting in fields(TrainingConfig):
+        _add_flag(groups[setting.metadata["group"]], setting, hints[setting.name])
+    groups["speed"].add_argument(
         "--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32"
     )
 
@@ -185,18 +183,17 @@ def resumed(
     return after, lines
 
 
-def _add_flag(group: Any, name: str, setting: Any, hint: Any) -> None:
-    limits, default = setting.metadata, setting.default
+def _add_flag(group: Any, setting: Field, hint: Any) -> None:
+    flag, limits, default = f"--{setting.name}", setting.metadata, setting.default
     if hint is bool:
         action = argparse.BooleanOptionalAction
-        group.add_argument(f"--{name}", action=action, default=None, help=limits["help"])
+        group.add_argument(flag, action=action, default=None, help=limits["help"])
         return
     if isinstance(hint, types.UnionType):
         hint = typing.get_args(hint)[0]
     shown = "" if default is None else f" (default {default})"
-    group.add_argument(
-        f"--{name}", type=hint, choices=limits.get("choices"), help=limits["help"] + shown
-    )
+    choices = limits.get("choices")
+    group.add_argument(flag, type=hint, choices=choices, help=limits["help"] + shown)
 
 
 def _refuse(name: str, value: Any, expected: str) -> None:

@@ -274,6 +274,14 @@ def test_the_papers_settings_are_flags(project, call, tmp_path):
     assert {k: v for k, v in values.items() if k in defaults and defaults[k] != v} == {}
 
 
+def test_images_of_other_classes_measure_nothing(project, call, tmp_path):
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "images" / "cats" / "1.png")
+    flags = ("--output_dir", tmp_path / "run", "--eval_path", tmp_path / "images", "--eval_freq", 1)
+    done = call("train_generator", *project.stage_two(*flags))
+    assert done.code == 2 and "images has other classes than the training data" in done.err
+
+
 def test_tokens_of_another_tokenizer_are_refused(project, call, tmp_path):
     best = project.run / "checkpoints" / "last.ckpt"
     payload = checkpoint.load(best)
