@@ -58,8 +58,8 @@ class TrainingConfig:
         least=1,
     )
     diffusion_batch_mul: int = _setting("objective", 4, "flow draws of each token", least=1)
-    train_columns: str | None = _setting(
-        "objective", None, "columns whose loss is trained, such as 0-3,8-11 (default: all)"
+    train_columns: str = _setting(
+        "objective", "all", "columns whose loss is trained, such as 0-3,8-11"
     )
     subsequence: int = _setting(
         "objective",
@@ -103,13 +103,13 @@ class TrainingConfig:
         "weights (0: none)",
         least=0,
     )
+    eval_images: int = _setting("records", 2048, "images of such a measurement", least=1)
     sample_freq: int = _setting(
         "records",
         0,
         "epochs between two pictures of samples with the averaged weights (0: none)",
         least=0,
     )
-    eval_images: int = _setting("records", 2048, "images of such a measurement", least=1)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -124,7 +124,7 @@ class TrainingConfig:
                 _refuse(setting.name, value, f"a number in [{limits['least']}, {limits['most']}]")
             if "choices" in limits and value not in limits["choices"]:
                 _refuse(setting.name, value, f"one of {', '.join(limits['choices'])}")
-        if self.train_columns is not None and self.subsequence:
+        if self.train_columns != "all" and self.subsequence:
             raise UserError("--subsequence: given together with --train_columns; expected one")
 
     def rate(self, world: int) -> float:
@@ -145,9 +145,18 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def given(flags: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the command line, or its YAML file, gives."""
+    """The settings that the command line, or its YAML file, gives.
+
+    Raises:
+        UserError: two of them contradict each other.
+    """
     values = {setting.name: getattr(flags, setting.name) for setting in fields(TrainingConfig)}
-    return {name: value for name, value in values.items() if value is not None}
+    values = {name: value for name, value in values.items() if value is not None}
+    if {"lr", "blr"} <= values.keys():
+        raise UserError(
+            f"--blr: found {values['blr']} together with --lr {values['lr']}, expected one of them"
+        )
+    return values
 
 
 def resumed(
