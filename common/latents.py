@@ -65,6 +65,8 @@ class Latents(Dataset):
         return self.means[index, view], int(self.labels[index])
 
     def _view(self, number: int) -> int:
+        if self.means.shape[1] == 1:
+            return 0
         randomness = stream(self.seed, "crop", number)
         crop = int(randomness.integers(max(self.crops, 1)))
         return 2 * crop + int(randomness.random() < 0.5) if self.flips else crop

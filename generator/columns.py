@@ -17,13 +17,13 @@ from common.errors import UserError
 from common.seeding import BatchDraws
 
 
-def parse_columns(text: str | None, length: int) -> list[int]:
-    """The columns of `0-3,8-11`, ends included; all `length` of them without a text.
+def parse_columns(text: str, length: int) -> list[int]:
+    """The columns of `0-3,8-11`, ends included, or of `all`, which are `length`.
 
     Raises:
         UserError: it is of another form, or names a column that images do not have.
     """
-    if text is None:
+    if text == "all":
         return list(range(length))
     found: set[int] = set()
     for part in text.split(","):

@@ -129,7 +129,7 @@ class Learner:
             found = self.loss_module(tokens, labels, draws)  # [repeats, B, L]
         losses.add(found, numbers)
         by_column = found.mean(dim=(0, 1))  # [L]
-        if config.train_columns is not None:
+        if config.train_columns != "all":
             by_column = by_column[self._trained]
         loss = by_column.mean() / config.accumulate
         loss.backward()

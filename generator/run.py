@@ -45,7 +45,8 @@ def find_source(flags: argparse.Namespace) -> Source | None:
     Raises:
         UserError: there is none, or another run in `--output_dir` would be overwritten.
     """
-    last, same = flags.output_dir / LAST, flags.resume == flags.output_dir
+    last = flags.output_dir / LAST
+    same = flags.resume is not None and flags.resume.resolve() == flags.output_dir.resolve()
     if last.exists() and not same:
         raise UserError(
             f"--output_dir: {last} is there already; expected --resume {flags.output_dir} to go "
@@ -91,6 +92,8 @@ def prepare(
     """
     training, model, notes = settings(flags, source)
     if training.precision == "tf32":
+        if process.device.type == "cpu":
+            raise UserError("--precision: found tf32 on a CPU, expected fp32, bf16 or auto there")
         torch.set_float32_matmul_precision("high")
     dataset = training_data(flags, tokenizer, name, training.seed)
     columns = count_columns(dataset, tokenizer)
@@ -173,19 +176,32 @@ def training_data(flags: argparse.Namespace, tokenizer: Tokenizer, name: str, se
 def evaluation_data(
     flags: argparse.Namespace, tokenizer: Tokenizer, name: str, training: Dataset
 ) -> Dataset:
-    """What `--eval_path` names, or the training data."""
+    """What `--eval_path` names, or the training data.
+
+    Raises:
+        UserError: it has other classes.
+    """
     if flags.eval_path is None:
         return training
     if flags.eval_path.endswith(".safetensors"):
-        return Latents(flags.eval_path, name)
-    there = argparse.Namespace(**{**vars(flags), "data_path": flags.eval_path})
-    return image_data(there, tokenizer, train=False, seed=0)
+        data: Dataset = Latents(flags.eval_path, name)
+    else:
+        width = count_columns(training, tokenizer) * tokenizer.column_width
+        there = {**vars(flags), "data_path": flags.eval_path, "img_size": width}
+        data = image_data(argparse.Namespace(**there), tokenizer, train=False, seed=0)
+    if list(data.class_names) != list(training.class_names):
+        raise UserError(
+            f"--eval_path: {flags.eval_path} has other classes than the training data; expected "
+            "the same names"
+        )
+    return data
 
 
 def keep_settings(flags: argparse.Namespace, trainer: Trainer) -> None:
     """Write config.yaml, which `--config` takes and which has all that was set."""
     values = {k: v for k, v in vars(flags).items() if k not in NOT_KEPT}
     values |= flags_of(trainer.learner.model.config) | asdict(trainer.config)
+    values["blr"] = trainer.config.blr if trainer.config.lr is None else None
     values = {k: v for k, v in values.items() if v not in (None, [])}
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
     config.save(plain, flags.output_dir / "config.yaml")

@@ -6,7 +6,7 @@ import argparse
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from common.errors import UserError
@@ -58,8 +58,8 @@ class TrainingConfig:
         least=1,
     )
     diffusion_batch_mul: int = _setting("objective", 4, "flow draws of each token", least=1)
-    train_columns: str | None = _setting(
-        "objective", None, "columns whose loss is trained, such as 0-3,8-11 (default: all)"
+    train_columns: str = _setting(
+        "objective", "all", "columns whose loss is trained, such as 0-3,8-11"
     )
     subsequence: int = _setting(
         "objective",
@@ -103,13 +103,13 @@ class TrainingConfig:
         "weights (0: none)",
         least=0,
     )
+    eval_images: int = _setting("records", 2048, "images of such a measurement", least=1)
     sample_freq: int = _setting(
         "records",
         0,
         "epochs between two pictures of samples with the averaged weights (0: none)",
         least=0,
     )
-    eval_images: int = _setting("records", 2048, "images of such a measurement", least=1)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -124,7 +124,7 @@ class TrainingConfig:
                 _refuse(setting.name, value, f"a number in [{limits['least']}, {limits['most']}]")
             if "choices" in limits and value not in limits["choices"]:
                 _refuse(setting.name, value, f"one of {', '.join(limits['choices'])}")
-        if self.train_columns is not None and self.subsequence:
+        if self.train_columns != "all" and self.subsequence:
             raise UserError("--subsequence: given together with --train_columns; expected one")
 
     def rate(self, world: int) -> float:
@@ -136,20 +136,27 @@ class TrainingConfig:
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for each setting; one that is not given is None."""
     hints = typing.get_type_hints(TrainingConfig)
-    for name in GROUPS:
-        group = parser.add_argument_group(name)
-        for setting in fields(TrainingConfig):
-            if setting.metadata["group"] == name:
-                _add_flag(group, setting.name, setting, hints[setting.name])
-    parser.add_argument(
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for setting in fields(TrainingConfig):
+        _add_flag(groups[setting.metadata["group"]], setting, hints[setting.name])
+    groups["speed"].add_argument(
         "--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32"
     )
 
 
 def given(flags: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the command line, or its YAML file, gives."""
+    """The settings that the command line, or its YAML file, gives.
+
+    Raises:
+        UserError: two of them contradict each other.
+    """
     values = {setting.name: getattr(flags, setting.name) for setting in fields(TrainingConfig)}
-    return {name: value for name, value in values.items() if value is not None}
+    values = {name: value for name, value in values.items() if value is not None}
+    if {"lr", "blr"} <= values.keys():
+        raise UserError(
+            f"--blr: found {values['blr']} together with --lr {values['lr']}, expected one of them"
+        )
+    return values
 
 
 def resumed(
@@ -185,18 +192,17 @@ def resumed(
     return after, lines
 
 
-def _add_flag(group: Any, name: str, setting: Any, hint: Any) -> None:
-    limits, default = setting.metadata, setting.default
+def _add_flag(group: Any, setting: Field, hint: Any) -> None:
+    flag, limits, default = f"--{setting.name}", setting.metadata, setting.default
     if hint is bool:
         action = argparse.BooleanOptionalAction
-        group.add_argument(f"--{name}", action=action, default=None, help=limits["help"])
+        group.add_argument(flag, action=action, default=None, help=limits["help"])
         return
     if isinstance(hint, types.UnionType):
         hint = typing.get_args(hint)[0]
     shown = "" if default is None else f" (default {default})"
-    group.add_argument(
-        f"--{name}", type=hint, choices=limits.get("choices"), help=limits["help"] + shown
-    )
+    choices = limits.get("choices")
+    group.add_argument(flag, type=hint, choices=choices, help=limits["help"] + shown)
 
 
 def _refuse(name: str, value: Any, expected: str) -> None:

@@ -13,7 +13,7 @@ from generator.columns import ColumnLosses, parse_columns, random_runs, save_pic
 @pytest.mark.parametrize(
     ("text", "columns"),
     [
-        (None, [0, 1, 2, 3, 4, 5]),
+        ("all", [0, 1, 2, 3, 4, 5]),
         ("0-2,5", [0, 1, 2, 5]),
         ("4, 0 ,4", [0, 4]),
         ("3-3,2-4", [2, 3, 4]),

@@ -32,6 +32,11 @@ def test_what_is_given_is_known_from_what_is_not():
     }  # fmt: skip
 
 
+def test_one_rate_is_enough():
+    with pytest.raises(UserError, match=r"--blr: found 0.0002 together with --lr 0.001, expected"):
+        parse("--blr", 2e-4, "--lr", 1e-3)
+
+
 def test_every_setting_is_explained_with_its_default():
     text = " ".join(parse()[0].format_help().split())
     for setting in fields(TrainingConfig):

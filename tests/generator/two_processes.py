@@ -25,6 +25,7 @@ RUNS = {
     "accumulated": {"batch_size": 2, "accumulate": 2},
     "runs of two columns": {"subsequence": 2},
     "not finite once": {},
+    "recomputed": {"grad_checkpointing": True},
 }
 
 

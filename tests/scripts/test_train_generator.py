@@ -128,6 +128,8 @@ def test_two_processes_train_as_one(project, together):
         (("--vae_norm", 0), "--vae_norm: found 0.0, expected a number above 0"),
         (("--resume", "nowhere"), "nowhere/checkpoint-last.pth: no such checkpoint file"),
         (("--img_size", 128), "--img_size: found 128, but"),
+        (("--precision", "tf32"), "--precision: found tf32 on a CPU, expected fp32"),
+        (("--blr", 1e-4), "--blr: found 0.0001 together with --lr 0.001, expected one of them"),
         (("--std", -1), "--std: found -1.0, expected at least 0"),
         (("--num_iter", 1), "--num_iter: found 1, expected at least 2"),
         (("--train_columns", "3-8"), "--train_columns: found '3-8' in '3-8', expected columns"),
@@ -272,6 +274,14 @@ def test_the_papers_settings_are_flags(project, call, tmp_path):
     values = yaml.safe_load(paper.read_text())
     defaults = asdict(TrainingConfig())
     assert {k: v for k, v in values.items() if k in defaults and defaults[k] != v} == {}
+
+
+def test_images_of_other_classes_measure_nothing(project, call, tmp_path):
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "images" / "cats" / "1.png")
+    flags = ("--output_dir", tmp_path / "run", "--eval_path", tmp_path / "images", "--eval_freq", 1)
+    done = call("train_generator", *project.stage_two(*flags))
+    assert done.code == 2 and "images has other classes than the training data" in done.err
 
 
 def test_tokens_of_another_tokenizer_are_refused(project, call, tmp_path):
