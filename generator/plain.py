@@ -9,7 +9,8 @@ Shapes: B batch, L columns, C token channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from generator.model import Generator
 
 
 @torch.no_grad()
-def sample_plainly(
+def plain_columns(
     model: Generator,
     labels: Tensor,
     noise: Tensor,
@@ -26,8 +27,8 @@ def sample_plainly(
     steps: int = 100,
     given: Mapping[int, Tensor] | None = None,
     last_position: int | None = None,
-) -> Tensor:
-    """Tokens [B, L, C] from noise [B, L, C].
+) -> Iterator[Tensor]:
+    """Columns [B, C], one after the other, from noise [B, L, C].
 
     Args:
         model: in evaluation mode.
@@ -38,21 +39,26 @@ def sample_plainly(
         given: columns [B, C] that are not drawn, by their number.
         last_position: see `Generator.turns`.
     """
-    tokens = noise[:, :0]
+    tokens = noise[:, :0]  # [B, i, C]
     nobody = torch.full_like(labels, model.no_class)
     for column in range(noise.shape[1]):
         if given and column in given:
-            tokens = torch.cat([tokens, given[column][:, None]], dim=1)
-            continue
-        conditional, unconditional = (
-            model.hidden(tokens, model.read_classes(names), last_position=last_position)[:, -1]
-            for names in (labels, nobody)
-        )
-        x = noise[:, column]
-        for i in range(steps, 0, -1):
-            t = torch.full((len(x),), i / steps, device=x.device)
-            velocity = model.head(x, t, unconditional)
-            velocity = velocity + scales[column] * (model.head(x, t, conditional) - velocity)
-            x = x - velocity / steps
+            x = given[column]
+        else:
+            conditional, unconditional = (
+                model.hidden(tokens, model.read_classes(names), last_position=last_position)[:, -1]
+                for names in (labels, nobody)
+            )
+            x = noise[:, column]
+            for i in range(steps, 0, -1):
+                t = torch.full((len(x),), i / steps, device=x.device)
+                velocity = model.head(x, t, unconditional)
+                velocity = velocity + scales[column] * (model.head(x, t, conditional) - velocity)
+                x = x - velocity / steps
+        yield x
         tokens = torch.cat([tokens, x[:, None]], dim=1)
-    return tokens
+
+
+def sample_plainly(*arguments: Any, **options: Any) -> Tensor:
+    """Tokens [B, L, C]; arguments are those of `plain_columns`."""
+    return torch.stack(list(plain_columns(*arguments, **options)), dim=1)

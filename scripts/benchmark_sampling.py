@@ -4,10 +4,11 @@
     python scripts/benchmark_sampling.py --model tiny_model --batch 1 --columns 32 1024 \\
         --plain_columns 0 --json sampling.json
 
-Weights are random, which changes no time. Each engine is warmed up with two columns. `of bound` is
-the least time a column can take, divided by what it took: every weight read once a solver step (the
-modulations' once a column) at the measured rate of reading, or the products at the measured rate of
-a large one, whichever takes longer.
+Weights are random, which changes no time. The engine is warmed up with two columns. All columns
+cost the same, so that beside the mean of their times the fastest is telling, where others use the
+machine too. `of bound` is the least time a column can take, divided by what it took: every weight
+read once a solver step (the modulations' once a column) at the measured rate of reading, or the
+products at the measured rate of a large one, whichever takes longer.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from generator.drawing import Drawer
 from generator.guidance import Guidance
 from generator.inference import PRECISIONS, linear_for, prepare
 from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
-from generator.plain import sample_plainly
+from generator.plain import plain_columns
 from generator.reader import ColumnReader
 from generator.sampling import Sampling, sample_columns
 from generator.solvers import METHODS, Solver
@@ -156,19 +157,17 @@ class Case:
         return torch.arange(self.batch, device=device), noise.to(device)
 
 
-def draw(
-    model: Generator, case: Case, clock: Clock, columns: int | None = None
-) -> tuple[Tensor, list[float], list[int]]:
-    """Tokens, the seconds of each column, and the memory after the 32nd and the last one."""
-    labels, noise = case.inputs(clock.device)
-    tokens, ends, held = [], [clock.now()], []
-    for token in sample_columns(model, labels, noise[:, :columns].unbind(1), case.sampling):
+def stopped(columns: Iterable[Tensor], clock: Clock) -> tuple[Tensor, list[float], list[int]]:
+    """Tokens [B, L, C], the seconds of each column, and the memory at the 32nd and the last."""
+    tokens, seconds, held = [], [], []
+    start = clock.now()
+    for token in columns:
+        seconds.append(clock.now() - start)
         tokens.append(token)
-        ends.append(clock.now())
-        if len(tokens) in (32, case.columns):
+        if len(tokens) == 32:
             held.append(memory(clock.device))
-            ends[-1] = clock.now()
-    return torch.stack(tokens, 1), [b - a for a, b in pairwise(ends)], held
+        start = clock.now()
+    return torch.stack(tokens, 1), seconds, [*held, memory(clock.device)]
 
 
 def measure(
@@ -183,18 +182,30 @@ def measure(
     """All figures of one case."""
     guidance, solver = case.sampling.guidance, case.sampling.solver
     labels, noise = case.inputs(clock.device)
-    scales = [guidance.at(i) for i in range(case.columns)]
-    draw(engine, case, clock, 2)
+
+    def draw(columns: int) -> Iterator[Tensor]:
+        starts = noise[:, :columns].unbind(1)
+        return sample_columns(engine, labels, starts, case.sampling)
+
+    stopped(draw(2), clock)
     if clock.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(clock.device)
-    seconds: dict[str, list[float]] = {"engine": [], "plain": []}
-    for _ in range(flags.repeats):
-        tokens, each, held = draw(engine, case, clock)
-        seconds["engine"].append(sum(each))
-        if case.columns <= flags.plain_columns:
-            start = clock.now()
-            expected = sample_plainly(plain, labels, noise, scales, solver.steps)
-            seconds["plain"].append(clock.now() - start)
+    tokens, each, held = stopped(draw(case.columns), clock)
+    row: dict[str, Any] = {
+        "model": case.model,
+        "batch": case.batch,
+        "columns": case.columns,
+        "seconds_an_image": sum(each) / case.batch,
+        "engine": summary(each),
+        "memory": held,
+    }
+    if case.columns <= flags.plain_columns:
+        scales = [guidance.at(i) for i in range(case.columns)]
+        columns = plain_columns(plain, labels, noise, scales, solver.steps)
+        expected, slow, _ = stopped(columns, clock)
+        row["plain"] = summary(slow)
+        row["times_faster"] = {k: row["plain"][k] / row["engine"][k] for k in row["plain"]}
+        row["largest_difference"] = (tokens - expected).abs().max().item()
 
     watch = Clock(clock.device)
     with (
@@ -202,55 +213,48 @@ def measure(
         watch.watching("head", Drawer, "draw"),
     ):
         some = min(case.columns, 16)
-        draw(engine, case, clock, some)
+        stopped(draw(some), clock)
     parts = {name: part / some for name, part in watch.seconds.items()}
     if decoder is not None:
         start = clock.now()
         list(decode(decoder, tokens))
         parts["decoder"] = (clock.now() - start) / case.columns
+    row["parts"] = parts
 
     work = column_work(plain, solver, case.batch * (2 if guidance.is_active else 1))
     size = 2 if flags.precision == "bf16" else 4
-    bound = sum(part.seconds(size, rates["bandwidth"], rates["rate"]) for part in work.values())
-    median = statistics.median(seconds["engine"])
-    row = {
-        "model": case.model,
-        "batch": case.batch,
-        "columns": case.columns,
-        "seconds": seconds,
-        "seconds_an_image": median / case.batch,
-        "seconds_a_column": median / case.columns,
-        "median_column": statistics.median(each),
-        "parts_a_column": parts,
-        "bound_a_column": bound,
-        "of_bound": bound * case.columns / median,
-        "memory": held,
-    }
-    if seconds["plain"]:
-        row["plain_seconds_a_column"] = statistics.median(seconds["plain"]) / case.columns
-        row["times_faster"] = statistics.median(
-            slow / fast for slow, fast in zip(seconds["plain"], seconds["engine"], strict=True)
-        )
-        row["largest_difference"] = (tokens - expected).abs().max().item()
+    row["bound"] = sum(w.seconds(size, rates["bandwidth"], rates["rate"]) for w in work.values())
+    row["of_bound"] = {k: row["bound"] / row["engine"][k] for k in row["engine"]}
     return row
 
 
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Of columns, which all cost the same: the fastest is the least disturbed by others."""
+    return {
+        "mean": statistics.fmean(seconds),
+        "median": statistics.median(seconds),
+        "fastest": min(seconds),
+    }
+
+
 def show(row: dict[str, Any]) -> None:
-    parts = row["parts_a_column"]
+    parts = row["parts"]
     shares = ", ".join(f"{k} {v / sum(parts.values()):.0%}" for k, v in parts.items())
-    print(
-        f"{row['model']} batch {row['batch']} columns {row['columns']}: "
-        f"{row['seconds_an_image']:.3f} s an image, {row['seconds_a_column']:.4f} s a column "
-        f"({row['of_bound']:.0%} of bound); {shares}; "
-        f"memory {' then '.join(f'{m / MIB:.0f}' for m in row['memory'])} MiB"
-    )
-    if "times_faster" in row:
-        print(
-            f"  plain sampler {row['plain_seconds_a_column']:.4f} s a column: the engine is "
-            f"{row['times_faster']:.2f} times as fast, tokens differ by at most "
-            f"{row['largest_difference']:.1e}",
-            flush=True,
-        )
+    mib = " then ".join(f"{m / MIB:.0f}" for m in row["memory"])
+    print(f"{row['model']}, batch {row['batch']}, {row['columns']} columns")
+    print(f"  {row['seconds_an_image']:.3f} s an image; {shares}; memory {mib} MiB")
+    print(f"  {'a column, s':28}{'mean':>10}{'median':>10}{'fastest':>10}")
+    for key, name, form in (
+        ("engine", "engine", ".4f"),
+        ("of_bound", "  of bound", ".0%"),
+        ("plain", "plain sampler", ".4f"),
+        ("times_faster", "  times slower", ".2f"),
+    ):
+        if key in row:
+            print(f"  {name:28}" + "".join(f"{value:>10{form}}" for value in row[key].values()))
+    if "plain" in row:
+        print(f"  tokens differ by at most {row['largest_difference']:.1e}")
+    print(end="", flush=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -262,7 +266,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch", nargs="+", type=int, default=[1, 8])
     add("--columns", nargs="+", type=int, default=[16])
     add("--plain_columns", type=int, default=16, help="widest image of the plain sampler; 0: none")
-    add("--repeats", type=int, default=3, help="of which the median counts")
     add("--cfg", type=float, default=7.0)
     add("--solver", default="euler", choices=METHODS, help="the plain sampler's is always euler")
     add("--num_sampling_steps", type=int, default=100)
