@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from common import images
+from generator.decoding import Decoder
+from generator.guidance import Guidance
 from generator.model import Generator
-from generator.pipeline import Decoder, generate
-from generator.sampling import Guidance
+from generator.pipeline import generate
+from generator.sampling import Sampling
+from generator.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,14 @@ class Preview:
     def __call__(self, model: Generator, path: Path) -> None:
         """Draw into one file; `model` is in evaluation mode."""
         numbers = range(self.count)
+        guidance = Guidance(self.cfg, ramp=self.columns)
         pictures = generate(
             model,
             self.decoder,
             [k % model.config.classes for k in numbers],
             numbers,
             self.columns,
-            Guidance(self.cfg, ramp=self.columns),
-            self.steps,
-            self.temperature,
+            Sampling(guidance, Solver(steps=self.steps), self.temperature),
             self.seed,
         )
-        images.save_grid(path, pictures.cpu(), columns=round(self.count**0.5))
+        images.save_grid(path, torch.stack(list(pictures)), columns=round(self.count**0.5))

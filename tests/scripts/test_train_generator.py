@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -205,24 +203,16 @@ def test_one_command_begins_and_goes_on(project, call, tmp_path):
 
 def test_a_job_that_is_ended_can_go_on(project, start_in_background, call, tmp_path):
     run, log = tmp_path / "run", tmp_path / "logs"
-    process = start_in_background(
+    started = start_in_background(
         "train_generator",
         *project.stage_two("--output_dir", run, "--log_dir", log, "--epochs", 5000),
         *("--save_last_freq", 5000, "--num_workers", 1),
     )
     metrics = log / "metrics.csv"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("train/loss") > 2):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")  # of Linux
-    asked = [process.pid, *map(int, workers.read_text().split() if workers.exists() else ())]
-    assert len(asked) == 2 or not workers.exists()
-    for pid in reversed(asked):  # as a scheduler asks all processes of a job
-        os.kill(pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert f"left on SIGTERM; --resume {run} goes on from there" in out
+    started.wait_for(lambda: metrics.exists() and metrics.read_text().count("train/loss") > 2)
+    started.signal(signal.SIGTERM)  # as a scheduler asks all processes of a job
+    assert started.process.wait(120) == 0, started.output.read_text()
+    assert f"left on SIGTERM; --resume {run} goes on from there" in started.output.read_text()
     step = state(run)["step"]
     assert step > 2
     more = ("--log_dir", log, "--epochs", 5000, "--max_steps", step + 1)
