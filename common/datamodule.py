@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.config import instantiate
 from common.errors import UserError
 from common.sampler import DrawSampler
-from common.signals import Requests
+from common.signals import leave_signals_to_the_trainer
 
 
 class ResumableLoader(DataLoader):
@@ -36,12 +35,6 @@ class ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batches that `state` counts."""
         self.sampler.resume(state["epoch"], state["batch"])
-
-
-def leave_signals_to_the_trainer(_: int) -> None:
-    """For a loader's worker: a signal to the whole group of processes is not meant for it."""
-    for number in Requests.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class DataModule(pl.LightningDataModule):

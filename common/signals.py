@@ -50,3 +50,9 @@ class Requests:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted[self.SIGNALS.index(number)] = 1
+
+
+def leave_signals_to_the_trainer(_: int) -> None:
+    """For a loader's worker: a signal to the whole group of processes is not meant for it."""
+    for number in Requests.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -6,7 +6,6 @@ Shapes: B batch, L columns, C token channels, H W pixels.
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,7 +20,7 @@ from common.distributed import Process
 from common.errors import UserError
 from common.sampler import DrawSampler
 from common.seeding import BatchDraws
-from common.signals import Requests
+from common.signals import leave_signals_to_the_trainer
 
 # a batch of the loader, this process's rows of random numbers → tokens [B, L, C] in the model's
 # scale, labels [B]
@@ -124,15 +123,8 @@ def training_batches(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=process.device.type == "cuda",
-        worker_init_fn=_ignore_requests,
+        worker_init_fn=leave_signals_to_the_trainer,
     )
-
-
-def _ignore_requests(worker: int) -> None:
-    """A scheduler may send its signal to all processes; it is the trainer that has to answer, and
-    it would not live to do so if a worker died."""
-    for number in Requests.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def tokenise(
