@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common import environment
 from common.errors import UserError
 from generator.head import FlowHead, TimeEmbedding
 from generator.model import Generator
@@ -16,11 +17,8 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight lies in the order in which oneDNN's kernels read it.
-
-    A product with few rows takes as long as its weight takes to be read, and most libraries do
-    that at a fraction of the memory's rate where the weight lies row by row (docs/sampling.md).
-    """
+    """A linear layer whose weight lies in the order in which oneDNN's kernels read it: a product
+    with few rows takes as long as its weight takes to be read (docs/sampling.md)."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -53,8 +51,8 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
         model: on its device, in evaluation mode.
         precision: of matrix products. `fp32`; `tf32`, on GPUs, a setting of the whole process;
             `bf16`, with norms, attention, time embedding and the solver's state in float32.
-        compile: compile the head's velocity, on GPUs into a CUDA graph. On a CPU its weights are
-            then not packed.
+        compile: compile the head's velocity, on GPUs into a CUDA graph. On a CPU no weights are
+            packed then.
 
     Returns:
         The model.
@@ -84,7 +82,9 @@ def linear_for(
 ) -> Callable[[nn.Linear], nn.Module] | None:
     """What takes the place of a linear layer; None: it is best as it is. See `prepare`."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    if device.type == "cpu" and not compile and can_pack(dtype):
+    # float32 products of torch are MKL's, which are slow on the processors of other makers
+    packs = dtype == torch.bfloat16 or "Intel" not in environment.processor()
+    if device.type == "cpu" and not compile and packs and can_pack(dtype):
         return lambda linear: PackedLinear(linear, dtype)
     return HalfLinear if precision == "bf16" else None
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from common import environment
 from common.errors import UserError
 from generator import inference
 from generator.guidance import Guidance
@@ -42,7 +43,8 @@ def test_a_packed_product_is_the_product(shape):
     torch.testing.assert_close(packed(strided), linear(strided))
 
 
-def test_the_same_columns_come_from_packed_weights(model, noise, expected):
+def test_the_same_columns_come_from_packed_weights(model, noise, expected, monkeypatch):
+    monkeypatch.setattr(environment, "processor", lambda: "AMD EPYC")
     names = kinds(model, torch.nn.Linear)
     ready = prepare(model)
     if can_pack(torch.float32):
@@ -50,6 +52,13 @@ def test_the_same_columns_come_from_packed_weights(model, noise, expected):
         assert left == {"head.time.fc1", "head.time.fc2"}
         assert set(kinds(ready, PackedLinear)) | left == set(names)
     torch.testing.assert_close(sample(ready, LABELS, noise, SAMPLING), expected, atol=1e-5, rtol=0)
+
+
+def test_intel_processors_multiply_float32_as_it_is(model, noise, expected, monkeypatch):
+    monkeypatch.setattr(environment, "processor", lambda: "Intel(R) Xeon(R)")
+    ready = prepare(model)
+    assert not kinds(ready, PackedLinear)
+    assert torch.equal(sample(ready, LABELS, noise, SAMPLING), expected)
 
 
 @pytest.mark.parametrize("packs", [True, False])
