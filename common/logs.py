@@ -41,14 +41,20 @@ class Logs:
         self._file.close()
 
 
-def progress(total: int, name: str, unit: str, shown: bool, initial: int = 0) -> tqdm:
-    """A progress bar; in a file, where every change is a new line, it changes rarely."""
+def progress(
+    total: int, name: str, unit: str, shown: bool, initial: int = 0, passing: bool = False
+) -> tqdm:
+    """A progress bar; in a file, where every change is a new line, it changes rarely.
+
+    A `passing` one, inside another, leaves nothing behind.
+    """
     return tqdm(
         total=total,
         initial=initial,
         desc=name,
         unit=unit,
         disable=not shown,
+        leave=not passing,
         mininterval=0.1 if sys.stderr.isatty() else 10,
         dynamic_ncols=True,
     )

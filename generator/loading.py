@@ -22,12 +22,14 @@ class Loaded:
         class_names: of the training data; numbers where the checkpoint has no names.
         tokenizer: identity of the tokenizer it was trained with, or None.
         token_scale: of the tokens it was trained on, or None.
+        columns: of the images it was trained on, or None.
     """
 
     model: Generator
     class_names: list[str]
     tokenizer: str | None
     token_scale: float | None
+    columns: int | None
 
     def check_tokenizer(self, name: str, source: Path) -> None:
         """Refuse a tokenizer of another identity; a checkpoint that names none takes any."""
@@ -74,4 +76,5 @@ def load_generator(path: Path, flags: argparse.Namespace, ema: bool = True) -> L
     checkpoint.load_weights(model, weights, path)
     names = file.get("class_names") or [str(i) for i in range(config.classes)]
     model = model.eval().requires_grad_(False)
-    return Loaded(model, names, file.get("tokenizer"), file.get("token_scale"))
+    columns = file.get("data", {}).get("columns")
+    return Loaded(model, names, file.get("tokenizer"), file.get("token_scale"), columns)

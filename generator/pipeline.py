@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +18,23 @@ from common import images, seeding
 from common.errors import UserError
 from generator.decoding import PIECES, Decoder, Pieces, decode, decode_strips
 from generator.model import Generator
-from generator.sampling import RELEASED, Columns, Sampling, numbered, sample, sample_columns
+from generator.sampling import (
+    RELEASED,
+    Columns,
+    Progress,
+    Sampling,
+    numbered,
+    sample,
+    sample_columns,
+)
 
 BLOCK = 64  # columns whose noise goes to the device together
 
 
 class Tokenizer(Decoder, Protocol):
     """What is needed of a tokenizer to go on with given pictures; see `tokenizer.model`."""
+
+    height: int
 
     def encode(self, images: Tensor) -> Any: ...
 
@@ -70,6 +81,7 @@ def generate(
     seed: int = 0,
     given: Columns | None = None,
     pieces: Pieces = PIECES,
+    progress: Progress = iter,
 ) -> Iterator[Tensor]:
     """Images number `numbers` of classes `labels`, one after the other.
 
@@ -81,6 +93,7 @@ def generate(
         seed: of all noise.
         given: columns [B, C] that are not drawn, in the model's scale; see `sample_columns`.
         pieces: in which wide images are decoded.
+        progress: is handed the columns while they are drawn, and passes them on.
 
     Returns:
         uint8 images [3, H, W] on the CPU.
@@ -88,7 +101,7 @@ def generate(
     device = model.device
     noise = image_noise(seed, numbers, columns, model.config.channels, device)
     classes = torch.tensor(labels, device=device)
-    yield from decode(decoder, sample(model, classes, noise, sampling, given), pieces)
+    yield from decode(decoder, sample(model, classes, noise, sampling, given, progress), pieces)
 
 
 @torch.no_grad()
@@ -114,6 +127,41 @@ def scroll(
         yield images.to_uint8(strip).cpu()
 
 
+def prefix_picture(path: Path, tokenizer: Tokenizer, side: str = "right") -> Tensor:
+    """A picture to go on with: as high as the tokenizer's, and of whole columns.
+
+    It keeps its proportions. What is left over beside whole columns is cut off at the end that is
+    not continued.
+
+    Returns:
+        [1, 3, H, W] in [-1, 1].
+
+    Raises:
+        UserError: it cannot be read, or is narrower than two columns.
+    """
+    picture = images.resize_to_cover(images.read_rgb(path), tokenizer.height, 1)
+    width = picture.shape[2] // tokenizer.column_width * tokenizer.column_width
+    if width < 2 * tokenizer.column_width:
+        raise UserError(
+            f"{path}: {picture.shape[2]} pixels wide at a height of {tokenizer.height}, expected "
+            f"at least two columns of {tokenizer.column_width}"
+        )
+    kept = picture[..., -width:] if side == "right" else picture[..., :width]
+    return images.to_float(kept)[None]
+
+
+@torch.no_grad()
+def prefix_columns(pictures: Tensor, tokenizer: Tokenizer, side: str = "right") -> Columns:
+    """Columns [B, C] of pictures [B, 3, H, W] in [-1, 1], with which images can go on.
+
+    For the left side they are those of the mirrored pictures; see `continue_images`.
+    """
+    if side not in ("right", "left"):
+        raise UserError(f"side: found {side!r}, expected right or left")
+    mean = tokenizer.encode(pictures.flip(3) if side == "left" else pictures).mode()  # [B, M, C]
+    return numbered(tokenizer.scaled(mean))
+
+
 @torch.no_grad()
 def continue_images(
     model: Generator,
@@ -126,6 +174,7 @@ def continue_images(
     sampling: Sampling = RELEASED,
     seed: int = 0,
     pieces: Pieces = PIECES,
+    progress: Progress = iter,
 ) -> Iterator[Tensor]:
     """Given pictures, continued by some columns to the right or to the left.
 
@@ -140,16 +189,13 @@ def continue_images(
         pictures: [B, 3, H, W] in [-1, 1] on that device.
         columns: that are drawn beside each.
         side: `right` or `left`.
-        labels, numbers, sampling, seed, pieces: see `generate`.
+        labels, numbers, sampling, seed, pieces, progress: see `generate`.
 
     Returns:
         uint8 images [3, H, W'] on the CPU; the given part is what the tokenizer makes of it.
     """
-    if side not in ("right", "left"):
-        raise UserError(f"side: found {side!r}, expected right or left")
-    mirrored = side == "left"
-    mean = tokenizer.encode(pictures.flip(3) if mirrored else pictures).mode()  # [B, M, C]
-    given = numbered(tokenizer.scaled(mean))
+    given = prefix_columns(pictures, tokenizer, side)
     length = len(given) + columns
-    for image in generate(model, tokenizer, labels, numbers, length, sampling, seed, given, pieces):
-        yield image.flip(2) if mirrored else image
+    more = (sampling, seed, given, pieces, progress)
+    for image in generate(model, tokenizer, labels, numbers, length, *more):
+        yield image.flip(2) if side == "left" else image

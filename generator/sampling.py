@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,7 @@ from generator.reader import ColumnReader
 from generator.solvers import Solver
 
 Columns = Mapping[int, Tensor]
+Progress = Callable[[Iterator[Tensor]], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,11 @@ def sample(
     noise: Tensor,
     sampling: Sampling,
     given: Columns | None = None,
+    progress: Progress = iter,
 ) -> Tensor:
     """Tokens [B, L, C] from noise [B, L, C]; otherwise as `sample_columns`.
+
+    `progress` is handed the columns while they are drawn, and passes them on.
 
     Raises:
         UserError: see `sample_columns`; also batches of different size, and given columns that
@@ -127,7 +131,8 @@ def sample(
     if length < 1:
         raise UserError("columns: found none, expected noise for at least one")
     _check_columns(given or (), length)
-    return torch.stack(list(sample_columns(model, labels, noise.unbind(1), sampling, given)), dim=1)
+    columns = sample_columns(model, labels, noise.unbind(1), sampling, given)
+    return torch.stack(list(progress(columns)), dim=1)
 
 
 def redraw(

@@ -4,16 +4,18 @@
         --output_dir runs/samples --num_images 90 --cfg 4
     torchrun --nproc_per_node=8 scripts/eval_generator.py ... --num_images 50000
 
-Image k goes to OUTPUT/images/k.png and has class k modulo the number of classes. It is the same,
-to rounding, for any batch size and number of processes; images that are there already are not
-drawn again.
+Image k goes to OUTPUT/images/k.png. It is the same file for any number of processes, and the same
+picture, to rounding, for any batch size. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+
+from torch import Tensor
 
 from common import distributed, images
 from common.errors import UserError, run_cli
@@ -25,10 +27,13 @@ from generator.flags import add_size_flags, parse_with_config
 from generator.guidance import SCHEDULES, Guidance
 from generator.inference import PRECISIONS, prepare
 from generator.loading import load_generator
-from generator.pipeline import generate
+from generator.pipeline import generate, prefix_columns, prefix_picture
 from generator.sampling import Sampling
+from generator.series import Series, image_labels
 from generator.solvers import METHODS, Solver
 from tokenizer.loading import identity, tokenizer_from_config
+
+LONG = 64  # columns from which an image has a progress bar of its own
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,11 +55,24 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("images").add_argument
     add("--output_dir", type=Path, help="where images and settings go")
-    add("--num_images", type=int, default=64)
-    add("--token_num", type=int, default=16, help="columns of an image")
-    add("--num_iter", type=int, help="columns to draw, the same as --token_num")
-    add("--eval_bsz", type=int, default=64, help="images of one batch")
+    add("--num_images", type=int, default=64, help="exactly so many files")
+    add(
+        "--labels",
+        default="balanced",
+        help="balanced: image k has class k modulo their number; random; or classes taken in "
+        "turn, by name or number: 3,7-9,sea",
+    )
+    add("--token_num", type=int, help="columns of an image (default: as trained, or 16)")
+    add("--num_iter", type=int, help="another name of it: every column takes one iteration")
     add("--seed", type=int, default=0)
+    add("--prefix_image", type=Path, metavar="FILE", help="a picture that all images go on with")
+    add(
+        "--prefix_side",
+        default="right",
+        choices=("right", "left"),
+        help="where they go on; left mirrors the picture, which suits models trained with flips",
+    )
+    add("--format", default="png", choices=("png",), help="of the files: 8 bits, without loss")
 
     add = parser.add_argument_group("sampling").add_argument
     add("--cfg", type=float, default=1.0, help="guidance; 1 is none")
@@ -88,13 +106,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--decode_overlap", type=int, default=16, help="columns two such pieces share")
 
     add = parser.add_argument_group("speed").add_argument
+    add("--eval_bsz", type=int, default=64, help="images of one batch, which one process draws")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", default="fp32", choices=PRECISIONS, help="of matrix products")
+    add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
     add("--compile", action="store_true", help="compile the flow head (GPUs: a CUDA graph)")
+    add("--diffusion_batch_mul", type=int, help="of training; taken, and without effect here")
     return parser
 
 
-def check(flags: argparse.Namespace, world: int) -> None:
+def check(flags: argparse.Namespace) -> None:
     """What can be said before anything is loaded."""
     for name, expected in {
         "resume": "the folder of a generator's checkpoint",
@@ -103,19 +124,17 @@ def check(flags: argparse.Namespace, world: int) -> None:
     }.items():
         if getattr(flags, name) is None:
             raise UserError(f"--{name}: not given; expected {expected}")
+    if flags.token_num is None:
+        flags.token_num = flags.num_iter
     if flags.num_iter not in (None, flags.token_num):
         raise UserError(
             f"--num_iter: found {flags.num_iter}, expected --token_num ({flags.token_num}): "
             "every column takes one iteration"
         )
-    for name, least in {"token_num": 2, "eval_bsz": 1}.items():
-        if getattr(flags, name) < least:
-            raise UserError(f"--{name}: found {getattr(flags, name)}, expected at least {least}")
-    if flags.num_images < world:
-        raise UserError(
-            f"--num_images: found {flags.num_images} for {world} processes, expected at least one "
-            "for each"
-        )
+    for name, least in {"token_num": 2, "eval_bsz": 1, "num_images": 1}.items():
+        value = getattr(flags, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name}: found {value}, expected at least {least}")
 
 
 def sampling_of(flags: argparse.Namespace) -> Sampling:
@@ -133,59 +152,88 @@ def sampling_of(flags: argparse.Namespace) -> Sampling:
     )
 
 
+def check_prefix(flags: argparse.Namespace, columns: int) -> None:
+    if columns >= flags.token_num:
+        raise UserError(
+            f"--token_num: found {flags.token_num}, but {flags.prefix_image} has {columns} columns "
+            "already; expected more"
+        )
+
+
 def main() -> None:
     flags = parse_with_config(build_parser())
     with distributed.launch(flags.device) as process:
-        check(flags, process.world)
-        sampling, pieces = sampling_of(flags), Pieces(flags.decode_columns, flags.decode_overlap)
+        check(flags)
+        pieces = Pieces(flags.decode_columns, flags.decode_overlap)
         source = flags.resume / flags.ckpt
         loaded = load_generator(source, flags, ema=not flags.raw)
+        flags.token_num = flags.token_num or loaded.columns or 16
+        sampling = sampling_of(flags)
+        label = image_labels(flags.labels, loaded.class_names, flags.seed)
         scale = loaded.token_scale if flags.vae_norm is None else flags.vae_norm
         tokenizer = tokenizer_from_config(flags.config_path, scale, flags.overrides)
         loaded.check_tokenizer(identity(tokenizer), source)
-        classes = loaded.model.config.classes
         settings = {
             "generator": weights_hash(loaded.model.state_dict()),
             "tokenizer": identity(tokenizer),
             "token_scale": float(tokenizer.token_scale),
             "columns": flags.token_num,
+            "labels": flags.labels,
             **asdict(sampling),
             "pieces": asdict(pieces) if flags.token_num > pieces.columns else None,
             "precision": flags.precision,
             "seed": flags.seed,
         }
+        given, mirrored = {}, flags.prefix_image and flags.prefix_side == "left"
+        if flags.prefix_image:
+            picture = prefix_picture(flags.prefix_image, tokenizer, flags.prefix_side)
+            given = prefix_columns(picture, tokenizer, flags.prefix_side)
+            check_prefix(flags, len(given))
+            settings["prefix"] = [weights_hash({"picture": picture}), flags.prefix_side]
         model = prepare(loaded.model.to(process.device), flags.precision, flags.compile)
-        folder = flags.output_dir / "images"
+        given = {i: column.to(process.device) for i, column in given.items()}
+        tokenizer = tokenizer.to(process.device)
         if process.is_main:
             claim_folder(flags.output_dir, settings)
         distributed.barrier()
 
-        tokenizer = tokenizer.to(process.device)
-        mine = [
-            k
-            for k in range(process.rank, flags.num_images, process.world)
-            if not (folder / f"{k:06d}.png").exists()
-        ]
-        bar = progress(len(mine), "images", "image", process.is_main)
-        for start in range(0, len(mine), flags.eval_bsz):
-            numbers = mine[start : start + flags.eval_bsz]
+        series = Series(flags.output_dir / "images", flags.num_images, flags.eval_bsz)
+        done, batches = series.done(), series.batches()
+        distributed.barrier()  # all processes have seen the same files
+        shown = process.is_main
+        bar = progress(flags.num_images, "images", "image", shown, initial=len(done))
+
+        def columns_drawn(columns: Iterator[Tensor]) -> Iterator[Tensor]:
+            """Passes them on beside a bar of their own, for images that take minutes."""
+            hidden = not shown or flags.token_num < LONG
+            with progress(flags.token_num, "columns", "column", not hidden, passing=True) as drawn:
+                for column in columns:
+                    yield column
+                    drawn.update()
+
+        for numbers in batches[process.rank :: process.world]:
             pictures = generate(
                 model,
                 tokenizer,
-                [k % classes for k in numbers],
+                [label(k) for k in numbers],
                 numbers,
                 flags.token_num,
                 sampling,
                 flags.seed,
-                pieces=pieces,
+                {i: column.expand(len(numbers), -1) for i, column in given.items()},
+                pieces,
+                columns_drawn,
             )
             for k, picture in zip(numbers, pictures, strict=True):
-                images.save_image(folder / f"{k:06d}.png", picture)
-                bar.update()
-        bar.close()
+                if k not in done:
+                    images.save_image(series.path(k), picture.flip(2) if mirrored else picture)
+            if shown:
+                bar.update(len(series.done()) - bar.n)  # those of all processes
         distributed.barrier()
-        if process.is_main:
-            print(f"images: {folder}")
+        bar.update(flags.num_images - bar.n)
+        bar.close()
+        if shown:
+            print(f"images: {series.folder}")
 
 
 if __name__ == "__main__":

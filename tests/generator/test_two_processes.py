@@ -61,11 +61,11 @@ def test_two_processes_have_the_gradients_of_one(folder):
 
 
 def assert_close(found, expected):
-    """Where the gradient is nothing but rounding, Adam makes it as large as any other: class tokens
-    have no position, so that a bias of all their keys changes nothing."""
+    """As whole tensors, because Adam makes a weight whose gradient is nothing but rounding move as
+    far as any other; and without the bias of all class tokens' keys, which changes nothing."""
     for name, value in expected.items():
         if not name.endswith("cross_attention.k.bias"):
-            torch.testing.assert_close(found[name], value, atol=2e-4, rtol=1e-2, msg=name)
+            assert (found[name] - value).norm() < 2e-2 * value.norm(), name
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -74,6 +74,9 @@ def test_two_processes_train_as_one(folder, tmp_path, name):
     one = run(name, tmp_path)
     one.run()
     states = [torch.load(folder / f"{name} {rank}.pth") for rank in range(2)]
+    before = run(name, tmp_path / "before").learner.updates.state()["model"]
+    with pytest.raises(AssertionError):
+        assert_close(before, states[0]["model"])
     for key in ("model", "model_ema"):
         assert all(torch.equal(v, states[1][key][k]) for k, v in states[0][key].items())
         assert_close(states[0][key], one.learner.updates.state()[key])

@@ -108,7 +108,8 @@ class Project:
     def drawing(self, *flags: object) -> list[str]:
         """Flags of `eval_generator.py`, without the generator and the output."""
         given = ["--config_path", self.stage_two_yaml, "--num_sampling_steps", 2, "--cfg", 2]
-        return list(map(str, [*given, "--num_images", 5, "--device", "cpu", *flags]))
+        given += ["--num_images", 5, "--eval_bsz", 2, "--token_num", 16, "--device", "cpu"]
+        return list(map(str, [*given, *flags]))
 
 
 def write_yaml(path: Path, value: object) -> Path:
@@ -282,7 +283,7 @@ def together(project, tmp_path_factory) -> Path:
         "cache_latents": [*caching, "--device", "cpu", "--batch_size", 3],
         "train_generator": project.stage_two(*output, "--batch_size", 3),
         "eval_generator": project.drawing(
-            *("--resume", project.generator, "--output_dir", folder / "images", "--eval_bsz", 1)
+            *("--resume", project.generator, "--output_dir", folder / "images")
         ),
     }
     write_yaml(folder / "calls.yaml", {k: [str(v) for v in flags] for k, flags in calls.items()})

@@ -16,9 +16,13 @@ def pictures(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(file)).astype(int) for file in files])
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (folder / "images").iterdir()}
+
+
 @pytest.fixture(scope="module")
 def drawn(project, start, tmp_path_factory) -> Path:
-    """Five images, all in one batch."""
+    """Five images, in batches of two."""
     folder = tmp_path_factory.mktemp("drawn") / "out"
     flags = project.drawing("--resume", project.generator, "--output_dir", folder)
     done = start("eval_generator", *flags)
@@ -36,7 +40,7 @@ def test_images_and_the_settings_they_were_made_with(drawn):
     assert (settings["columns"], settings["pieces"], settings["precision"]) == (16, None, "fp32")
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 5])
 def test_an_image_is_the_same_in_every_batch(project, drawn, call, tmp_path, size):
     flags = project.drawing("--resume", project.generator, "--output_dir", tmp_path / "out")
     assert call("eval_generator", *flags, "--eval_bsz", size).code == 0
@@ -44,23 +48,30 @@ def test_an_image_is_the_same_in_every_batch(project, drawn, call, tmp_path, siz
 
 
 def test_two_processes_draw_the_images_of_one(drawn, together):
-    assert abs(pictures(together / "images") - pictures(drawn)).max() <= 1
+    assert files(together / "images") == files(drawn)
     settings = [(folder / "settings.json").read_text() for folder in (drawn, together / "images")]
     assert settings[0] == settings[1]
 
 
-def test_only_missing_images_are_drawn(project, drawn, call, tmp_path):
+def test_a_broken_run_goes_on_and_leaves_the_same_set(project, drawn, call, tmp_path):
     out = tmp_path / "out"
     flags = project.drawing("--resume", project.generator, "--output_dir", out)
-    assert call("eval_generator", *flags, "--num_images", 4).code == 0
+    assert call("eval_generator", *flags).code == 0
     times = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
     (out / "images" / "000001.png").unlink()
+    (out / "images" / ".000004.png.77.tmp").write_bytes(b"begun when it was killed")
     assert call("eval_generator", *flags).code == 0
-    assert abs(pictures(out) - pictures(drawn)).max() <= 1
+    (out / "images" / ".000004.png.77.tmp").unlink()
+    assert files(out) == files(drawn)
     again = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
     kept = {name for name, time in times.items() if again[name] == time}
-    assert kept == {"000000.png", "000002.png", "000003.png"}
+    assert kept == {f"00000{k}.png" for k in (0, 2, 3, 4)}
 
+
+def test_nothing_of_another_kind_is_mixed_in(project, call, tmp_path):
+    out = tmp_path / "out"
+    flags = project.drawing("--resume", project.generator, "--output_dir", out)
+    assert call("eval_generator", *flags).code == 0
     for changed, message in [
         (
             ("--cfg", 3),
@@ -70,6 +81,8 @@ def test_only_missing_images_are_drawn(project, drawn, call, tmp_path):
         (("--solver", "ab2"), "holds results made with solver {'method': 'euler', 'steps': 2"),
         (("--precision", "bf16"), "holds results made with precision 'fp32', not 'bf16'"),
         (("--raw",), "holds results made with generator"),
+        (("--labels", "random"), "holds results made with labels 'balanced', not 'random'"),
+        (("--num_images", 4), "found 000004.png, which is none of the 4 images"),
     ]:
         done = call("eval_generator", *flags, *changed)
         assert done.code == 2 and message in done.err, done.err
@@ -117,13 +130,42 @@ def test_a_wide_image_is_decoded_in_pieces(project, call, tmp_path):
     assert 0 < abs(found[0] - found[1]).mean() < 10
 
 
+def test_labels_say_which_classes_are_drawn(project, drawn, call, tmp_path):
+    names = checkpoint.load(project.generator / "checkpoint-last.pth")["class_names"]
+    out = tmp_path / "out"
+    given = ("--resume", project.generator, "--output_dir", out, "--labels", f"{names[3]},0-1")
+    assert call("eval_generator", *project.drawing(*given)).code == 0
+    same = [(pictures(out)[k] == pictures(drawn)[k]).all() for k in range(5)]
+    assert same == [False, False, False, True, False]  # of classes 3, 0, 1, 3, 0 now
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_given_picture_is_continued(project, drawn, call, tmp_path, side):
+    picture = drawn / "images" / "000000.png"
+    given = ("--resume", project.generator, "--prefix_image", picture, "--prefix_side", side)
+    flags = project.drawing(*given, "--output_dir", tmp_path / "out")
+    done = call("eval_generator", *flags)
+    assert done.code == 2
+    assert "--token_num: found 16" in done.err and "has 16 columns already" in done.err
+    assert call("eval_generator", *flags, "--token_num", 24).code == 0
+    wide = pictures(tmp_path / "out")
+    assert wide.shape == (5, 64, 192, 3)
+    new, old = (wide[..., 128 + 32 :, :], wide[..., :96, :])
+    if side == "left":
+        new, old = wide[..., :32, :], wide[..., 96:, :]
+    assert abs(old - old[:1]).mean() < abs(new[1:] - new[:1]).mean()  # one past, many futures
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["prefix"][1] == side
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--width", 8), "--width: found 8, but the checkpoint has 16"),
         (("--token_num", 1), "--token_num: found 1, expected at least 2"),
         (("--num_iter", 8), "--num_iter: found 8, expected --token_num (16)"),
-        (("--num_images", 0), "--num_images: found 0 for 1 processes"),
+        (("--num_images", 0), "--num_images: found 0, expected at least 1"),
+        (("--labels", "9"), "--labels: found '9', expected balanced, random, or classes by their"),
+        (("--prefix_image", "no.png"), "no.png: no such picture"),
         (("--eval_bsz", 0), "--eval_bsz: found 0, expected at least 1"),
         (("--num_sampling_steps", 0), "--num_sampling_steps: found 0, expected at least 1"),
         (("--time_power", -1), "--time_power: found -1.0, expected a number above 0"),
@@ -156,8 +198,8 @@ def test_a_tokenizer_that_the_generator_was_not_trained_on(project, call, tmp_pa
 
 
 def test_a_mistake_under_torchrun_ends_all_processes_and_is_told(project, start, tmp_path):
-    given = ("--resume", project.generator, "--output_dir", tmp_path / "out", "--num_images", 1)
+    given = ("--resume", project.generator, "--output_dir", tmp_path / "out", "--num_images", 0)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     done = start("eval_generator", *project.drawing(*given), launcher=launcher)
     assert done.code != 0
-    assert "error: --num_images: found 1 for 2 processes, expected at least one" in done.err
+    assert "error: --num_images: found 0, expected at least 1" in done.err
