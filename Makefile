@@ -5,11 +5,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install quickstart test check-long lint
+.PHONY: help install quickstart notebooks test check-long lint
 
 help:
 	@echo "make install     create $(VENV) and install what pyproject.toml asks for"
 	@echo "make quickstart  train both stages on built-in pictures and draw some (ARGS=... for options)"
+	@echo "make notebooks   execute notebooks/*.ipynb and keep what they show"
 	@echo "make test        the tests that take seconds"
 	@echo "make check-long  the tests that take minutes"
 	@echo "make lint        check style and formatting"
@@ -18,6 +19,9 @@ install: $(INSTALLED)
 
 quickstart: $(INSTALLED)
 	$(RUN) scripts/quickstart.py $(ARGS)
+
+notebooks: $(INSTALLED)
+	$(RUN) scripts/run_notebooks.py $(ARGS)
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -q $(ARGS)

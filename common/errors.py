@@ -17,6 +17,10 @@ class UserError(ValueError):
     The message names the key, file or flag, says what was found there and what is expected.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback; IPython asks for it by this name."""
+        return [f"error: {self}"]
+
 
 def run_cli(main: Callable[[], None]) -> None:
     """Run the `main` of a script, without a traceback for what its user can put right.

@@ -1,4 +1,4 @@
-"""What a single token stands for: random tokens, replaced one by one by those of an image.
+"""What a single token stands for: tokens of an image against random ones, and what that changes.
 
 Shapes: L columns, C token channels, H W pixels.
 """
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from common.errors import UserError
 from tokenizer.model import Tokenizer
+
+SHARE = 0.1  # of the largest change, above which a column of pixels counts as influenced
 
 
 @torch.inference_mode()
@@ -30,12 +32,55 @@ def token_meaning(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> Tensor:
     Raises:
         UserError: the noise is not that of as many tokens as the image has.
     """
+    real, random = _real_and_random(tokenizer, image, noise)  # [L, C]
+    column = torch.arange(len(real), device=real.device)
+    replaced = column < torch.arange(len(real) + 1, device=real.device)[:, None]  # [L+1, L]
+    return tokenizer.decode(torch.where(replaced[:, :, None], real, random))  # [L+1, 3, H, W]
+
+
+@torch.inference_mode()
+def single_replacements(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> Tensor:
+    """The reconstruction of an image with one of its tokens replaced by a random one, each in turn.
+
+    Arguments and errors are those of `token_meaning`.
+
+    Returns:
+        [L, 3, H, W] in about [-1, 1], on the tokenizer's device; in picture k token k is random.
+    """
+    real, random = _real_and_random(tokenizer, image, noise)  # [L, C]
+    replaced = torch.eye(len(real), dtype=torch.bool, device=real.device)  # [L, L]
+    return tokenizer.decode(torch.where(replaced[:, :, None], random, real))  # [L, 3, H, W]
+
+
+def difference(changed: Tensor, original: Tensor) -> Tensor:
+    """The absolute change of each pixel, the mean over its colours: [..., H, W].
+
+    Args:
+        changed, original: pictures [..., 3, H, W] in [-1, 1], or of shapes that broadcast.
+
+    Returns:
+        From 0 to 1, where 1 is the change from black to white.
+    """
+    return (changed - original).abs().mean(-3) / 2
+
+
+def influence_width(profile: Tensor, share: float = SHARE) -> Tensor:
+    """How many columns of pixels something changes.
+
+    Args:
+        profile: [..., W], the mean absolute change of each column of pixels.
+        share: of its largest value, above which a column counts.
+
+    Returns:
+        Counts [...]; 0 where nothing changes.
+    """
+    return (profile > share * profile.amax(-1, keepdim=True)).sum(-1)
+
+
+def _real_and_random(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [L, C] of the image, and as many random ones, in the posterior's scale."""
     device = tokenizer.token_scale.device
-    real = tokenizer.encode(image[None].to(device)).mode()[0]  # [L, C]
+    real = tokenizer.encode(image[None].to(device)).mode()[0]
     if noise.shape != real.shape:
         raise UserError(f"noise: found shape {list(noise.shape)}, expected {list(real.shape)}")
-    random = tokenizer.unscaled(noise.to(device))  # [L, C]
-    length = len(real)
-    column = torch.arange(length, device=device)
-    replaced = column < torch.arange(length + 1, device=device)[:, None]  # [L+1, L]
-    return tokenizer.decode(torch.where(replaced[:, :, None], real, random))  # [L+1, 3, H, W]
+    return real, tokenizer.unscaled(noise.to(device))

@@ -19,6 +19,16 @@ def test_a_user_error_is_one_line_and_status_2(capsys):
     assert capsys.readouterr().err == "error: --seed: found x, expected a number\n"
 
 
+def test_a_notebook_shows_one_line(capsys):
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    done = shell.run_cell("""
+from common.errors import UserError
+raise UserError("weights.ckpt: no such file")
+""")
+    assert isinstance(done.error_in_exec, UserError)
+    assert capsys.readouterr().out == "error: weights.ckpt: no such file\n"
+
+
 def test_an_interrupt_is_status_130(capsys):
     with pytest.raises(SystemExit) as exit_:
         run_cli(raising(KeyboardInterrupt()))
