@@ -167,7 +167,7 @@ def list_folder(root: Path) -> Listing:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = _pictures(root / name)
+        found = pictures_below(root / name)
         if not found:
             raise UserError(f"{root / name}: a class folder without pictures")
         paths += found
@@ -185,7 +185,8 @@ def class_folders(root: Path) -> list[str]:
     return names
 
 
-def _pictures(folder: Path) -> list[str]:
+def pictures_below(folder: Path) -> list[str]:
+    """Every picture in a folder and those inside it, in the order of their paths."""
     return sorted(
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)

@@ -103,6 +103,27 @@ def mean(tensor: torch.Tensor) -> torch.Tensor:
     return total(tensor) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
+def gathered(rows: torch.Tensor) -> torch.Tensor | None:
+    """The rows of all processes, one process behind another, on the first one; None elsewhere.
+
+    Args:
+        rows: [N, ...] on the process's device; N differs between processes as it may, or is 0.
+    """
+    if not dist.is_initialized():
+        return rows
+    world, first = dist.get_world_size(), dist.get_rank() == 0
+    mine = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(counts, mine)
+    padded = rows.new_zeros(int(max(counts)), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world)] if first else None
+    dist.gather(padded, parts, dst=0)
+    if not first:
+        return None
+    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
+
+
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes, in one message.
 

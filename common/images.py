@@ -96,6 +96,20 @@ def crop(
     return image[:, top : top + height, left : left + width]
 
 
+def adm_crop(image: Image.Image, size: int) -> torch.Tensor:
+    """The centre square that ADM (Dhariwal and Nichol 2021) trained on and took statistics of.
+
+    Halved by averages while the short side stays at least `size`, then scaled to it bicubically,
+    both by Pillow; uint8 [3, size, size].
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    scaled = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(scaled, Image.Resampling.BICUBIC)
+    return crop(to_tensor(image), size, size, None)
+
+
 def _channels_last(image: Image.Image) -> torch.Tensor:
     """[3, H, W], the three bytes of a pixel side by side in memory."""
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)

@@ -1,6 +1,9 @@
-"""Whether this machine multiplies in bfloat16."""
+"""How precisely this machine multiplies."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -17,3 +20,18 @@ def has_bf16(device: torch.device) -> bool:
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """`fp32`, `bf16`, or `auto`: bf16 where the device multiplies in it."""
     return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products and convolutions of float32 without TF32 or autocast, whatever is set outside."""
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [setting.allow_tf32 for setting in settings]
+    try:
+        for setting in settings:
+            setting.allow_tf32 = False
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value

@@ -107,11 +107,18 @@ FILES: dict[str, WeightFile] = {
     "inception": WeightFile(
         "weights-inception-2015-12-05-6726825d.pth",
         "Inception v3, the features of FID and Inception Score",
-        "only FID and Inception Score need it",
+        "--extractor random, whose figures are no FID",
         megabytes=95.6,
         url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
         "weights-inception-2015-12-05-6726825d.pth",
         sha256="6726825d",
+    ),
+    "dinov2_large": WeightFile(
+        "vit_large_patch14_dinov2.lvd142m.safetensors",
+        "DINOv2 ViT-L/14, the features of FD-DINOv2",
+        "--extractor inception",
+        megabytes=1217.6,
+        timm="vit_large_patch14_dinov2.lvd142m",
     ),
     "tokenizer": WeightFile(
         "tokenizer.ckpt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import product
 
 import pytest
 import timm
@@ -10,6 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import vgg16
 
+from common.features import load_extractor
+from common.images import save_image
+from common.panoramas import Panoramas
 from common.pretrained import FILES
 
 # The models of the tests are small: threads cost more than they bring.
@@ -44,3 +48,20 @@ def pretrained_folder(tmp_path_factory):
             save_file(weights, folder / FILES[key].name)
     yield folder
     shutil.rmtree(folder)  # half a gigabyte, which pytest would keep
+
+
+@pytest.fixture(scope="session")
+def random_extractor():
+    return load_extractor("random")
+
+
+@pytest.fixture(scope="session")
+def picture_folders(tmp_path_factory):
+    """Two folders of 9 pictures each, sorted by class, with one class in common."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pictures = Panoramas(length=72, size=64)  # picture k is of class k modulo 9
+    for name, first in (("one", 0), ("other", 2)):
+        for number, label in product(range(3), range(first, first + 3)):
+            picture, _ = pictures[9 * (number + first) + label]
+            save_image(folder / name / f"{label}_{number}.png", picture)
+    return folder / "one", folder / "other"

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.frozen import Frozen, embed, imagenet_scale, vision_transformer
-
-# Added to the new size before it is divided by the old one, as in DINOv2's own code.
-POSITION_OFFSET = 0.1
+from common.vision import embed, resize_positions, vision_transformer
+from tokenizer.frozen import Frozen, imagenet_scale
 
 
 class Alignment:
@@ -70,18 +68,3 @@ class _PatchTokens(nn.Module):
         if key not in self._positions:
             self._positions[key] = resize_positions(table, rows, columns)
         return self._positions[key]
-
-
-def resize_positions(table: Tensor, rows: int, columns: int) -> Tensor:
-    """Position embeddings [1, 1 + n², D] of a class token and a square → of another grid.
-
-    Bicubic without smoothing and a little off the centre, as in DINOv2's own code; timm smooths
-    and does not move.
-    """
-    side = round((table.shape[1] - 1) ** 0.5)
-    if rows == columns == side:
-        return table
-    grid = table[:, 1:].mT.unflatten(2, (side, side))  # [1, D, n, n]
-    scales = tuple((new + POSITION_OFFSET) / side for new in (rows, columns))
-    grid = F.interpolate(grid, scale_factor=scales, mode="bicubic")  # [1, D, rows, columns]
-    return torch.cat([table[:, :1], grid.flatten(2).mT], 1)

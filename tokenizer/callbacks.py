@@ -17,8 +17,7 @@ from common.distributed import Process
 from common.logs import Unreadable
 from common.signals import Interrupted, Requests
 from tokenizer.lightning import TokenizerModule
-
-DIFFERENCE_GAIN = 3  # of the differences that are shown
+from tokenizer.validation import compared
 
 
 class Reconstructions(Callback):
@@ -46,9 +45,8 @@ class Reconstructions(Callback):
             tokenizer = module.ema.model
             posterior = tokenizer.encode(images.to_float(real.to(module.device)))
             fake = images.to_uint8(tokenizer.decode(posterior.mode())).cpu()
-        difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)
-        rows = torch.cat([real, fake, difference.to(torch.uint8)])
-        images.save_grid(self.folder / f"step_{module.step:08d}.png", rows, columns=count)
+        path = self.folder / f"step_{module.step:08d}.png"
+        images.save_grid(path, compared(real, fake), columns=count)
 
 
 class Checkpoints(Callback):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from tokenizer.frozen import Frozen, embed, imagenet_scale, vision_transformer
+from common.vision import embed, vision_transformer
+from tokenizer.frozen import Frozen, imagenet_scale
 
 SIDE = 224  # pixels that DINO was trained on
 BLOCKS = (3, 6, 9, 12)  # whose output is judged, beside the input of the first

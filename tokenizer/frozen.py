@@ -1,19 +1,15 @@
 """Pretrained networks that are used and never trained.
 
-Shapes: B batch, H W pixels, N patches, D width.
+Shapes: B batch, H W pixels.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from common.checkpoint import load, load_weights
-from common.pretrained import FILES, find
 
 # Of ImageNet's red, green and blue in [-1, 1]: 2 · (0.485, 0.456, 0.406) − 1 and
 # 2 · (0.229, 0.224, 0.225). LPIPS scales its input by the same figures.
@@ -36,31 +32,6 @@ class Frozen:
             with torch.inference_mode(False):  # or no gradient could ever pass through it
                 self.network.to(x.device)
         return self.network(x, *more)
-
-
-def vision_transformer(key: str, weights_dir: str | os.PathLike[str] | None = None) -> nn.Module:
-    """The pretrained transformer of timm that `pretrained.FILES` lists as `key`.
-
-    Raises:
-        UserError: its file is missing, damaged or of another network.
-    """
-    import timm  # takes seconds, which a run without such a network need not spend
-
-    path = find(key, weights_dir)
-    network = timm.create_model(
-        FILES[key].timm, pretrained=False, num_classes=0, weight_init="skip"
-    )
-    weights = load(path)
-    weights.pop("mask_token", None)  # in DINOv2's first files; for its own training only
-    load_weights(network, weights, path)
-    return network
-
-
-def embed(network: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
-    """Tokens before the first block: [B, 3, H, W] → [B, 1 + N, D], the class token first."""
-    patches = network.patch_embed.proj(images).flatten(2).mT  # [B, N, D]
-    first = network.cls_token.expand(len(images), -1, -1)  # [B, 1, D]
-    return torch.cat([first, patches], 1) + positions
 
 
 def imagenet_scale(images: Tensor) -> Tensor:

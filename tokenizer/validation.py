@@ -15,6 +15,15 @@ from common.metrics import psnr, ssim
 from tokenizer.model import Tokenizer
 from tokenizer.perceptual import LPIPS
 
+DIFFERENCE_GAIN = 3  # of the differences that are shown
+
+
+def compared(real: Tensor, fake: Tensor) -> Tensor:
+    """uint8 images and their reconstructions, [B, 3, H, W] twice, with their absolute differences,
+    three times as bright: the three rows of a grid, [3·B, 3, H, W]."""
+    difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)
+    return torch.cat([real, fake, difference.to(torch.uint8)])
+
 
 class Fidelity:
     """Means of PSNR, SSIM and, with its network, LPIPS over images.

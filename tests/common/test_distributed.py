@@ -45,6 +45,7 @@ def test_a_process_alone():
         assert torch.equal(distributed.total(x), x)
         assert torch.equal(distributed.mean(x), x)
         assert distributed.agreed("a name") == "a name"
+        assert distributed.gathered(x) is x
         distributed.barrier()
 
 
@@ -117,6 +118,8 @@ def one_of_two(rank, port, folder):
             "gradients": [p.grad.item() for p in layer.parameters()],
             "agreed": distributed.agreed(f"from {rank}"),
         }
+        rows = distributed.gathered(torch.full((2 * rank, 2), 7.0))  # none on the first process
+        found["gathered"] = None if rows is None else rows.tolist()
         distributed.barrier()
     found["still connected"] = dist.is_initialized()
     (folder / f"{rank}.json").write_text(json.dumps(found))
@@ -142,5 +145,6 @@ def test_two_processes_work_together(tmp_path):
             "weight": 3.0,
             "gradients": [1.0, 1.0],
             "agreed": "from 0",
+            "gathered": None if rank else [[7.0, 7.0], [7.0, 7.0]],
             "still connected": False,
         }

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from common.pretrained import FILES, find
-from tokenizer.alignment import Alignment, resize_positions
+from tokenizer.alignment import Alignment
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +34,6 @@ def test_features_are_the_normalised_patch_tokens_of_timm(alignment, images, pre
     assert found.shape == (2, alignment.channels, 2, 3) and alignment.channels == 768
     torch.testing.assert_close(found, tokens.mT.reshape(2, 768, 2, 3), atol=1e-4, rtol=1e-4)
     assert found[0, :, 0, 0].std() > 0.5 and (found[0] - found[1]).abs().max() > 0.1
-
-
-def test_positions_of_the_grid_in_training_are_kept():
-    table = torch.randn(1, 1 + 37 * 37, 4)
-    assert resize_positions(table, 37, 37) is table
-
-
-def test_a_slope_of_positions_stays_a_slope():
-    """Bicubic interpolation keeps linear functions to 0.05 of a step, away from the border."""
-    down, right = torch.meshgrid(torch.arange(37.0), torch.arange(37.0), indexing="ij")
-    grid = torch.stack([down, right]).flatten(1).mT  # [37², 2]
-    table = torch.cat([torch.full((1, 2), -9.0), grid])[None]
-    found = resize_positions(table, 16, 20)
-    assert found.shape == (1, 1 + 16 * 20, 2)
-    assert (found[:, 0] == -9).all()
-    found = found[0, 1:].mT.unflatten(1, (16, 20))
-    # 0.1 is added to the new size: centres lie a little nearer to the beginning
-    rows = (torch.arange(16) + 0.5) * 37 / 16.1 - 0.5
-    columns = (torch.arange(20) + 0.5) * 37 / 20.1 - 0.5
-    torch.testing.assert_close(found[0, 1:-1, 5], rows[1:-1], atol=0.05, rtol=0)
-    torch.testing.assert_close(found[1, 5, 1:-1], columns[1:-1], atol=0.05, rtol=0)
 
 
 def test_the_loss_is_summed_over_an_image_and_averaged_over_the_batch(alignment, images):
