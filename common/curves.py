@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from common.errors import UserError
 from common.files import replacing
 
-Series = dict[int, float]  # value at each step, steps ascending
+Series = dict[float, float]  # value at each step, steps ascending
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Panel:
         title: what is shown, with its unit.
         series: by name; many of them are coloured in order, from dark to light.
         log: a logarithmic axis of values.
+        across: what the values lie over.
     """
 
     title: str
     series: dict[str, Series]
     log: bool = False
+    across: str = "step"
 
 
 def read_wide(files: Sequence[Path]) -> dict[str, Series]:
@@ -115,7 +117,7 @@ def _draw(ax, panel: Panel) -> None:
         marker = "o" if len(steps) < 12 else None
         ax.plot(steps, list(drawn.values()), color=colour, linewidth=1.6, marker=marker, label=name)
     ax.set_title(panel.title, fontsize=10, loc="left")
-    ax.set_xlabel("step", fontsize=9)
+    ax.set_xlabel(panel.across, fontsize=9)
     ax.tick_params(labelsize=8)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)

@@ -2,9 +2,8 @@
 
 All processes take these steps together; the first one gets the record:
 
-    extractor = load_extractor(measures.extractor, weights_dir, process.device)
-    reference = load_reference("statistics.npz", extractor, process, measures.loading)
-    record = measure_folder(files, reference, extractor, measures, process)
+    judge = open_judge("statistics.npz", weights_dir, measures, process)
+    record = judge.measure(files)
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from common import distributed
 from common.distributed import Process
 from common.errors import UserError
 from common.extraction import Features, Loading, extract, identity, oddities
-from common.features import EXTRACTORS, Extractor
+from common.features import EXTRACTORS, Extractor, load_extractor
 from common.fidelity import (
     LEAST,
     METRICS,
@@ -29,8 +28,10 @@ from common.fidelity import (
     kid_subsets,
     named,
 )
-from common.references import Reference
+from common.references import Reference, load_reference
 from common.sources import Images, of_files
+
+ALL = "all"  # of --metrics
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class Measures:
 
 
 def add_metric_flags(parser: argparse.ArgumentParser, reference: bool = True) -> None:
-    """Flags of `Measures`, and with `reference` the one that names what to compare with."""
+    """Flags of `Measures`.
+
+    With `reference`, for programs that may measure or not, also the one that names what to compare
+    with; `--metrics` alone then asks for all.
+    """
     add = parser.add_argument_group("metrics").add_argument
     if reference:
         add(
@@ -62,7 +67,10 @@ def add_metric_flags(parser: argparse.ArgumentParser, reference: bool = True) ->
             "whose data.params.validation it is",
         )
     listed = ",".join(METRICS)
-    add("--metrics", metavar=listed, help="some of these (default: all that the reference allows)")
+    asked = {"nargs": "?", "const": ALL} if reference else {}
+    add(
+        "--metrics", metavar=listed, help="some of these, or all that the reference allows", **asked
+    )
     add("--extractor", default="inception", help=f"{EXTRACTORS} (default inception)")
     add("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     add("--splits", type=int, help="parts for means and deviations (default 10; fewer for few)")
@@ -79,7 +87,8 @@ def measures_of(flags: argparse.Namespace) -> Measures:
     for name, least in {"metric_bsz": 1, "metric_workers": 0}.items():
         if getattr(flags, name) < least:
             raise UserError(f"--{name}: found {getattr(flags, name)}, expected at least {least}")
-    metrics = None if flags.metrics is None else tuple(dict.fromkeys(flags.metrics.split(",")))
+    listed = None if flags.metrics in (None, ALL) else flags.metrics
+    metrics = None if listed is None else tuple(dict.fromkeys(listed.split(",")))
     for metric in metrics or ():
         if metric not in METRICS:
             raise UserError(f"--metrics: found {metric!r}, expected some of {','.join(METRICS)}")
@@ -135,6 +144,28 @@ def check_counts(
     count_splits(measures.splits, images)
 
 
+def check_together(
+    measures: Measures,
+    extractor: Extractor,
+    reference: Reference | None,
+    source: str,
+    images: int,
+    process: Process,
+) -> None:
+    """Refuse what cannot be measured, before the work; all processes call this together."""
+    mistake = None
+    if process.is_main:  # which alone has the reference
+        there = reference.features if reference else None
+        try:
+            metrics, _ = choose(measures, extractor, reference is not None, there is not None)
+            check_counts(metrics, measures, source, images, reference)
+        except UserError as error:
+            mistake = error
+    mistake = distributed.agreed(mistake)
+    if mistake is not None:
+        raise mistake
+
+
 def measure(
     features: Features,
     reference: Reference | None,
@@ -187,24 +218,6 @@ def measure(
     }
 
 
-def measure_folder(
-    files: Sequence[str | Path],
-    reference: Reference | None,
-    extractor: Extractor,
-    measures: Measures,
-    process: Process,
-) -> dict[str, Any] | None:
-    """Measure generated images: files without lossy compression and of one size, or an error.
-
-    All processes call this together; the first one gets the record, the others None.
-    """
-    if not files:
-        raise UserError("images to measure: found none, expected at least 1")
-    source = str(Path(files[0]).parent)
-    pictures = of_files(files, source, strict=True)
-    return measure_images(pictures, reference, extractor, measures, process)
-
-
 def measure_images(
     pictures: Images,
     reference: Reference | None,
@@ -217,17 +230,7 @@ def measure_images(
     All processes call this together; the first one gets the record of `measure` with `seconds`
     and `images_per_second` of the extraction, the others None.
     """
-    mistake = None
-    if process.is_main:  # which alone has the reference
-        there = reference.features if reference else None
-        try:
-            metrics, _ = choose(measures, extractor, reference is not None, there is not None)
-            check_counts(metrics, measures, pictures.source, len(pictures.dataset), reference)
-        except UserError as error:
-            mistake = error
-    mistake = distributed.agreed(mistake)  # before the work rather than after it
-    if mistake is not None:
-        raise mistake
+    check_together(measures, extractor, reference, pictures.source, len(pictures.dataset), process)
     features, seconds = extract(pictures.dataset, extractor, process, measures.loading, "images")
     odd = pictures.oddities(process)
     if features is None:
@@ -238,6 +241,40 @@ def measure_images(
     record["warnings"] += odd
     speed = {"seconds": seconds, "images_per_second": len(features) / seconds}
     return record | {"processes": process.world, **speed}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """All that measures generated images, opened before they are drawn; see `open_judge`."""
+
+    measures: Measures
+    extractor: Extractor
+    reference: Reference | None
+    process: Process
+
+    def check(self, source: str, images: int) -> None:
+        """Refuse so many images of a source, if they are too few for what is asked."""
+        check_together(self.measures, self.extractor, self.reference, source, images, self.process)
+
+    def measure(self, files: Sequence[Path]) -> dict[str, Any] | None:
+        """The record of images, see `measure_images`; a lossy file, or one of another size than
+        the first, is an error."""
+        pictures = of_files(files, str(files[0].parent), strict=True)
+        given = (self.reference, self.extractor, self.measures, self.process)
+        return measure_images(pictures, *given)
+
+
+def open_judge(
+    reference: str | None, weights_dir: str | None, measures: Measures, process: Process
+) -> Judge:
+    """Load the network, and the reference (see `load_reference`), if there is one.
+
+    Raises:
+        UserError: one of them is missing or does not fit.
+    """
+    extractor = load_extractor(measures.extractor, weights_dir, process.device)
+    loaded = reference and load_reference(reference, extractor, process, measures.loading)
+    return Judge(measures, extractor, loaded or None, process)
 
 
 def table(record: dict[str, Any]) -> str:

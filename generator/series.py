@@ -72,6 +72,9 @@ class Series:
     def path(self, number: int) -> Path:
         return self.folder / f"{number:06d}{self.suffix}"
 
+    def paths(self) -> list[Path]:
+        return [self.path(k) for k in range(self.count)]
+
     def done(self) -> set[int]:
         """Numbers of the images that are there.
 

@@ -16,7 +16,7 @@ from common import distributed
 from common.distributed import Process
 from common.errors import UserError
 from common.extraction import Collector, Features, Files, Loading, Moments, extract, fact, oddities
-from common.measures import Measures, measure, measure_folder
+from common.measures import Judge, Measures, measure
 from common.references import of_features
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
@@ -52,8 +52,8 @@ def one_of_several(rank, world, port, files, reference, extractor, folder):
         measures = Measures(extractor="random", splits=2, loading=Loading(2))
         own = reference if process.is_main else None
         with pytest.raises(UserError, match=r"--splits: found 9"):  # on every process
-            measure_folder(files, own, extractor, replace(measures, splits=9), process)
-        record = measure_folder(files, own, extractor, measures, process)
+            Judge(replace(measures, splits=9), extractor, own, process).measure(files)
+        record = Judge(measures, extractor, own, process).measure(files)
         assert (record is not None) == process.is_main
         if process.is_main:
             (folder / f"{world}.json").write_text(json.dumps(record))

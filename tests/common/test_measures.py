@@ -15,11 +15,11 @@ from common.extraction import Collector, Loading
 from common.features import Extractor
 from common.fidelity import Statistics
 from common.measures import (
+    Judge,
     Measures,
     add_metric_flags,
     choose,
     measure,
-    measure_folder,
     measure_images,
     measures_of,
     table,
@@ -113,8 +113,6 @@ def test_too_few_images_are_refused(extractor, pictures, reference, statistics):
         measure(one, statistics, extractor, Measures(), "mine")
     with pytest.raises(UserError, match=r"--splits: found 2 for 3 images"):
         measure(few, statistics, extractor, Measures(splits=2))
-    with pytest.raises(UserError, match=r"images to measure: found none"):
-        measure_folder([], statistics, extractor, Measures(), ALONE)
 
 
 def test_random_features_say_so_in_every_name(extractor, pictures, reference):
@@ -151,8 +149,8 @@ def test_a_jpeg_is_a_warning_among_images_of_any_origin_and_an_error_among_gener
     assert found["images"]["preparation"] == "as they are" and found["seconds"] > 0
     files = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"5.jpg: found JPEG"):
-        measure_folder(files, statistics, extractor, measures, ALONE)
-    found = measure_folder(files[:5], statistics, extractor, measures, ALONE)
+        Judge(measures, extractor, statistics, ALONE).measure(files)
+    found = Judge(measures, extractor, statistics, ALONE).measure(files[:5])
     assert found["images"]["images"] == 5 and found["images"]["source"] == str(tmp_path)
 
 

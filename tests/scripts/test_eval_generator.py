@@ -106,6 +106,24 @@ def test_a_checkpoint_under_the_released_names(project, drawn, call, tmp_path, s
         assert done.code == 2 and message in done.err, done.err
 
 
+def test_images_are_measured_as_compute_metrics_measures_them(project, drawn, call, tmp_path):
+    reference = tmp_path / "reference"
+    given = project.drawing("--resume", project.generator, "--seed", 1, "--output_dir", reference)
+    assert call("eval_generator", *given).code == 0
+    measuring = ("--extractor", "random", "--splits", 1)
+    flags = project.drawing("--resume", project.generator, "--output_dir", drawn)
+    compared = ("--reference", reference / "images", "--metrics")
+    done = call("eval_generator", *flags, *measuring, *compared)
+    assert done.code == 0, done.err
+    assert "no figure here is an FID" in done.out
+    record = json.loads((drawn / "metrics.json").read_text())
+    assert record["drawing"]["drawn"] == 0 and record["drawing"]["seed"] == 0
+    folders = (drawn / "images", reference / "images")
+    assert call("compute_metrics", *folders, *measuring, "--json", tmp_path / "m.json").code == 0
+    assert record["figures"] == json.loads((tmp_path / "m.json").read_text())["figures"]
+    assert {"random_features_distance", "random_features_score"} <= record["figures"].keys()
+
+
 @pytest.mark.parametrize("columns", [2, 5, 40])
 def test_any_number_of_columns(project, call, tmp_path, columns):
     flags = project.drawing("--resume", project.generator, "--output_dir", tmp_path / "out")
@@ -154,7 +172,7 @@ def test_a_given_picture_is_continued(project, drawn, call, tmp_path, side):
     if side == "left":
         new, old = wide[..., :32, :], wide[..., 96:, :]
     assert abs(old - old[:1]).mean() < abs(new[1:] - new[:1]).mean()  # one past, many futures
-    assert json.loads((tmp_path / "out" / "settings.json").read_text())["prefix"][1] == side
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["prefix"]["side"] == side
 
 
 @pytest.mark.parametrize(
@@ -164,6 +182,10 @@ def test_a_given_picture_is_continued(project, drawn, call, tmp_path, side):
         (("--token_num", 1), "--token_num: found 1, expected at least 2"),
         (("--num_iter", 8), "--num_iter: found 8, expected --token_num (16)"),
         (("--num_images", 0), "--num_images: found 0, expected at least 1"),
+        (("--metrics", "--weights_dir", "none"), "inception-2015-12-05-6726825d.pth: missing in"),
+        (("--reference", "images"), "--reference: given without --metrics"),
+        (("--metrics", "fid,psnr"), "--metrics: found 'psnr', expected some of fid,is,kid,prc"),
+        (("--metrics", "fid", "--extractor", "random"), "--metrics: found fid, but there is no"),
         (("--labels", "9"), "--labels: found '9', expected balanced, random, or classes by their"),
         (("--prefix_image", "no.png"), "no.png: no such picture"),
         (("--eval_bsz", 0), "--eval_bsz: found 0, expected at least 1"),
