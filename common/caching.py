@@ -115,10 +115,10 @@ def cache(
     if path.exists():
         found = read_header(path)
         if found != header:
-            key = next(k for k in header if found.get(k) != header[k])
+            key = next(k for k in header | found if found.get(k) != header.get(k))
             raise UserError(
-                f"{path}: is there already, made with {key} {found.get(key)}, not {header[key]}; "
-                "expected another path, or the file removed"
+                f"{path}: is there already, made with {key} {found.get(key)}, not "
+                f"{header.get(key)}; expected another path, or the file removed"
             )
         if process.is_main:
             shutil.rmtree(parts, ignore_errors=True)

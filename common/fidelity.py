@@ -18,6 +18,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from common.errors import UserError
 from common.extraction import Features
+from common.precision import full_float32
 
 METRICS = ("fid", "is", "kid", "prc")
 NEIGHBOURS = 3  # whose distance is the radius of precision and recall
@@ -155,9 +156,10 @@ def kid_subsets(*counts: int) -> tuple[int, int]:
 
 def coverage(pooled: Tensor, reference: Tensor) -> dict[str, float]:
     """Precision and recall (Kynkäänniemi et al. 2019)."""
-    found = prc_features_to_metric(
-        *(pooled, reference), prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False
-    )
+    with full_float32():
+        found = prc_features_to_metric(
+            *(pooled, reference), prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False
+        )
     return {name: found[name] for name in ("precision", "recall")}
 
 

@@ -24,7 +24,9 @@ class Logs:
         folder.mkdir(parents=True, exist_ok=True)
         self.events = SummaryWriter(str(folder))
         path = folder / "metrics.csv"
-        fresh = not path.exists()
+        fresh = not path.exists() or not path.stat().st_size
+        if not fresh:
+            _cut_unfinished_line(path)
         self._file = path.open("a", newline="")
         self._csv = csv.writer(self._file)
         if fresh:
@@ -39,6 +41,15 @@ class Logs:
     def close(self) -> None:
         self.events.close()
         self._file.close()
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Which a full disk or a power cut has left; the next one would be glued to it."""
+    written = path.read_bytes()
+    whole = written.rfind(b"\n") + 1
+    if whole < len(written):
+        with path.open("r+b") as file:
+            file.truncate(whole)
 
 
 def progress(

@@ -18,6 +18,7 @@ from common import config, images
 from common.datasets import ImageFolder
 from common.distributed import Process
 from common.errors import UserError
+from common.precision import full_float32
 from common.sampler import DrawSampler
 from common.seeding import BatchDraws
 from common.signals import leave_signals_to_the_trainer
@@ -135,6 +136,6 @@ def tokenise(
     if items.is_floating_point():
         mean = items  # [B, L, C]
     else:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             mean = tokenizer.encode(images.to_float(items)).mode()  # [B, L, C]
     return tokenizer.sample_tokens(tokenizer.posterior(mean), draws), labels

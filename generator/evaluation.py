@@ -13,6 +13,7 @@ from common.distributed import Process
 from common.errors import UserError
 from common.sampler import Draw, DrawSampler
 from common.seeding import BatchDraws
+from common.signals import leave_signals_to_the_trainer
 from generator.columns import ColumnLosses
 from generator.data import Tokenise
 from generator.model import Generator
@@ -73,7 +74,13 @@ class Evaluation:
         few = Few(dataset, found // together * together)
         place = (process.rank, process.world)
         sampler = DrawSampler(len(few), *place, batch_size, seed, shuffle=False)
-        self.loader = DataLoader(few, batch_size, sampler=sampler, num_workers=num_workers)
+        self.loader = DataLoader(
+            few,
+            batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            worker_init_fn=leave_signals_to_the_trainer,
+        )
 
     @torch.inference_mode()
     def __call__(self, model: Generator) -> dict[int, float]:

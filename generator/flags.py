@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import ListConfig
+from omegaconf import DictConfig, ListConfig
 
 from common import config
 from common.errors import UserError
@@ -26,6 +27,9 @@ FIELDS = {
     "attn_dropout": "attn_dropout",
     "proj_dropout": "proj_dropout",
 }
+
+# flags of which one takes the place of the other
+INSTEAD = [("lr", "blr"), ("blr", "lr")]
 
 
 def add_size_flags(parser: argparse.ArgumentParser, dropout: bool = False) -> None:
@@ -113,6 +117,10 @@ def parse_with_config(parser: argparse.ArgumentParser) -> argparse.Namespace:
     path = file.parse_known_args()[0].config
     if path:
         values = config.load(path)
+        typed = {word.partition("=")[0].removeprefix("--") for word in sys.argv[1:]}
+        for one, other in INSTEAD:
+            if one in typed:
+                values.pop(other, None)
         known: dict[str, argparse.Action] = {}
         for action in parser._actions:
             if action.dest not in ("help", "config"):
@@ -128,9 +136,10 @@ def parse_with_config(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def _flag_value(action: argparse.Action, value: Any) -> Any:
     """A value from YAML as the flag's own parser would give it."""
-    if action.nargs == "*":
-        expected = "a list of texts"
-        if isinstance(value, ListConfig) and all(isinstance(v, str) for v in value):
+    if action.nargs in ("*", "+"):
+        kind = action.type or str
+        expected = f"a list of {kind.__name__}"
+        if isinstance(value, ListConfig) and all(isinstance(v, kind) for v in value):
             return list(value)
     elif action.nargs == 0:  # a switch
         expected = "true or false"
@@ -140,6 +149,8 @@ def _flag_value(action: argparse.Action, value: Any) -> Any:
         kind = action.type or str
         expected = kind.__name__
         try:
+            if isinstance(value, (ListConfig, DictConfig)):
+                raise ValueError
             value = None if value is None else kind(str(value))
         except ValueError:
             pass

@@ -38,17 +38,24 @@ class Preview:
     cfg: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        self.sampling  # noqa: B018 - settings that make no sense are refused before training
+
+    @property
+    def sampling(self) -> Sampling:
+        guidance = Guidance(self.cfg, ramp=self.columns)
+        return Sampling(guidance, Solver(steps=self.steps), self.temperature)
+
     def __call__(self, model: Generator, path: Path) -> None:
         """Draw into one file; `model` is in evaluation mode."""
         numbers = range(self.count)
-        guidance = Guidance(self.cfg, ramp=self.columns)
         pictures = generate(
             model,
             self.decoder,
             [k % model.config.classes for k in numbers],
             numbers,
             self.columns,
-            Sampling(guidance, Solver(steps=self.steps), self.temperature),
+            self.sampling,
             self.seed,
         )
         images.save_grid(path, torch.stack(list(pictures)), columns=round(self.count**0.5))

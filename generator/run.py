@@ -52,6 +52,11 @@ def find_source(flags: argparse.Namespace) -> Source | None:
             f"--output_dir: {last} is there already; expected --resume {flags.output_dir} to go "
             "on from it, or another folder"
         )
+    if last.exists() and flags.ckpt != LAST:
+        raise UserError(
+            f"--ckpt: found {flags.ckpt}, but {last}, which would be overwritten, may be later; "
+            "expected another --output_dir to go on from it"
+        )
     if flags.resume is None or (same and not any(flags.resume.glob("*.pth"))):
         return None
     path = flags.resume / flags.ckpt

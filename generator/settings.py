@@ -46,7 +46,7 @@ class TrainingConfig:
     weight_decay: float = _setting("updates", 0.02, "of matrices outside the flow head", least=0)
     grad_clip: float = _setting("updates", 3.0, "largest gradient norm (0: any)", least=0)
     ema_rate: float = _setting("updates", 0.9999, "of the averaged weights", least=0, below=1)
-    seed: int = _setting("updates", 0, "of weights, order, crops and all noise")
+    seed: int = _setting("updates", 0, "of weights, order, noise, and crops of --data_path")
 
     label_drop_prob: float = _setting(
         "objective", 0.1, "how often an image loses its class", least=0, most=1

@@ -22,7 +22,10 @@ from generator.model import Generator
 from generator.schedule import Schedule
 
 LAST = "checkpoint-last.pth"
-STATE = {"model", "model_ema", "optimizer", "epoch", "epoch_images", "step", "training", "data"}
+STATE = {
+    *("model", "model_ema", "optimizer", "skipped", "skipped_in_a_row"),
+    *("epoch", "epoch_images", "step", "training", "data", "generator"),
+}
 
 
 class Trainer:
@@ -96,7 +99,8 @@ class Trainer:
             with Requests(self.process) as requests:
                 while not self.finished:
                     self._epoch(requests)
-            self.save(LAST)
+            if self.epoch_updates:  # otherwise written at the end of the epoch
+                self.save(LAST)
             self._draw_curves()
         finally:
             self.bar.close()
@@ -112,7 +116,7 @@ class Trainer:
             self.epoch_updates += 1
             ended = self.epoch_updates == self.updates_an_epoch
             self.bar.update()
-            told = ended or self.step % self.config.log_freq == 0
+            told = ended or self.finished or self.step % self.config.log_freq == 0
             if told:
                 self._tell(losses, norm, rate)
             if ended:
@@ -161,6 +165,10 @@ class Trainer:
         def due(every: int) -> bool:
             return every > 0 and (self.finished or self.epoch % every == 0)
 
+        if due(config.save_last_freq):
+            self.save(LAST)
+        if config.save_freq and self.epoch % config.save_freq == 0:
+            self.save(f"checkpoint-ckpt-{self.epoch}.pth")
         if due(config.eval_freq):
             means = self.evaluate(average)
             values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
@@ -168,10 +176,6 @@ class Trainer:
             self._draw_curves()
         if due(config.sample_freq) and self.process.is_main:
             self.preview(average, self.folder / "samples" / f"epoch_{self.epoch:05d}.png")
-        if due(config.save_last_freq) and not self.finished:
-            self.save(LAST)
-        if config.save_freq and self.epoch % config.save_freq == 0:
-            self.save(f"checkpoint-ckpt-{self.epoch}.pth")
         message = self.unreadable.news()
         if message and self.process.is_main:
             self.bar.write(message)

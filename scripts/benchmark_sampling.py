@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from common import config, distributed, environment
+from common import distributed, environment
 from common.errors import UserError, run_cli
+from common.precision import full_float32
 from common.records import write_json
 from generator.cost import column_work
 from generator.decoding import Decoder, decode
@@ -43,7 +43,7 @@ from generator.plain import plain_columns
 from generator.reader import ColumnReader
 from generator.sampling import Sampling, sample_columns
 from generator.solvers import METHODS, Solver
-from tokenizer.loading import SIZES as TOKENIZER_KEYS
+from tokenizer.loading import untrained
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "configs" / "second_stage" / "tokenizer_config.yaml"
@@ -91,17 +91,6 @@ def random_generator(name: str, device: torch.device) -> Generator:
         if not weight.any():
             nn.init.normal_(weight, std=0.02)
     return model.to(device)
-
-
-def random_tokenizer(path: Path, device: torch.device) -> Decoder:
-    """The tokenizer of a YAML file, without its weights."""
-    params = OmegaConf.select(config.load(path), "model.params")
-    if not isinstance(params, DictConfig):
-        raise UserError(f"{path}: model.params: missing; expected a tokenizer's sizes")
-    keys = [key for key in TOKENIZER_KEYS if key != "sematicconfig"]
-    sizes = {k: v for k, v in OmegaConf.to_container(params, resolve=True).items() if k in keys}
-    node = {"target": "tokenizer.model.Tokenizer", "params": sizes}
-    return config.instantiate(node, "model").eval().requires_grad_(False).to(device)
 
 
 def memory(device: torch.device) -> int:
@@ -202,7 +191,8 @@ def measure(
     if case.columns <= flags.plain_columns:
         scales = [guidance.at(i) for i in range(case.columns)]
         columns = plain_columns(plain, labels, noise, scales, solver.steps)
-        expected, slow, _ = stopped(columns, clock)
+        with full_float32():
+            expected, slow, _ = stopped(columns, clock)
         row["plain"] = summary(slow)
         row["times_faster"] = {k: row["plain"][k] / row["engine"][k] for k in row["plain"]}
         row["largest_difference"] = (tokens - expected).abs().max().item()
@@ -280,11 +270,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     flags = build_parser().parse_args()
+    for name in ("batch", "columns"):
+        if min(getattr(flags, name)) < 1:
+            raise UserError(f"--{name}: found {min(getattr(flags, name))}, expected at least 1")
     rows = []
     with distributed.launch(flags.device) as process:
         clock = Clock(process.device)
         solver = Solver(flags.solver, flags.num_sampling_steps)
-        decoder = None if flags.no_decoder else random_tokenizer(flags.config_path, process.device)
+        decoder = None if flags.no_decoder else untrained(flags.config_path).to(process.device)
         for name in flags.model:
             plain = random_generator(name, process.device)
             engine = prepare(copy.deepcopy(plain), flags.precision, flags.compile)

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from common import config, distributed, environment, peak
+from common import distributed, environment, peak
 from common.distributed import Process
 from common.errors import UserError, run_cli
 from common.records import write_json
@@ -37,7 +36,7 @@ from generator.data import tokenise
 from generator.learner import Learner
 from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
 from generator.settings import TrainingConfig, add_training_flags, given
-from tokenizer.loading import SIZES as TOKENIZER_KEYS
+from tokenizer.loading import untrained
 from tokenizer.model import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,16 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FILE", help="write the figures there too, as JSON")
     add_training_flags(parser)
     return parser
-
-
-def build_tokenizer(flags: argparse.Namespace, device: torch.device) -> Tokenizer:
-    """Of the sizes of `--config_path`, with random weights."""
-    params = OmegaConf.select(config.load(flags.config_path), "model.params")
-    if params is None:
-        raise UserError(f"{flags.config_path}: model.params: missing; expected a tokenizer's sizes")
-    sizes = {k: v for k, v in OmegaConf.to_container(params).items() if k in TOKENIZER_KEYS}
-    node = {"target": "tokenizer.model.Tokenizer", "params": sizes}
-    return config.instantiate(node, "model").eval().requires_grad_(False).to(device)
 
 
 def rates(update: Callable[[], Any], images: int, device: torch.device, seconds: float) -> dict:
@@ -105,6 +94,7 @@ def measure(
     sizes = {**SIZES[name], **FLOW_HEADS[name], "channels": tokenizer.channels}
     model = GeneratorConfig(**sizes, classes=flags.class_num)
     width = flags.img_size or tokenizer.height
+    tokenizer.check_size(tokenizer.height, width)
     columns, images = width // tokenizer.column_width, training.batch_size
     inputs = {"cached": torch.randn(images, columns, tokenizer.channels, device=device)}
     if not flags.no_online:
@@ -163,8 +153,10 @@ def main() -> None:
         if process.world > 1:
             raise UserError("benchmark_training.py: expected one process, started without torchrun")
         if training.precision == "tf32":
+            if process.device.type == "cpu":
+                raise UserError("--precision: found tf32 on a CPU, expected fp32, bf16 or auto")
             torch.set_float32_matmul_precision("high")
-        tokenizer = build_tokenizer(flags, process.device)
+        tokenizer = untrained(flags.config_path).to(process.device)
         record = {"conditions": environment.describe(ROOT), "training": asdict(training)}
         record["tokenizer"] = {"height": tokenizer.height, "column_width": tokenizer.column_width}
         print(
@@ -174,10 +166,10 @@ def main() -> None:
         for name in names:
             record[name] = measure(name, flags, training, tokenizer)
             show(name, record[name])
+            if flags.output:
+                write_json(flags.output, record)
             if process.device.type == "cuda":
                 torch.cuda.empty_cache()
-    if flags.output:
-        write_json(flags.output, record)
 
 
 if __name__ == "__main__":

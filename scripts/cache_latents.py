@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from common import config, distributed
 from common.caching import Views, cache
 from common.errors import UserError, run_cli
+from common.precision import full_float32
 from generator.data import add_image_flags, image_data
 from tokenizer.loading import identity, tokenizer_from_config
 
@@ -68,9 +70,14 @@ def main() -> None:
             "seed": flags.seed,
         }
         tokenizer = tokenizer.to(process.device)
+
+        def means(pictures: Tensor) -> Tensor:
+            with full_float32():
+                return tokenizer.encode(pictures).mode()
+
         fresh = cache(
             views,
-            lambda pictures: tokenizer.encode(pictures).mode(),
+            means,
             header,
             process,
             flags.batch_size,

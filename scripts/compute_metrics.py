@@ -59,6 +59,8 @@ def main() -> None:
 
     if flags.overrides and not (overrides(flags.images) or overrides(flags.reference)):
         raise UserError(f"override {flags.overrides[0]!r}: given without a YAML file to change")
+    if flags.strict and flags.images.endswith(YAML):
+        raise UserError(f"--strict: given with {flags.images}, expected a folder of images")
     if flags.images.endswith(SUFFIX):
         raise UserError(f"{flags.images}: found statistics, expected images; those come second")
     if flags.random_weights:

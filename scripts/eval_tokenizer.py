@@ -1,7 +1,8 @@
 """Measure what a tokenizer loses: rFID, PSNR, SSIM and LPIPS of reconstructions.
 
-    python scripts/eval_tokenizer.py logs/<run>/checkpoints/last.ckpt
-    torchrun --nproc_per_node=8 scripts/eval_tokenizer.py CHECKPOINT --base CONFIG.yaml
+    python scripts/eval_tokenizer.py logs/<run>/checkpoints/last.ckpt --output_dir OUTPUT
+    torchrun --nproc_per_node=8 scripts/eval_tokenizer.py CHECKPOINT -b CONFIG.yaml \\
+        --output_dir OUTPUT
 
 Reconstructions (EMA weights, the mean of the posterior, rounded to 8 bits as saved images are) of
 `data.params.validation` (--part) are compared with the very crops that they were made of. By

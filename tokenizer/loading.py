@@ -26,6 +26,17 @@ SIZES = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
 RELEASED_SCALE = 0.05493  # of the tokens of the released tokenizer, whose file does not say it
 
 
+def untrained(path: str | os.PathLike[str]) -> Tokenizer:
+    """A tokenizer with the sizes of a YAML file and random weights, for measuring speed."""
+    params = OmegaConf.select(config.load(path), "model.params")
+    if not isinstance(params, DictConfig):
+        raise UserError(f"{path}: model.params: missing; expected a tokenizer's sizes")
+    sizes = {k: v for k, v in OmegaConf.to_container(params, resolve=True).items() if k in SIZES}
+    sizes.pop("sematicconfig", None)  # for training only
+    node = {"target": "tokenizer.model.Tokenizer", "params": sizes}
+    return config.instantiate(node, "model").eval().requires_grad_(False)
+
+
 def load_tokenizer(
     path: str | os.PathLike[str],
     sizes: Mapping[str, Any] | None = None,

@@ -113,7 +113,7 @@ def test_the_file_gives_defaults_that_the_command_line_overrides(with_file):
         ("lr: fast", "lr: found 'fast', expected float"),
         ("schedule: step", "schedule: found 'step', expected one of constant, cosine"),
         ("cached: 1", "cached: found 1, expected true or false"),
-        ("overrides: a=1", "overrides: found 'a=1', expected a list of texts"),
+        ("overrides: a=1", "overrides: found 'a=1', expected a list of str"),
         ("- 1", "expected a mapping"),
     ],
 )

@@ -127,7 +127,7 @@ def test_two_processes_train_as_one(project, together):
         (("--resume", "nowhere"), "nowhere/checkpoint-last.pth: no such checkpoint file"),
         (("--img_size", 128), "--img_size: found 128, but"),
         (("--precision", "tf32"), "--precision: found tf32 on a CPU, expected fp32"),
-        (("--blr", 1e-4), "--blr: found 0.0001 together with --lr 0.001, expected one of them"),
+        (("--blr", 1e-4, "--lr", 1e-3), "--blr: found 0.0001 together with --lr 0.001, expected one of them"),
         (("--std", -1), "--std: found -1.0, expected at least 0"),
         (("--num_iter", 1), "--num_iter: found 1, expected at least 2"),
         (("--train_columns", "3-8"), "--train_columns: found '3-8' in '3-8', expected columns"),
