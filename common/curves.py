@@ -91,10 +91,10 @@ def save_curves(path: str | Path, panels: Sequence[Panel]) -> None:
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5.2 * columns, 3.4 * rows), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, panel in zip(axes, panels, strict=False):
         _draw(ax, panel)
-    for ax in list(axes)[len(panels) :]:
+    for ax in axes[len(panels) :]:
         ax.remove()
     kind = Path(path).suffix.removeprefix(".") or "png"
     with replacing(path, durable=False) as file:

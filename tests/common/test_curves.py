@@ -62,3 +62,5 @@ def test_panels_become_one_picture(tmp_path):
     curves.save_curves(tmp_path / "new" / "curves.png", panels)
     with Image.open(tmp_path / "new" / "curves.png") as image:
         assert image.width > image.height > 500
+        corner = image.convert("L").crop((image.width // 2 + 10, image.height // 2, *image.size))
+        assert corner.getextrema() == (255, 255)  # no empty plot there
