@@ -32,6 +32,16 @@ FIELDS = {
 INSTEAD = [("lr", "blr"), ("blr", "lr")]
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Tells the default of every flag that has one and does not tell it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if action.default in (None, False, [], argparse.SUPPRESS) or "default" in text:
+            return text
+        return f"{text} (default %(default)s)".strip()
+
+
 def add_size_flags(parser: argparse.ArgumentParser, dropout: bool = False) -> None:
     """Flags of the generator's sizes, and of its dropout if wanted; those not given come from the
     checkpoint or the data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,17 @@ class Loaded:
     tokenizer: str | None
     token_scale: float | None
     columns: int | None
+
+    def scale(self, asked: float | None) -> float | None:
+        """Of the tokens: `--vae_norm`, if it is asked for, or that of training.
+
+        Raises:
+            UserError: they contradict each other.
+        """
+        trained = self.token_scale
+        if None not in (asked, trained) and not math.isclose(asked, trained, rel_tol=1e-3):
+            raise UserError(f"--vae_norm: found {asked}, but the checkpoint has {trained:.6g}")
+        return trained if asked is None else asked
 
     def check_tokenizer(self, name: str, source: Path) -> None:
         """Refuse a tokenizer of another identity; a checkpoint that names none takes any."""

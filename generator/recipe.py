@@ -160,6 +160,10 @@ def check_flags(flags: argparse.Namespace) -> None:
     }.items():
         if getattr(flags, name) is None:
             raise UserError(f"--{name}: not given; expected {expected}")
+    if flags.cfg_ramp is not None and flags.cfg_schedule != "linear":
+        raise UserError(f"--cfg_ramp: given with --cfg_schedule {flags.cfg_schedule}")
+    if flags.prefix_side != "right" and not flags.prefix_image:
+        raise UserError(f"--prefix_side: found {flags.prefix_side} without --prefix_image")
     if flags.token_num is None:
         flags.token_num = flags.num_iter
     if flags.num_iter not in (None, flags.token_num):

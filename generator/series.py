@@ -84,14 +84,16 @@ class Series:
         if not self.folder.exists():
             return set()
         names = {self.path(k).name: k for k in range(self.count)}
-        found = [f.name for f in os.scandir(self.folder) if not f.name.endswith(".tmp")]
+        files = [f for f in os.scandir(self.folder) if not f.name.endswith(".tmp")]
+        found = {f.name: f.stat().st_size for f in files}
         for name in found:
             if name not in names:
                 raise UserError(
                     f"{self.folder}: found {name}, which is none of the {self.count} images of "
                     "--num_images; expected nothing else there"
                 )
-        return {names[name] for name in found}
+        # a full disk leaves empty files
+        return {names[name] for name, size in found.items() if size}
 
     def batches(self) -> list[range]:
         """Numbers of images that are drawn together, where one at least is missing."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from common import checkpoint, distributed, environment
 from common.errors import UserError, run_cli
 from common.features import load_extractor, random_seed, random_weights
+from common.fidelity import count_splits
 from common.measures import add_metric_flags, measure_images, measures_of, table
 from common.records import write_json
 from common.references import load_reference
@@ -75,6 +76,7 @@ def main() -> None:
         count = len(images.dataset)
         if flags.num_images not in (None, count):
             raise UserError(f"{flags.images}: found {count} images, expected {flags.num_images}")
+        count_splits(measures.splits, count)  # before the work
         extractor = load_extractor(measures.extractor, flags.weights_dir, process.device)
         if flags.random_weights and process.is_main:
             checkpoint.save(flags.random_weights, random_weights(random_seed(measures.extractor)))

@@ -22,7 +22,7 @@ from common.latents import weights_hash
 from common.measures import add_metric_flags, measures_of, open_judge, table
 from common.records import claim_folder, write_json
 from generator.drawn import draw_series
-from generator.flags import parse_with_config
+from generator.flags import Help, parse_with_config
 from generator.inference import prepare
 from generator.loading import load_generator
 from generator.recipe import (
@@ -37,12 +37,11 @@ from generator.series import Series
 from tokenizer.loading import identity, tokenizer_from_config
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORD = "metrics.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument(
         "--config", metavar="YAML", help="any of these flags; the command line wins"
     )
@@ -63,7 +62,7 @@ def main() -> None:
             raise UserError("--reference: given without --metrics")
         source = flags.resume / flags.ckpt
         loaded = load_generator(source, flags, ema=not flags.raw)
-        scale = loaded.token_scale if flags.vae_norm is None else flags.vae_norm
+        scale = loaded.scale(flags.vae_norm)
         tokenizer = tokenizer_from_config(flags.config_path, scale, flags.overrides)
         loaded.check_tokenizer(identity(tokenizer), source)
         recipe = recipe_of(flags, flags.cfg, loaded.columns, loaded.class_names, tokenizer)
@@ -90,13 +89,16 @@ def main() -> None:
         seconds = time.perf_counter() - start
         if process.is_main:
             print(f"images: {series.folder}")
+            earlier = flags.output_dir / RECORD
+            if drawn and flags.metrics is None and earlier.exists():
+                print(f"{earlier}: is of fewer images; --metrics measures them all")
         if flags.metrics is not None:
             record = judge.measure(series.paths())
             if record is not None:
                 speed = {"drawn": drawn, "seconds": seconds, "images_per_second": drawn / seconds}
                 record["drawing"] = {**settings, "batch_size": flags.eval_bsz, **speed}
                 write_json(
-                    flags.output_dir / "metrics.json",
+                    flags.output_dir / RECORD,
                     record | {"conditions": environment.describe(ROOT)},
                 )
                 print(table(record))

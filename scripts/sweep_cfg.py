@@ -25,7 +25,7 @@ from common.latents import weights_hash
 from common.measures import add_metric_flags, measures_of, open_judge
 from common.records import claim_folder, write_json
 from generator.drawn import draw_series
-from generator.flags import parse_with_config
+from generator.flags import Help, parse_with_config
 from generator.inference import prepare
 from generator.loading import load_generator
 from generator.recipe import (
@@ -44,9 +44,7 @@ WEIGHTS = {"ema": (True,), "raw": (False,), "both": (True, False)}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument(
         "--config", metavar="YAML", help="any of these flags; the command line wins"
     )
@@ -80,14 +78,15 @@ def kept(path: Path, count: int) -> dict[str, Any] | None:
     return record if record["images"]["images"] == count else None
 
 
-def show(points: dict[str, dict[float, dict[str, Any]]], path: Path) -> None:
-    """A plot for each figure: a curve for averaged and one for raw weights."""
+def show(points: dict[str, dict[float, dict[str, Any]]], count: int, path: Path) -> None:
+    """A plot for each figure of `count` images: a curve for averaged and one for raw weights."""
     names = list(dict.fromkeys(n for c in points.values() for p in c.values() for n in p))
     panels = []
     for name in names:
         if not name.endswith(("_std", "_mean")):
             curves = {w: {cfg: p[name] for cfg, p in c.items()} for w, c in points.items()}
-            panels.append(Panel(name.replace("_", " "), curves, across="guidance"))
+            title = f"{name.replace('_', ' ')} of {count} images"
+            panels.append(Panel(title, curves, across="guidance"))
     save_curves(path, panels)
 
 
@@ -101,7 +100,7 @@ def main() -> None:
         points: dict[str, dict[float, dict[str, Any]]] = {}
         for ema in WEIGHTS[flags.weights]:
             loaded = load_generator(source, flags, ema)
-            scale = loaded.token_scale if flags.vae_norm is None else flags.vae_norm
+            scale = loaded.scale(flags.vae_norm)
             tokenizer = tokenizer_from_config(flags.config_path, scale, flags.overrides)
             loaded.check_tokenizer(identity(tokenizer), source)
             models = {
@@ -138,10 +137,14 @@ def main() -> None:
                 if process.is_main:
                     record |= {"drawing": settings, "conditions": environment.describe(ROOT)}
                     write_json(folder / "metrics.json", record)
-                    points.setdefault(kind, {})[cfg] = record["figures"]
+                    points.setdefault(kind, {})[cfg] = figures = record["figures"]
+                    told = (f"{k} {v:.5g}" for k, v in figures.items() if v is not None)
+                    print(f"  {', '.join(told)}")
                     write_json(flags.output_dir / "sweep.json", points)
-                    show(points, flags.output_dir / "sweep.png")
+                    show(points, flags.num_images, flags.output_dir / "sweep.png")
         if process.is_main:
+            for text in record["warnings"]:
+                print(f"warning: {text}")
             print(f"figures: {flags.output_dir / 'sweep.json'}, {flags.output_dir / 'sweep.png'}")
 
 

@@ -73,6 +73,8 @@ def check(flags: argparse.Namespace) -> None:
     }.items():
         if getattr(flags, name) is None:
             raise UserError(f"--{name}: not given; expected {expected}")
+    if flags.cached_path and not flags.use_cached:
+        raise UserError(f"--cached_path: found {flags.cached_path}, but --use_cached is not given")
     if flags.use_cached and not flags.cached_path:
         raise UserError("--cached_path: not given, but --use_cached is; expected a file of tokens")
     for name, least in {"num_workers": 0, "num_iter": 2, "num_sampling_steps": 1, "std": 0}.items():
@@ -97,7 +99,11 @@ def main() -> None:
         for note in notes:
             say(note)
         if trainer.finished:
-            say("nothing is left to do; expected more --epochs or --max_steps")
+            done, limits = trainer.step, trainer.config
+            say(
+                f"nothing is left to do after {done} updates; expected more than --epochs "
+                f"{limits.epochs} and --max_steps {limits.max_steps} (0: no limit)"
+            )
             return
         if process.is_main:
             keep_settings(flags, trainer)

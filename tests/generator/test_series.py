@@ -39,7 +39,8 @@ def test_a_batch_is_drawn_until_all_its_images_are_there(tmp_path):
     assert series.batches() == [range(0, 2), range(2, 4), range(4, 5)]
     series.folder.mkdir()
     for k in (0, 1, 2):
-        series.path(k).touch()
+        series.path(k).write_bytes(b"picture")
+    series.path(3).touch()  # of a full disk
     (series.folder / ".000003.png.9.tmp").touch()
     assert series.done() == {0, 1, 2} and series.batches() == [range(2, 4), range(4, 5)]
     (series.folder / "other.png").touch()

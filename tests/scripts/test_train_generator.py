@@ -127,8 +127,9 @@ def test_two_processes_train_as_one(project, together):
         (("--resume", "nowhere"), "nowhere/checkpoint-last.pth: no such checkpoint file"),
         (("--img_size", 128), "--img_size: found 128, but"),
         (("--precision", "tf32"), "--precision: found tf32 on a CPU, expected fp32"),
-        (("--blr", 1e-4, "--lr", 1e-3), "--blr: found 0.0001 together with --lr 0.001, expected one of them"),
+        (("--blr", 1e-4, "--lr", 1e-3), "--blr: found 0.0001 together with --lr 0.001, expected"),
         (("--std", -1), "--std: found -1.0, expected at least 0"),
+        (("--temperature", -1), "--temperature: found -1.0, expected 0 or more"),
         (("--num_iter", 1), "--num_iter: found 1, expected at least 2"),
         (("--train_columns", "3-8"), "--train_columns: found '3-8' in '3-8', expected columns"),
         (("--subsequence", 9), "--subsequence: found 9, but images have 8 columns"),
@@ -183,7 +184,7 @@ def test_one_command_begins_and_goes_on(project, call, tmp_path):
     done = call("train_generator", *flags, 4)
     assert "--max_steps: 2 so far, 4 from here on\nresuming after update 2, in epoch 1" in done.out
     done = call("train_generator", *flags, 4)
-    assert "nothing is left to do; expected more --epochs or --max_steps" in done.out
+    assert "nothing is left to do after" in done.out
     # all other settings, and the sizes, are those of the checkpoint; so is what config.yaml has
     data = (
         "--config_path",
@@ -284,3 +285,9 @@ def test_tokens_of_another_tokenizer_are_refused(project, call, tmp_path):
     done = call("train_generator", *flags)
     assert done.code == 2
     assert f"{project.cached}: found tokens of tokenizer" in done.err
+
+
+def test_cached_tokens_that_would_not_be_used_are_no_accident(project, call, tmp_path):
+    flags = [flag for flag in project.stage_two("--output_dir", tmp_path) if flag != "--use_cached"]
+    done = call("train_generator", *flags)
+    assert done.code == 2 and "but --use_cached is not given" in done.err
