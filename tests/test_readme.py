@@ -70,6 +70,16 @@ def test_figures_of_sampling_are_those_of_the_records():
     assert [part for part in quoted if part not in text.replace(" %", "%")] == []
 
 
+def test_figures_of_training_are_those_of_the_records():
+    text = (ROOT / "docs/generator_training.md").read_text().replace(" %", "%")
+    for size in ("tiny_model", "small_model"):
+        cells = [f"`{size}`"]
+        for name in ("training_cpu", "training_cpu_bf16"):
+            found = json.loads((ROOT / f"docs/results/{name}.json").read_text())[size]["cached"]
+            cells += [f"{found['images_per_s']:.1f}", f"{found['share_of_peak']:.0%}"]
+        assert f"| {' | '.join(cells)} |" in text
+
+
 @pytest.mark.parametrize(
     "name", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
 )
