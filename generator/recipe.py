@@ -72,7 +72,7 @@ class Recipe:
 
 def add_image_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
     """Flags of a series of images; `num_images` is the default of the flag of this name."""
-    add = parser.add_argument_group("images").add_argument
+    add = parser.add_argument_group("images", "which pictures").add_argument
     add("--output_dir", type=Path, help="where images and settings go")
     add("--num_images", type=int, default=num_images, help="exactly so many files")
     add(
@@ -83,7 +83,7 @@ def add_image_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
     )
     add("--token_num", type=int, help=f"columns of an image (default: as trained, or {COLUMNS})")
     add("--num_iter", type=int, help="another name of it: every column takes one iteration")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of all noise and of random labels")
     add("--prefix_image", type=Path, metavar="FILE", help="a picture that all images go on with")
     add(
         "--prefix_side",
@@ -103,10 +103,11 @@ def add_image_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
 
 def add_sampling_flags(parser: argparse.ArgumentParser, cfg: bool = True) -> None:
     """Flags of `Sampling`; without `cfg`, but for the scale of the guidance."""
-    add = parser.add_argument_group("sampling").add_argument
+    about = "how they are drawn: each of these changes the pictures"
+    add = parser.add_argument_group("sampling", about).add_argument
     if cfg:
         add("--cfg", type=float, default=1.0, help="guidance; 1 is none")
-    add("--cfg_schedule", default="linear", choices=SCHEDULES)
+    add("--cfg_schedule", default="linear", choices=SCHEDULES, help="of guidance over the columns")
     add("--cfg_ramp", type=int, help="columns of the linear growth (default: all)")
     add("--solver", default="euler", choices=METHODS, help="euler: as released")
     add(
@@ -129,12 +130,14 @@ def add_sampling_flags(parser: argparse.ArgumentParser, cfg: bool = True) -> Non
     )
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which generator and tokenizer draw."""
+def add_model_flags(parser: argparse.ArgumentParser, raw: bool = False) -> None:
+    """Flags that say which generator and tokenizer draw; `raw` adds one for raw weights."""
     add_size_flags(parser)
     add = parser.add_argument_group("models").add_argument
     add("--resume", type=Path, metavar="DIR", help="folder of the generator's checkpoint")
     add("--ckpt", default="checkpoint-last.pth", help="its name there")
+    if raw:
+        add("--raw", action="store_true", help="raw weights rather than their average")
     add("--config_path", help="YAML with the tokenizer (model.params.ckpt_path)")
     add("--vae_norm", type=float, help="scale of the tokens (default: the generator's)")
     add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
@@ -142,7 +145,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_speed_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that change pictures by rounding at most."""
-    add = parser.add_argument_group("speed").add_argument
+    about = "the same pictures to rounding; with tf32 and bf16 nearly the same"
+    add = parser.add_argument_group("speed", about).add_argument
     add("--eval_bsz", type=int, default=64, help="images of one batch, which one process draws")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", default="fp32", choices=PRECISIONS, help="of matrix products")

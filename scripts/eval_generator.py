@@ -45,8 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", metavar="YAML", help="any of these flags; the command line wins"
     )
-    add_model_flags(parser)
-    parser.add_argument("--raw", action="store_true", help="raw weights rather than their average")
+    add_model_flags(parser, raw=True)
     add_image_flags(parser, num_images=64)
     add_sampling_flags(parser)
     add_speed_flags(parser)
