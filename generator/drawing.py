@@ -5,12 +5,10 @@ Shapes: N tokens, C token channels, D condition width, W head width, S solver ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
+from common.precision import full_float32
 from generator.guidance import guided
 from generator.head import FlowHead
 from generator.solvers import Solver, Velocity
@@ -33,7 +31,7 @@ class Drawer:
         self.head, self.solver = head, solver
         self.position = {t: i for i, t in enumerate(solver.asked)}
         device = head.token_in.bias.device
-        with _without_tf32():
+        with full_float32():  # in ten bits, neighbouring times could hardly be told apart
             self.times = head.time(torch.tensor(solver.asked, device=device))  # [S, W]
 
     def draw(
@@ -73,14 +71,3 @@ class Drawer:
             return [m[row] for m in held[part]]  # [N, 3W]
 
         return lambda x, t: head.modulated(x, modulations(self.position[t]))
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Products in float32: rounded to ten bits, neighbouring times could hardly be told apart."""
-    setting = torch.backends.cuda.matmul
-    before, setting.allow_tf32 = setting.allow_tf32, False
-    try:
-        yield
-    finally:
-        setting.allow_tf32 = before

@@ -38,7 +38,7 @@ def draw_series(
     Returns:
         How many images were missing.
     """
-    done, batches = series.done(), series.batches()
+    done = series.done()
     distributed.barrier()  # all processes have seen the same files
     label, shown = image_labels(recipe.labels, class_names, recipe.seed), process.is_main
     prefix = recipe.prefix.columns if recipe.prefix else {}
@@ -55,7 +55,7 @@ def draw_series(
                 bar.update()
 
     with progress(series.count, "images", "image", shown, initial=len(done)) as bar:
-        for numbers in batches[process.rank :: process.world]:
+        for numbers in series.batches(done)[process.rank :: process.world]:
             given = {i: c.to(model.device).expand(len(numbers), -1) for i, c in prefix.items()}
             pictures = generate(
                 model,

@@ -174,7 +174,6 @@ def continue_images(
     sampling: Sampling = RELEASED,
     seed: int = 0,
     pieces: Pieces = PIECES,
-    progress: Progress = iter,
 ) -> Iterator[Tensor]:
     """Given pictures, continued by some columns to the right or to the left.
 
@@ -189,13 +188,12 @@ def continue_images(
         pictures: [B, 3, H, W] in [-1, 1] on that device.
         columns: that are drawn beside each.
         side: `right` or `left`.
-        labels, numbers, sampling, seed, pieces, progress: see `generate`.
+        labels, numbers, sampling, seed, pieces: see `generate`.
 
     Returns:
         uint8 images [3, H, W'] on the CPU; the given part is what the tokenizer makes of it.
     """
     given = prefix_columns(pictures, tokenizer, side)
     length = len(given) + columns
-    more = (sampling, seed, given, pieces, progress)
-    for image in generate(model, tokenizer, labels, numbers, length, *more):
+    for image in generate(model, tokenizer, labels, numbers, length, sampling, seed, given, pieces):
         yield image.flip(2) if side == "left" else image

@@ -95,9 +95,8 @@ class Series:
         # a full disk leaves empty files
         return {names[name] for name, size in found.items() if size}
 
-    def batches(self) -> list[range]:
-        """Numbers of images that are drawn together, where one at least is missing."""
-        done = self.done()
+    def batches(self, done: set[int]) -> list[range]:
+        """Numbers of images that are drawn together, where one at least is not done."""
         starts = range(0, self.count, self.batch)
         batches = [range(start, min(start + self.batch, self.count)) for start in starts]
         return [numbers for numbers in batches if not done.issuperset(numbers)]

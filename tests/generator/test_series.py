@@ -36,13 +36,13 @@ def test_classes_that_are_not_there_are_named(choice):
 
 def test_a_batch_is_drawn_until_all_its_images_are_there(tmp_path):
     series = Series(tmp_path / "images", 5, 2)
-    assert series.batches() == [range(0, 2), range(2, 4), range(4, 5)]
+    assert series.batches(series.done()) == [range(0, 2), range(2, 4), range(4, 5)]
     series.folder.mkdir()
     for k in (0, 1, 2):
         series.path(k).write_bytes(b"picture")
     series.path(3).touch()  # of a full disk
     (series.folder / ".000003.png.9.tmp").touch()
-    assert series.done() == {0, 1, 2} and series.batches() == [range(2, 4), range(4, 5)]
+    assert series.done() == {0, 1, 2} and series.batches({0, 1, 2}) == [range(2, 4), range(4, 5)]
     (series.folder / "other.png").touch()
     with pytest.raises(UserError, match=r"found other.png, which is none of the 5 images"):
-        series.batches()
+        series.done()
