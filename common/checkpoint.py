@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.files import replacing
+from common.io import replacing
 
 SHOWN_NAMES = 5
 

@@ -17,17 +17,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.coerce import Mismatch, coerce, describe
 from common.errors import UserError
-from common.files import replacing
+from common.io import replacing
 
 # Names that released configuration files use, and what they are called here.
 ALIASES = {
     "tokenizer.models.tokenizer.EquivariantTokenizer": "tokenizer.lightning.TokenizerModule",
     "tokenizer.modules.losses.contperceptual.LPIPSWithDiscriminator": (
-        "tokenizer.objective.Objective"
+        "tokenizer.losses.objective.Objective"
     ),
-    "scripts.train_tokenizer.DataModuleFromConfig": "common.datamodule.DataModule",
-    "tokenizer.data.imagenet.ImageNetTrain": "common.imagenet.ImageNetTrain",
-    "tokenizer.data.imagenet.ImageNetValidation": "common.imagenet.ImageNetValidation",
+    "scripts.train_tokenizer.DataModuleFromConfig": "common.data.loader.DataModule",
+    "tokenizer.data.imagenet.ImageNetTrain": "common.data.imagenet.ImageNetTrain",
+    "tokenizer.data.imagenet.ImageNetValidation": "common.data.imagenet.ImageNetValidation",
 }
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
 from common.errors import UserError
-from common.files import replacing
+from common.io import replacing
 
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import replacing
+from common.io import replacing
 
 NAME = "settings.json"
 

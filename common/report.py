@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from common.errors import UserError
-from common.files import replacing
+from common.io import replacing
 
 
 @dataclass(frozen=True)

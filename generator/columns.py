@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from common import distributed
-from common.curves import Panel, Series, read_long, save_curves
 from common.errors import UserError
+from common.plots import Panel, Series, read_long, save_curves
 from common.seeding import BatchDraws
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, images
-from common.datasets import ImageFolder
+from common.data.folders import ImageFolder
+from common.data.sampler import DrawSampler
 from common.distributed import Process
 from common.errors import UserError
 from common.precision import full_float32
-from common.sampler import DrawSampler
 from common.seeding import BatchDraws
 from common.signals import leave_signals_to_the_trainer
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.precision import full_float32
 from generator.guidance import guided
-from generator.head import FlowHead
+from generator.heads.flow_head import FlowHead
 from generator.solvers import Solver, Velocity
 
 MODULATION_BYTES = 256 * 2**20

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common import distributed, images
 from common.distributed import Process
-from common.logs import progress
+from common.logger import progress
 from generator.decoding import Decoder
 from generator.model import Generator
 from generator.pipeline import generate

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common import seeding
+from common.data.sampler import Draw, DrawSampler
 from common.distributed import Process
 from common.errors import UserError
-from common.sampler import Draw, DrawSampler
 from common.seeding import BatchDraws
 from common.signals import leave_signals_to_the_trainer
 from generator.columns import ColumnLosses

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import environment
+from common import provenance as environment
 from common.errors import UserError
-from generator.head import FlowHead, TimeEmbedding
+from generator.heads.flow_head import FlowHead, TimeEmbedding
 from generator.model import Generator
 
 PRECISIONS = ("fp32", "tf32", "bf16")

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
 from generator.attention import window_mask
-from generator.head import FlowHead
+from generator.heads.flow_head import FlowHead
 from generator.rope import rotation
 from generator.transformer import ClassMemory, Layer, Turns
 

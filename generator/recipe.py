@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from common.data.latents import weights_hash
 from common.errors import UserError
-from common.latents import weights_hash
 from generator.decoding import Pieces
 from generator.flags import add_size_flags
 from generator.guidance import SCHEDULES, Guidance

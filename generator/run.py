@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common import config, seeding
+from common.data.latents import Latents
 from common.distributed import Process
 from common.errors import UserError
-from common.latents import Latents
 from common.seeding import BatchDraws
 from generator.data import Tokenizer, count_columns, image_data, tokenise, training_batches
 from generator.evaluation import Evaluation

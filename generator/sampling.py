@@ -16,8 +16,8 @@ from torch import Tensor
 from common.errors import UserError
 from generator.drawing import Drawer
 from generator.guidance import Guidance
+from generator.kv_cache import ColumnReader
 from generator.model import Generator
-from generator.reader import ColumnReader
 from generator.solvers import Solver
 
 Columns = Mapping[int, Tensor]

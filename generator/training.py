@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common import checkpoint, distributed
 from common.errors import UserError
-from common.logs import Logs, Unreadable, progress
+from common.logger import Logs, Unreadable, progress
 from common.signals import Interrupted, Requests
 from generator.columns import ColumnLosses, save_picture
 from generator.learner import Learner

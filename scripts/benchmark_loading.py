@@ -26,11 +26,12 @@ import torchvision
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from common import environment, images, seeding
-from common.datamodule import DataModule
-from common.datasets import list_folder
+from common import images, seeding
+from common import provenance as environment
+from common.data.folders import list_folder
+from common.data.loader import DataModule
 from common.errors import UserError, run_cli
-from common.panoramas import CLASS_NAMES, render
+from common.panoramas.dataset import CLASS_NAMES, render
 from common.records import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,7 +206,7 @@ def measure(flags: argparse.Namespace, counts: Sequence[int], folder: Path) -> d
     text = "".join(f"{Path(path).absolute()} 0\n" for path in lines)
     (folder / "list.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     params = {"file": str(folder / "list.txt"), "size": flags.size, "train": True}
-    node = {"target": "common.lists.ImageList", "params": params}
+    node = {"target": "common.data.lists.ImageList", "params": params}
     loader = {str(n): through_loader(node, flags.batch_size, n, flags.seconds) for n in counts}
     return {
         "conditions": conditions,

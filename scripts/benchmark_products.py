@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import environment
+from common import provenance as environment
 from common.errors import run_cli
 from common.records import write_json
 from generator.inference import PackedLinear, can_pack

@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import distributed, environment
+from common import distributed
+from common import provenance as environment
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from common.records import write_json
@@ -38,9 +39,9 @@ from generator.decoding import Decoder, decode
 from generator.drawing import Drawer
 from generator.guidance import Guidance
 from generator.inference import PRECISIONS, linear_for, prepare
+from generator.kv_cache import ColumnReader
 from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
 from generator.plain import plain_columns
-from generator.reader import ColumnReader
 from generator.sampling import Sampling, sample_columns
 from generator.solvers import METHODS, Solver
 from tokenizer.loading import untrained

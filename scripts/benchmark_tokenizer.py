@@ -39,15 +39,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
-from common import checkpoint, config, distributed, environment, peak, seeding
-from common.datamodule import DataModule
+from common import checkpoint, config, distributed, peak, seeding
+from common import provenance as environment
+from common.data.loader import DataModule
 from common.errors import UserError, run_cli
 from common.precision import uses_bf16
-from common.pretrained import FILES
+from common.pretrained.files import FILES
 from common.records import write_json
 from tokenizer import settings
 from tokenizer.lightning import TokenizerModule
-from tokenizer.objective import Objective
+from tokenizer.losses.objective import Objective
 from tokenizer.parts import COST, THRESHOLDS, time_training
 from tokenizer.run import build_module, trainer_options
 from tokenizer.settings import PRECISIONS, speed_overrides

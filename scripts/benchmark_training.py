@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import distributed, environment, peak
+from common import distributed, peak
+from common import provenance as environment
 from common.distributed import Process
 from common.errors import UserError, run_cli
 from common.records import write_json

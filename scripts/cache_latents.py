@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from common import config, distributed
-from common.caching import Views, cache
+from common.data.caching import Views, cache
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from generator.data import add_image_flags, image_data

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import distributed, environment, images
+from common import distributed, images
+from common import provenance as environment
+from common.data.latents import weights_hash
 from common.errors import UserError, run_cli
-from common.latents import weights_hash
 from common.records import write_json
 from generator.decoding import Pieces, decode_strips
 from generator.flags import add_size_flags, parse_with_config

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from common import distributed, environment
+from common import distributed
+from common import provenance as environment
+from common.data.latents import weights_hash
 from common.errors import UserError, run_cli
-from common.latents import weights_hash
-from common.logs import progress
+from common.logger import progress
 from common.records import write_json
 from generator.flags import add_size_flags, parse_with_config
 from generator.guidance import SCHEDULES, Guidance

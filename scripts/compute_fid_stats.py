@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import distributed, environment
+from common import distributed
+from common import provenance as environment
 from common.errors import UserError, run_cli
-from common.extraction import Loading
-from common.features import EXTRACTORS, load_extractor
-from common.references import compute_statistics
-from common.sources import CROPS, Crop, open_images
-from common.statistics import SUFFIX, write_statistics
+from common.metrics.extraction import Loading
+from common.metrics.features import EXTRACTORS, load_extractor
+from common.metrics.references import compute_statistics
+from common.metrics.sources import CROPS, Crop, open_images
+from common.metrics.statistics import SUFFIX, write_statistics
 
 ROOT = Path(__file__).resolve().parents[1]
 

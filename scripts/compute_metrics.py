@@ -14,15 +14,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import checkpoint, distributed, environment
+from common import checkpoint, distributed
+from common import provenance as environment
 from common.errors import UserError, run_cli
-from common.features import load_extractor, random_seed, random_weights
-from common.fidelity import count_splits
-from common.measures import add_metric_flags, measure_images, measures_of, table
+from common.metrics.features import load_extractor, random_seed, random_weights
+from common.metrics.fid import count_splits
+from common.metrics.references import load_reference
+from common.metrics.report import add_metric_flags, measure_images, measures_of, table
+from common.metrics.sources import YAML, open_images
+from common.metrics.statistics import SUFFIX
 from common.records import write_json
-from common.references import load_reference
-from common.sources import YAML, open_images
-from common.statistics import SUFFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -26,8 +26,8 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
 from common.errors import UserError, run_cli
-from common.files import replacing
-from common.pretrained import FILES, FORMATS, find, folder, present, unconfirmed
+from common.io import replacing
+from common.pretrained.files import FILES, FORMATS, find, folder, present, unconfirmed
 
 SUMS = "SHA256SUMS"
 

@@ -16,10 +16,11 @@ import argparse
 import time
 from pathlib import Path
 
-from common import distributed, environment
+from common import distributed
+from common import provenance as environment
+from common.data.latents import weights_hash
 from common.errors import UserError, run_cli
-from common.latents import weights_hash
-from common.measures import add_metric_flags, measures_of, open_judge, table
+from common.metrics.report import add_metric_flags, measures_of, open_judge, table
 from common.records import claim_folder, write_json
 from generator.drawn import draw_series
 from generator.flags import Help, parse_with_config

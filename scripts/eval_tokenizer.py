@@ -20,17 +20,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import distributed, environment, images, pretrained
+from common import distributed, images
+from common import provenance as environment
 from common.errors import UserError, run_cli
-from common.features import Extractor, load_extractor
-from common.measures import Measures, add_metric_flags, check_counts, choose, measure, measures_of
+from common.metrics.features import Extractor, load_extractor
+from common.metrics.references import of_features
+from common.metrics.report import (
+    Measures,
+    add_metric_flags,
+    check_counts,
+    choose,
+    measure,
+    measures_of,
+)
+from common.metrics.sources import YAML, Images, open_images
+from common.pretrained import files as pretrained
+from common.pretrained.lpips import LPIPS
 from common.records import write_json
-from common.references import of_features
-from common.sources import YAML, Images, open_images
-from tokenizer.evaluation import Evaluation, check_pictures, evaluate, extremes, grid
+from tokenizer.evaluate import Evaluation, check_pictures, evaluate, extremes, grid
 from tokenizer.loading import identity, load_tokenizer, tokenizer_from_config
 from tokenizer.model import Tokenizer
-from tokenizer.perceptual import LPIPS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import config
 from common.errors import UserError, run_cli
-from common.files import replacing
+from common.io import replacing
 from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
 from tokenizer.loading import SIZES as TOKENIZER_KEYS
 from tokenizer.model import Tokenizer

@@ -23,15 +23,16 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from common import checkpoint, classifier, config, distributed, environment, images, seeding
+from common import checkpoint, config, distributed, images, seeding
+from common import provenance as environment
 from common.errors import UserError, run_cli
-from common.files import replacing
-from common.metrics import psnr
-from common.panoramas import CLASS_NAMES, Panoramas
+from common.io import replacing
+from common.metrics.pixel import psnr
+from common.panoramas.dataset import CLASS_NAMES, Panoramas, classifier
 from common.steps import Record, Step, remove, run_script
 from quickstart_page import publish, save_loss_curves, summarise
+from tokenizer.analysis import token_meaning
 from tokenizer.loading import load_tokenizer
-from tokenizer.meaning import token_meaning
 from tokenizer.model import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common import curves
-from common.panoramas import CLASS_NAMES
+from common import plots as curves
+from common.panoramas.dataset import CLASS_NAMES
 from common.records import write_json
 from common.report import Headline, Picture, Table, write_report
 

@@ -17,7 +17,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.reader import NotJSONError
 
 from common.errors import UserError, run_cli
-from common.files import replacing
+from common.io import replacing
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LANGUAGE = ("name", "file_extension", "mimetype", "pygments_lexer")  # the same for any Python 3

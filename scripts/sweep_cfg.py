@@ -18,11 +18,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from common import distributed, environment
-from common.curves import Panel, save_curves
+from common import distributed
+from common import provenance as environment
+from common.data.latents import weights_hash
 from common.errors import UserError, run_cli
-from common.latents import weights_hash
-from common.measures import add_metric_flags, measures_of, open_judge
+from common.metrics.report import add_metric_flags, measures_of, open_judge
+from common.plots import Panel, save_curves
 from common.records import claim_folder, write_json
 from generator.drawn import draw_series
 from generator.flags import Help, parse_with_config

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import vgg16
 
-from common.features import load_extractor
 from common.images import save_image
-from common.panoramas import Panoramas
-from common.pretrained import FILES
+from common.metrics.features import load_extractor
+from common.panoramas.dataset import Panoramas
+from common.pretrained.files import FILES
 
 # The models of the tests are small: threads cost more than they bring.
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
 from common import config, images
 from common.distributed import Process
-from common.logs import Unreadable
+from common.logger import Unreadable
 from common.signals import Interrupted, Requests
 from tokenizer.lightning import TokenizerModule
 from tokenizer.validation import compared

@@ -20,8 +20,8 @@ from common.errors import UserError
 from tokenizer.blocks import Level
 from tokenizer.config import parse
 from tokenizer.loading import load_tokenizer
+from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
-from tokenizer.objective import Objective, Reconstruction
 from tokenizer.scale import Moments
 from tokenizer.schedule import Schedule
 from tokenizer.validation import Fidelity, available_lpips

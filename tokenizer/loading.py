@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from common import checkpoint, config
+from common.data.latents import weights_hash
 from common.errors import UserError
-from common.latents import weights_hash
 from tokenizer.exported import read
 from tokenizer.model import Tokenizer
 from tokenizer.released import from_released

@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader
 
 from common import config, peak, seeding
 from common.errors import UserError
-from tokenizer.dino import DinoDiscriminator
 from tokenizer.lightning import TokenizerModule
-from tokenizer.objective import Objective, Reconstruction
+from tokenizer.losses.dino import DinoDiscriminator
+from tokenizer.losses.objective import Objective, Reconstruction
 
 ALL, NO_ADVERSARY = 0, -1  # steps of an objective with these thresholds
 THRESHOLDS = {"disc_start": ALL, "semantic_start": NO_ADVERSARY}

@@ -12,9 +12,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from common import config, environment, seeding
+from common import config, seeding
+from common import provenance as environment
 from common.coerce import Mismatch, coerce
-from common.datamodule import DataModule
+from common.data.loader import DataModule
 from common.distributed import Process
 from common.errors import UserError
 from common.records import write_json

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from common import checkpoint, distributed, images
 from common.distributed import Process
 from common.errors import UserError
-from common.logs import progress
+from common.logger import progress
 from tokenizer.loading import load_tokenizer
 from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from common import distributed, images, pretrained
-from common.metrics import psnr, ssim
+from common import distributed, images
+from common.metrics.pixel import psnr, ssim
+from common.pretrained import files as pretrained
+from common.pretrained.lpips import LPIPS
 from tokenizer.model import Tokenizer
-from tokenizer.perceptual import LPIPS
 
 DIFFERENCE_GAIN = 3  # of the differences that are shown
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from common.logs import Logs
+from common.logger import Logs
 from common.seeding import BatchDraws
 from generator.columns import ColumnLosses, parse_columns, random_runs, save_picture
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from generator import cost, drawing
 from generator.cost import Work, column_work
 from generator.drawing import Drawer
-from generator.reader import ColumnReader
+from generator.kv_cache import ColumnReader
 from generator.solvers import Solver
 
 

@@ -42,7 +42,7 @@ class Tokenizer:
 def flags(tmp_path):
     path = tmp_path / "two.yaml"
     path.write_text(
-        "data: {params: {train: {target: common.panoramas.Panoramas, "
+        "data: {params: {train: {target: common.panoramas.dataset.Panoramas, "
         "params: {length: 10, size: 32}}}}"
     )
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from common import environment
+from common import provenance as environment
 from common.errors import UserError
 from generator import inference
 from generator.guidance import Guidance

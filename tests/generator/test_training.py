@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.curves import read_long
-from common.datasets import ImageFolder
+from common.data.folders import ImageFolder
 from common.errors import UserError
+from common.plots import read_long
 from common.signals import Interrupted
 from generator.training import LAST, read_state
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common import checkpoint
-from common.curves import read_long
+from common.plots import read_long
 from generator.objective import training_loss
 from generator.training import LAST, read_state
 

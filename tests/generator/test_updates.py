@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import checkpoint
-from common.curves import read_long
 from common.errors import UserError
+from common.plots import read_long
 from generator.model import Generator
 from generator.training import LAST
 from generator.updates import PATIENCE, parameter_groups

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from common.data.sampler import Draw
 from common.distributed import Process
-from common.sampler import Draw
 from generator.data import training_batches
 from generator.learner import Learner
 from generator.model import Generator, GeneratorConfig

@@ -41,21 +41,21 @@ TOKENIZER = {
             "ema_decay": 0.9,
             "scheduler_config": {"warm_up_steps": 4, "interval": 3, "decay": 0.5},
             "lossconfig": {
-                "target": "tokenizer.objective.Objective",
+                "target": "tokenizer.losses.objective.Objective",
                 "params": {**PLAIN, "disc_start": 3, "disc_width": 4},
             },
         },
     },
     "data": {
-        "target": "common.datamodule.DataModule",
+        "target": "common.data.loader.DataModule",
         "params": {
             "batch_size": 4,
             "train": {
-                "target": "common.panoramas.Panoramas",
+                "target": "common.panoramas.dataset.Panoramas",
                 "params": {"length": 18, "size": 64},
             },
             "validation": {
-                "target": "common.panoramas.Panoramas",
+                "target": "common.panoramas.dataset.Panoramas",
                 "params": {"length": 9, "size": 64, "seed": 1},
             },
         },

@@ -29,7 +29,7 @@ TOKENIZER = {
             },
             "embed_dim": 4,
             "lossconfig": {
-                "target": "tokenizer.objective.Objective",
+                "target": "tokenizer.losses.objective.Objective",
                 "params": {
                     "perceptual_weight": 0,
                     "disc_type": "patchgan",
@@ -40,11 +40,11 @@ TOKENIZER = {
         },
     },
     "data": {
-        "target": "common.datamodule.DataModule",
+        "target": "common.data.loader.DataModule",
         "params": {
             "batch_size": 4,
             "train": {
-                "target": "common.panoramas.Panoramas",
+                "target": "common.panoramas.dataset.Panoramas",
                 "params": {"length": 6, "size": 32},
             },
         },
@@ -164,7 +164,7 @@ def test_frozen_networks_of_random_weights_take_all_their_passes(benchmark):
 def test_pictures_that_are_not_there_are_made_up(benchmark):
     settings = copy.deepcopy(TOKENIZER)
     params = {"root": "nowhere", "size": 32, "width": 64}
-    train = {"target": "common.datasets.ImageFolder", "params": params}
+    train = {"target": "common.data.folders.ImageFolder", "params": params}
     settings["data"]["params"]["train"] = train
     settings["model"]["params"]["lossconfig"]["params"]["disc_type"] = "none"
     done, report = benchmark(settings=settings)

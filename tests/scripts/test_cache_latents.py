@@ -6,8 +6,8 @@ from PIL import Image
 
 from common import checkpoint, images
 from common.config import load
-from common.latents import Latents
-from common.panoramas import CLASS_NAMES, Panoramas
+from common.data.latents import Latents
+from common.panoramas.dataset import CLASS_NAMES, Panoramas
 from tokenizer.loading import identity, tokenizer_from_config
 
 
@@ -91,7 +91,7 @@ def test_mistakes_are_named(project, call, tmp_path, flags, message):
 def test_random_crops(project, call, tmp_path):
     """Of a data set that crops and flips at random, as its config says."""
     node = "data.params.train"
-    overrides = (f"{node}.target=common.datasets.ImageFolder", f"{node}.params=null")
+    overrides = (f"{node}.target=common.data.folders.ImageFolder", f"{node}.params=null")
     root = folder(tmp_path)
     for file in root.rglob("*.png"):
         pixels = torch.randint(256, (3, 70, 140), dtype=torch.uint8)

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from common import images
-from common.metrics import psnr, ssim
-from common.panoramas import Panoramas
-from common.pretrained import FILES
+from common.metrics.pixel import psnr, ssim
+from common.panoramas.dataset import Panoramas
+from common.pretrained.files import FILES
 from tokenizer import load_tokenizer
 
 

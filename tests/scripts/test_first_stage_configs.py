@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from common import checkpoint, config, images
-from common.panoramas import Panoramas
+from common.panoramas.dataset import Panoramas
 from tokenizer import Tokenizer, load_tokenizer
 from tokenizer.released import to_released
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.panoramas import CLASS_NAMES
+from common.panoramas.dataset import CLASS_NAMES
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "quickstart.py"

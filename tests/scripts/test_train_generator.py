@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from common import checkpoint, images
-from common.curves import read_long
+from common.plots import read_long
 from generator.settings import TrainingConfig
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common import checkpoint
 from common.distributed import Process
-from common.panoramas import Panoramas
+from common.panoramas.dataset import Panoramas
 from tokenizer import load_tokenizer
 from tokenizer.loading import identity
 from tokenizer.scale import measure_scale
@@ -324,7 +324,7 @@ def image_folder(root, bad=0, good=4):
 
 def folder_flags(project, root, *more):
     node = "data.params.train"
-    overrides = (f"{node}.target=common.datasets.ImageFolder", f"{node}.params=null")
+    overrides = (f"{node}.target=common.data.folders.ImageFolder", f"{node}.params=null")
     params = f"{node}.params={{root: {root}, size: 64, train: true}}"
     single = ("lightning.trainer.max_epochs=1", "data.params.validation=null", *more)
     return ("-b", project.tokenizer_yaml, "--device", "cpu", *overrides, params, *single)

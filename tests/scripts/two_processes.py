@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import load_script
 
-from common import caching
+from common.data import caching
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import Callback
 
 from common import checkpoint, images
-from common.datamodule import DataModule
+from common.data.loader import DataModule
 from common.distributed import Process
 from common.errors import UserError
 from common.seeding import BatchDraws
@@ -43,14 +43,14 @@ PARAMS = {
     "learning_rate": 1e-3,
     "scheduler_config": {"warm_up_steps": 2},
     "lossconfig": {
-        "target": "tokenizer.objective.Objective",
+        "target": "tokenizer.losses.objective.Objective",
         "params": {**PLAIN, "disc_start": 3, "disc_width": 4},
     },
 }
 
 
 def panoramas(length, seed=0):
-    return {"target": "common.panoramas.Panoramas",
+    return {"target": "common.panoramas.dataset.Panoramas",
             "params": {"length": length, "size": 32, "seed": seed}}  # fmt: skip
 
 

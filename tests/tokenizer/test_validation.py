@@ -5,8 +5,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from common import images
-from common.metrics import psnr, ssim
-from tokenizer.perceptual import LPIPS
+from common.metrics.pixel import psnr, ssim
+from common.pretrained.lpips import LPIPS
 from tokenizer.validation import Fidelity, available_lpips, measure_fidelity
 
 CPU = torch.device("cpu")

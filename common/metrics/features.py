@@ -1,0 +1,213 @@
+"""Networks whose features compare sets of images: Inception v3, DINOv2, or one of random weights.
+
+Shapes: B images, H W pixels, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from common import checkpoint
+from common.data.latents import weights_hash
+from common.errors import UserError
+from common.precision import full_float32
+from common.pretrained import files as pretrained
+from common.pretrained.vit import embed, resize_positions, vision_transformer
+from common.seeding import normal
+
+EXTRACTORS = "inception, dinov2, random or random:SEED"
+INCEPTION_LAYERS = ["2048", "logits_unbiased"]  # for distances; for the Inception Score
+INCEPTION_SIZES = (2048, 1008)
+INCEPTION_RESIZE = "299 x 299, bilinear as in TensorFlow 1"
+DINO_SIDE, DINO_PATCHES = 224, 16
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network in full float32, and what a record must say of it.
+
+    Args:
+        name: `inception`, `dinov2`, or `random:SEED`, whose figures are never called FID.
+        network: uint8 [B, 3, H, W] → float32 [B, D + K].
+        width: D, features for distances.
+        classes: K, logits for the Inception Score behind them; 0 where there are none.
+        weights: a short name of the weights, the same in whatever file they lie.
+        file: name of that file; None for weights that are made.
+        verified: whether the file is known to be the published one.
+        resize: how images come to the network's size.
+        device: where it is.
+    """
+
+    name: str
+    network: nn.Module
+    width: int
+    classes: int
+    weights: str
+    file: str | None
+    verified: bool
+    resize: str
+    device: torch.device
+
+    @property
+    def kind(self) -> str:
+        """`inception`, `dinov2` or `random`."""
+        return self.name.partition(":")[0]
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Features and logits [B, D + K] on its device of uint8 images [B, 3, H, W], or of
+        several [3, H, W] whose sizes differ."""
+        if not isinstance(images, Tensor):
+            return torch.cat([self(image[None]) for image in images])
+        with full_float32():
+            return self.network(images.to(self.device, non_blocking=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, for a record."""
+        library = "timm" if self.kind == "dinov2" else "torch-fidelity"
+        return {
+            "name": self.name,
+            "weights": self.weights,
+            "file": self.file,
+            "verified": self.verified,
+            "resize": self.resize,
+            "library": f"{library} {importlib.metadata.version(library)}",
+        }
+
+
+def load_extractor(
+    name: str,
+    weights_dir: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Extractor:
+    """The extractor of this name (`EXTRACTORS`).
+
+    Args:
+        name: `random` is `random:0`.
+        weights_dir: folder of the weights, see `common.pretrained.files.folder`.
+        device: where it shall work.
+
+    Raises:
+        UserError: an unknown name, or weights that are missing, damaged or others.
+    """
+    device = torch.device(device)
+    if name == "inception":
+        path = pretrained.find("inception", weights_dir)
+        verified = _verify(path, pretrained.FILES["inception"])
+        network, source, sizes = Inception(), path.name, INCEPTION_SIZES
+        fill(network, checkpoint.load(path), path)
+        resize = INCEPTION_RESIZE
+    elif name == "dinov2":
+        path = pretrained.find("dinov2_large", weights_dir)
+        network = DinoV2(vision_transformer("dinov2_large", weights_dir))
+        # its file has no published digits to compare with
+        source, sizes, verified = path.name, (network.transformer.embed_dim, 0), False
+        resize = "224 x 224, bicubic with a filter, rounded to 8 bits"
+    else:
+        seed = random_seed(name)
+        network, source, sizes, verified = Inception(), None, INCEPTION_SIZES, True
+        fill(network, random_weights(seed), name)
+        resize, name = INCEPTION_RESIZE, f"random:{seed}"
+    weights = weights_hash(network.state_dict())
+    network = network.eval().requires_grad_(False).to(device)
+    return Extractor(name, network, *sizes, weights, source, verified, resize, device)
+
+
+def random_seed(name: str) -> int:
+    """The seed of `random` or `random:SEED`."""
+    kind, colon, seed = name.partition(":")
+    if kind != "random" or (colon and not seed.isdigit()):
+        raise UserError(f"--extractor: found {name!r}, expected {EXTRACTORS}")
+    return int(seed or 0)
+
+
+class Inception(FeatureExtractorInceptionV3):
+    """The Inception v3 of the first FID, as torch-fidelity has it; weights are not set yet.
+
+    Its own constructor would download weights, or read them from a file in a way that can run
+    code; `fill` does it instead.
+    """
+
+    def __init__(self) -> None:
+        nothing = io.BytesIO()
+        torch.save({}, nothing)
+        nothing.seek(0)
+        with torch.device("meta"):
+            super().__init__("inception-v3-compat", INCEPTION_LAYERS, nothing)
+        self.to_empty(device="cpu")
+
+    def load_state_dict(self, state: Mapping[str, Any], *more: Any, **options: Any) -> Any:
+        return super().load_state_dict(state or self.state_dict(), *more, **options)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] → [B, 2048 + 1008]."""
+        return torch.cat(super().forward(images), dim=1)
+
+
+def fill(network: Inception, weights: Mapping[str, Tensor], source: object) -> None:
+    """Load weights, with or without the counters that only training reads."""
+    counters = (k for k in network.state_dict() if k.endswith("num_batches_tracked"))
+    state = {k: torch.tensor(0) for k in counters} | dict(weights)
+    checkpoint.load_weights(network, state, source)
+
+
+def random_weights(seed: int) -> dict[str, Tensor]:
+    """Weights of `Inception` that are the same everywhere: normal, so scaled that the size of the
+    features is kept from layer to layer (He et al. 2015)."""
+    weights = {}
+    for name, tensor in Inception().state_dict().items():
+        if name.endswith(("conv.weight", "fc.weight")):
+            noise = normal(seed, "extractor", name, shape=tuple(tensor.shape))
+            # logits spread as widely as it takes for classes to differ
+            weights[name] = noise * (1 if name == "fc.weight" else (2 / noise[0].numel()) ** 0.5)
+        else:
+            keep = name.endswith(("bn.weight", "running_var"))
+            weights[name] = torch.ones_like(tensor) if keep else torch.zeros_like(tensor)
+    return weights
+
+
+class DinoV2(nn.Module):
+    """The class token of a DINOv2, of images prepared as by Stein et al. (2023).
+
+    Args:
+        transformer: see `common.pretrained.vit.vision_transformer`.
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+        positions = resize_positions(transformer.pos_embed.detach(), DINO_PATCHES, DINO_PATCHES)
+        scale = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])[:, :, None, None]
+        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] → [B, D]."""
+        size = (DINO_SIDE, DINO_SIDE)
+        x = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
+        x = x.round().clamp(0, 255) / 255  # Pillow, which made their images, keeps 8 bits
+        x = embed(self.transformer, (x - self.scale[0]) / self.scale[1], self.positions)
+        return self.transformer.norm(self.transformer.blocks(x))[:, 0]
+
+
+def _verify(path: Path, expected: pretrained.WeightFile) -> bool:
+    """Whether a file is the published one; False where that cannot be known."""
+    if path.name != expected.name:
+        return False
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not digest.startswith(expected.sha256):
+        raise UserError(f"{path}: found SHA-256 {digest}, expected {expected.sha256}...")
+    return True

@@ -1,0 +1,1 @@
+"""The built-in data: painted panoramas of nine landscapes."""

@@ -1,0 +1,1 @@
+"""Networks trained elsewhere: their files, and how they are built."""

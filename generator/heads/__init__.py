@@ -1,0 +1,1 @@
+"""Heads that turn a hidden vector into a token."""

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from common import config
+from common.data.imagenet import ImageNetTrain, ImageNetValidation
+from common.data.sampler import Draw
+from common.errors import UserError
+
+PARTS = ("ILSVRC2012_train", "ILSVRC2012_validation")
+SYNSETS = ("n02", "n01", "n10")
+
+
+@pytest.fixture
+def datadir(tmp_path):
+    """Three synsets, two pictures in each, in both parts."""
+    randomness = np.random.default_rng(0)
+    for part in PARTS:
+        for synset in SYNSETS:
+            folder = tmp_path / "autoencoders" / "data" / part / "data" / synset
+            folder.mkdir(parents=True)
+            for k in range(2):
+                pixels = randomness.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{synset}_{k}.JPEG")
+    return tmp_path
+
+
+def part(datadir, name=PARTS[0]):
+    return datadir / "autoencoders" / "data" / name
+
+
+def train(datadir, size=8, **more):
+    return ImageNetTrain({"datadir": str(datadir)}, size, **more)
+
+
+def test_released_configurations_are_read(datadir):
+    for size in ({"size": 8}, {"config": {"size": 8}}):
+        params = {**size, "config": {"datadir": str(datadir), **size.get("config", {})}}
+        for name in ("ImageNetTrain", "ImageNetValidation"):
+            node = {"target": f"tokenizer.data.imagenet.{name}", "params": params}
+            data = config.instantiate(node, "data.params.train")
+            assert data[0][0].shape == (3, 8, 8) and data.train == (name == "ImageNetTrain")
+
+
+def test_labels_count_the_synsets_by_name(datadir):
+    for kind in (ImageNetTrain, ImageNetValidation):
+        data = kind({"datadir": str(datadir), "size": 8})
+        assert data.class_names == ["n01", "n02", "n10"]
+        assert [data[i][1] for i in range(6)] == [0, 0, 1, 1, 2, 2]
+        name = PARTS[kind is ImageNetValidation]
+        assert data.paths[2] == str(part(datadir, name) / "data" / "n02" / "n02_0.JPEG")
+
+
+def looks(data):
+    """The different pictures that 60 draws of one picture give."""
+    return {data[Draw(0, number)][0].numpy().tobytes() for number in range(60)}
+
+
+def test_training_crops_and_flips_and_validation_does_not(datadir):
+    settings = {"datadir": str(datadir), "size": 12}  # five places for a crop, each also flipped
+    assert len(looks(ImageNetTrain(settings))) == 10
+    assert len(looks(ImageNetTrain(settings, flip=False))) == 5
+    assert len(looks(ImageNetTrain({**settings, "random_crop": False}))) == 2
+    assert len(looks(ImageNetValidation(settings))) == 1
+    assert len(looks(ImageNetValidation({**settings, "random_crop": True}))) == 5
+    assert not ImageNetTrain({**settings, "random_crop": False}, flip=False).train
+
+
+def test_the_list_is_kept_beside_the_pictures_and_used_as_it_is(datadir):
+    path = part(datadir) / "filelist.txt"
+    assert len(train(datadir)) == 6
+    lines = [f"{s}/{s}_{k}.JPEG" for s in sorted(SYNSETS) for k in range(2)]
+    assert path.read_text().splitlines() == lines
+    path.write_text("\n".join(lines[1:][::-1]))  # another's, without the last line break
+    data = train(datadir)
+    assert [os.path.basename(p) for p in data.paths] == [f[4:] for f in lines[1:][::-1]]
+    assert data.labels.tolist() == [2, 2, 1, 1, 0]
+
+
+def test_while_another_process_makes_the_list_this_one_waits_and_then_takes_it(datadir):
+    path = part(datadir) / "filelist.txt"
+    found = []
+    thread = threading.Thread(target=lambda: found.append(train(datadir)))
+    with FileLock(f"{path}.lock"):
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and not path.exists()
+        path.write_text("n10/n10_1.JPEG\nn01/n01_0.JPEG\nn02/n02_0.JPEG\n")
+    thread.join(10)
+    assert found[0].labels.tolist() == [2, 0, 1]
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("obstacle", ["lock", "permissions"])
+def test_where_nothing_can_be_written_the_list_is_made_in_memory(datadir, caplog, obstacle):
+    root = part(datadir)
+    if obstacle == "lock":
+        (root / "filelist.txt.lock").mkdir()
+    else:
+        root.chmod(0o500)
+        if os.access(root, os.W_OK):
+            pytest.skip("this user may write everywhere")
+    with caplog.at_level(logging.WARNING):
+        data = train(datadir)
+    root.chmod(0o700)
+    assert len(data) == 6 and data.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert not (root / "filelist.txt").exists()
+    assert len(caplog.messages) == 1
+    assert f"{root / 'filelist.txt'}: not kept" in caplog.messages[0]
+
+
+def test_the_folder_above_the_parts_serves_too(datadir):
+    assert len(train(datadir / "autoencoders" / "data")) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"datadirr": "x"}, "config.datadirr: unknown key; did you mean 'datadir'?"),
+        ({"keep_orig_class_label": True}, "config.keep_orig_class_label: unknown key; expected"),
+        ({"size": "big"}, "config.size: found 'big' (str), expected int"),
+        ({"size": 0}, "size: found 0, expected at least 1 pixel"),
+        ({"random_crop": 1}, "config.random_crop: found 1 (int), expected bool"),
+        ({"size": 9}, "config.size: found 9, but size beside it is 8"),
+        ({"datadir": None}, "config.datadir: missing; expected the folder above autoencoders/data"),
+        ({"datadir": "nowhere"}, "found no autoencoders/data/ILSVRC2012_train/data in nowhere"),
+    ],
+)
+def test_wrong_settings_are_named(datadir, settings, message):
+    beside = 8 if settings.get("size") == 9 else None
+    with pytest.raises(UserError, match=re.escape(message)):
+        ImageNetTrain({"datadir": str(datadir), "size": 8, **settings}, beside)
+
+
+def test_a_size_is_needed(datadir):
+    with pytest.raises(UserError, match=r"config\.size: missing"):
+        ImageNetTrain({"datadir": str(datadir)})
+    with pytest.raises(UserError, match=r"config\.size: missing"):
+        ImageNetValidation()
+
+
+def test_incomplete_trees_are_named(datadir):
+    root = part(datadir)
+    for picture in (root / "data" / "n02").iterdir():
+        picture.unlink()
+    with pytest.raises(UserError, match="n02: a class folder without pictures"):
+        train(datadir)
+    assert not (root / "filelist.txt").exists()
+    (root / "data" / "n02").rmdir()
+    assert len(train(datadir)) == 4
+    (root / "data" / "n03").mkdir()  # unpacked later
+    with pytest.raises(UserError, match=r"lists 2 class folders, but .*: n03 is in one"):
+        train(datadir)
+
+
+def test_an_empty_tree_is_named(tmp_path):
+    (part(tmp_path) / "data").mkdir(parents=True)
+    with pytest.raises(UserError, match="data: found no folders in it"):
+        train(tmp_path)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from common import config
+from common.data.loader import DataModule
+from common.errors import UserError
+
+
+class Numbers:
+    """A data set whose pictures are their own index and draw number."""
+
+    class_names = ("only",)
+
+    def __init__(self, length: int = 18) -> None:
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, draw):
+        return torch.tensor([float(draw.index), float(draw.number)]), 0
+
+
+@pytest.fixture(autouse=True)
+def targets(monkeypatch):
+    module = types.ModuleType("datamodule_targets")
+    module.Numbers = Numbers
+    monkeypatch.setitem(sys.modules, "datamodule_targets", module)
+
+
+def numbers(length=18):
+    return {"target": "datamodule_targets.Numbers", "params": {"length": length}}
+
+
+def module(rank=0, world=1, **params):
+    data = DataModule(**{"batch_size": 4, "train": numbers(), **params})
+    data.trainer = types.SimpleNamespace(global_rank=rank, world_size=world)
+    data.setup("fit")
+    return data
+
+
+def first_column(loader):
+    return [int(index) for images, _ in loader for index in images[:, 0]]
+
+
+class Recorder(pl.LightningModule):
+    """Writes down every batch that it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+        self.seen = []
+
+    def training_step(self, batch, index):
+        self.seen.append((self.current_epoch, index, batch[0].tolist()))
+        return self.layer(batch[0]).mean() * 0
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder, resume_from=None):
+    recorder = Recorder()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        callbacks=[
+            pl.callbacks.ModelCheckpoint(
+                folder, filename="{step}", save_top_k=-1, every_n_train_steps=1
+            )
+        ],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    data = DataModule(batch_size=4, train=numbers())
+    trainer.fit(recorder, data, ckpt_path=resume_from)
+    return recorder.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_training_sees_the_batches_that_an_unbroken_one_sees(tmp_path):
+    unbroken = fit(tmp_path / "unbroken")
+    assert len(unbroken) == 3 * 4
+    for step in (1, 3, 4, 6, 11):  # in the middle of an epoch, and at its end
+        resumed = fit(tmp_path / str(step), tmp_path / "unbroken" / f"step={step}.ckpt")
+        assert resumed == unbroken[step:], step
+
+
+def test_training_is_shuffled_and_whole_batches_only():
+    batches = list(module().train_dataloader())
+    assert [len(images) for images, _ in batches] == [4] * 4
+    assert first_column(batches) != sorted(first_column(batches))
+
+
+def test_two_processes_train_on_the_global_batches_of_one():
+    one = [set(images[:, 0].tolist()) for images, _ in module().train_dataloader()]
+    halves = [module(rank, 2, batch_size=2).train_dataloader() for rank in range(2)]
+    both = [
+        set(a[:, 0].tolist()) | set(b[:, 0].tolist())
+        for (a, _), (b, _) in zip(*halves, strict=True)
+    ]
+    assert both == one
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+@pytest.mark.parametrize("world", [1, 3])
+def test_every_validation_picture_comes_once_in_order(name, world):
+    parts = []
+    for rank in range(world):
+        data = module(rank, world, **{name: numbers(10)})
+        loader = data.val_dataloader() if name == "validation" else data.test_dataloader()
+        parts.append(first_column(loader))
+    assert parts == [list(range(rank, 10, world)) for rank in range(world)]
+
+
+def test_what_is_not_configured_gives_no_loader():
+    data = module()
+    assert data.val_dataloader() == [] and data.test_dataloader() == []
+
+
+def test_too_few_pictures_for_a_global_batch():
+    data = module(world=5)
+    with pytest.raises(UserError, match=r"batch_size: 4 on 5 process.* of 20, .* has 18 picture"):
+        data.train_dataloader()
+
+
+def test_more_processes_than_pictures():
+    data = module(world=4, validation=numbers(3))
+    with pytest.raises(UserError, match=r"data\.params\.validation: has 3 .* for 4 processes"):
+        data.val_dataloader()
+
+
+def test_a_mistake_in_a_data_set_is_named_by_its_place():
+    data = DataModule(4, {"target": "datamodule_targets.Numbers", "params": {"lenght": 3}})
+    with pytest.raises(UserError, match=r"data\.params\.train\.params\.lenght: .*'length'"):
+        data.setup("fit")
+
+
+def test_it_is_built_from_its_released_name():
+    node = {
+        "target": "scripts.train_tokenizer.DataModuleFromConfig",
+        "params": {"batch_size": 2, "num_workers": 0, "train": numbers()},
+    }
+    data = config.instantiate(node, "data")
+    data.setup("fit")
+    assert len(data.train_dataloader()) == 9

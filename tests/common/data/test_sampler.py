@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from common.data.sampler import DrawSampler
+
+
+def draws(length=23, rank=0, world=1, batch=4, epoch=0, seed=0, **options):
+    sampler = DrawSampler(length, rank, world, batch, seed, **options)
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_processes_share_out_the_order_of_one(shuffle, drop_last):
+    options = {"shuffle": shuffle, "drop_last": drop_last, "epoch": 3}
+    one = draws(batch=4, world=1, **options)
+    for world in (2, 4):
+        parts = [draws(rank=r, batch=4 // world, world=world, **options) for r in range(world)]
+        assert sorted((d for part in parts for d in part), key=lambda d: d.number) == one
+        for r, part in enumerate(parts):
+            assert part == one[r::world]
+
+
+def test_an_epoch_draws_each_picture_once_in_a_new_order():
+    orders = [[d.index for d in draws(batch=1, epoch=epoch)] for epoch in range(3)]
+    assert all(sorted(order) == list(range(23)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert orders[1] == [d.index for d in draws(batch=1, epoch=1)]
+    assert orders[1] != [d.index for d in draws(batch=1, epoch=1, seed=1)]
+
+
+def test_numbers_go_on_through_the_epochs():
+    numbers = [d.number for epoch in range(3) for d in draws(batch=1, epoch=epoch)]
+    assert numbers == list(range(3 * 23))
+
+
+def test_training_drops_incomplete_batches_and_validation_nothing():
+    assert [len(draws(rank=r, world=3, batch=2)) for r in range(3)] == [6, 6, 6]
+    parts = [draws(rank=r, world=3, batch=2, shuffle=False, drop_last=False) for r in range(3)]
+    assert [len(part) for part in parts] == [8, 8, 7]
+    assert sorted(d.index for part in parts for d in part) == list(range(23))
+
+
+def test_a_resume_goes_on_where_the_epoch_stopped():
+    whole = draws(rank=1, world=2, batch=3, epoch=5)
+    sampler = DrawSampler(23, 1, 2, 3, seed=0)
+    sampler.resume(epoch=5, start_batch=2)
+    assert list(sampler) == whole[2 * 3 :]
+    sampler.set_epoch(5)  # as a trainer does before it begins
+    assert list(sampler) == whole[2 * 3 :]
+    sampler.set_epoch(6)
+    assert list(sampler) == draws(rank=1, world=2, batch=3, epoch=6)
+
+
+def test_a_rank_outside_the_world_is_refused():
+    with pytest.raises(ValueError, match=r"process_rank: found 2, expected 0\.\.1"):
+        DrawSampler(10, 2, 2, 1, seed=0)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from common import checkpoint, images
+from common.errors import UserError
+from common.metrics.features import DinoV2, Inception, fill, load_extractor, random_weights
+from common.pretrained.files import FILES
+
+INCEPTION = FILES["inception"].name
+
+
+@pytest.fixture
+def noise():
+    return torch.randint(256, (2, 3, 40, 60), dtype=torch.uint8)
+
+
+def test_random_weights_have_a_seed_and_a_name(random_extractor):
+    found = random_extractor.network.state_dict()
+    assert all(torch.equal(found[k], v) for k, v in random_weights(0).items())
+    # these digits are the promise that the weights are the same on every machine
+    assert random_extractor.weights == "609e75323747c326"
+    assert (random_extractor.name, random_extractor.kind) == ("random:0", "random")
+    other = load_extractor("random:7")
+    assert other.name == "random:7" and other.weights != random_extractor.weights
+
+
+def test_features_spread_and_do_not_depend_on_the_batch(random_extractor, noise):
+    rows = random_extractor(noise)
+    assert rows.shape == (2, 2048 + 1008) and rows.dtype == torch.float32
+    assert 0.01 < rows[:, :2048].std() < 10 and 0.1 < rows[:, 2048:].std() < 100
+    # sizes that differ: one after the other
+    apart = random_extractor([noise[0], noise[1, :, :30]])
+    torch.testing.assert_close(apart[0], rows[0])
+    assert not torch.allclose(apart[1], rows[1])
+
+
+def test_settings_outside_change_no_feature(random_extractor, noise):
+    expected = random_extractor(noise)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = random_extractor(noise)
+    assert torch.equal(found, expected)
+
+
+def test_weights_of_inception_are_those_published_or_marked(tmp_path):
+    weights = random_weights(1)
+    checkpoint.save(tmp_path / INCEPTION, weights)
+    with pytest.raises(UserError, match=rf"{INCEPTION}: found SHA-256 .*, expected 6726825d"):
+        load_extractor("inception", tmp_path)
+    (tmp_path / INCEPTION).unlink()
+    # without the counters of training, as a converted file may be
+    trained = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    save_file(trained, (tmp_path / INCEPTION).with_suffix(".safetensors"))
+    extractor = load_extractor("inception", tmp_path)
+    assert not extractor.verified
+    assert extractor.weights == load_extractor("random:1").weights
+
+
+def test_missing_weights_are_named(tmp_path):
+    for name, file in (("inception", "inception"), ("dinov2", "dinov2_large")):
+        with pytest.raises(UserError, match=rf"{FILES[file].name}: missing in {tmp_path}"):
+            load_extractor(name, tmp_path)
+    for name in ("inception:3", "random:x", "vgg"):
+        with pytest.raises(UserError, match=f"--extractor: found '{name}', expected inception"):
+            load_extractor(name, tmp_path)
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+    network = Inception()
+    with pytest.raises(UserError, match=r"x.pth: the weights do not fit Inception; .*missing"):
+        fill(network, {"fc.bias": torch.zeros(1008)}, "x.pth")
+
+
+@pytest.fixture(scope="module")
+def dinov2():
+    """The smallest network of its kind, with random weights."""
+    torch.manual_seed(0)
+    network = timm.create_model(
+        "vit_tiny_patch16_224", patch_size=14, img_size=518, num_classes=0, init_values=1.0
+    )
+    return DinoV2(network.eval())
+
+
+@torch.inference_mode()
+def test_dinov2_gives_the_normed_class_token(dinov2):
+    image, network = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8), dinov2.transformer
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    x = (image / 255 - mean) / std
+    x = network.patch_embed.proj(x).flatten(2).mT
+    x = torch.cat([network.cls_token, x], 1) + dinov2.positions
+    expected = network.norm(network.blocks(x))[:, 0]
+    torch.testing.assert_close(dinov2(image), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_dinov2_sees_images_resized_as_pillow_does(dinov2):
+    image = torch.randint(256, (3, 448, 448), dtype=torch.uint8)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    small = images.to_tensor(picture.resize((224, 224), Image.Resampling.BICUBIC))
+    found, expected, plain = (dinov2(x[None]) for x in (image, small, image[:, ::2, ::2]))
+    assert (found - expected).norm() < 0.02 * (plain - expected).norm()

@@ -1,0 +1,146 @@
+"""The built-in data set: the same everywhere, seamless, without marks at its borders."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from common.data.folders import Draw
+from common.errors import UserError
+from common.panoramas.dataset import CLASS_NAMES, Panoramas, render
+
+# Of the renders of the next test; another value means that every user's data have changed.
+DIGEST = "1a447c41df3ce882"
+
+
+def test_pixels_are_the_same_on_every_machine():
+    digest = hashlib.sha256()
+    for name in CLASS_NAMES:
+        digest.update(render(name, 0, 1, 1000, 64, 96).tobytes())
+        digest.update(render(name, 7, 2, 999_999, 48, 33).tobytes())
+    assert digest.hexdigest()[:16] == DIGEST
+
+
+@pytest.mark.parametrize("name", CLASS_NAMES)
+@pytest.mark.parametrize("start", [0, 1_000_003])
+def test_overlapping_windows_agree_in_every_bit(name, start):
+    whole = render(name, 0, 3, start, 64, 200)
+    for left, width in [(0, 64), (64, 64), (77, 1), (101, 99)]:
+        window = render(name, 0, 3, start + left, 64, width)
+        assert np.array_equal(window, whole[:, left : left + width])
+
+
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_a_larger_image_shows_the_same_scene(name):
+    small = render(name, 0, 5, 640, 64, 64).astype(float)
+    large = render(name, 0, 5, 2560, 256, 256).reshape(64, 4, 64, 4, 3).mean((1, 3))
+    other = render(name, 0, 5, 12_800, 64, 64).astype(float)
+    assert np.abs(small - large).mean() < 0.4 * np.abs(small - other).mean()
+
+
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_no_column_of_a_crop_is_special(name):
+    """Over many crops, brightness and local contrast have one mean at all positions."""
+    crops = [render(name, 0, strip, 0, 32, 32) for strip in range(150)]
+    grey = np.stack(crops).astype(float).mean(3)  # [N, H, W]
+    contrast = np.abs(np.diff(grey, axis=2)).mean(1)
+    for value in (grey.mean(1), contrast):
+        away = value - value.mean(1, keepdims=True)
+        z = away.mean(0) / (away.std(0) / np.sqrt(len(away)))
+        assert np.abs(z).max() < 5
+
+
+def test_every_image_differs_and_has_the_class_of_its_index():
+    data = Panoramas(length=10 * len(CLASS_NAMES), size=32)
+    assert data.class_names == list(CLASS_NAMES) and len(CLASS_NAMES) >= 8
+    images, labels = zip(*(data[k] for k in range(len(data))), strict=True)
+    assert labels == tuple(k % len(CLASS_NAMES) for k in range(len(data)))
+    assert len({image.numpy().tobytes() for image in images}) == len(data)
+
+
+def test_classes_can_be_told_apart():
+    """Even by the class mean that is nearest in coarse colours."""
+    count = len(CLASS_NAMES)
+    images = torch.stack([image for image, _ in Panoramas(40 * count, size=32)]).float()
+    coarse = torch.nn.functional.adaptive_avg_pool2d(images, (8, 1)).flatten(1)
+    coarse = coarse.view(40, count, -1)
+    means = coarse[:20].mean(0)
+    guesses = torch.cdist(coarse[20:].flatten(0, 1), means).argmin(1).view(20, count)
+    assert (guesses == torch.arange(count)).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_images_do_not_depend_on_workers_or_epoch(cache):
+    data = Panoramas(length=20, size=32, seed=4, cache=cache)
+    worked = [torch.cat([x for x, _ in DataLoader(data, 6, num_workers=2)]) for _ in range(2)]
+    alone = torch.stack([image for image, _ in Panoramas(20, 32, seed=4, cache=False)])
+    assert torch.equal(worked[0], alone) and torch.equal(worked[1], alone)
+
+
+def test_forked_workers_fill_the_cache_for_all(monkeypatch):
+    data = Panoramas(length=8, size=32)
+    list(DataLoader(data, 4, num_workers=2, multiprocessing_context="fork"))
+    monkeypatch.setattr("common.panoramas.dataset.render", None)
+    assert data[7][0].shape == (3, 32, 32)
+
+
+def test_a_caller_cannot_change_the_cache():
+    data = Panoramas(length=2, size=32)
+    before = data[1][0].clone()
+    data[1][0].zero_()
+    assert torch.equal(data[1][0], before)
+
+
+def test_pickling_keeps_the_images_but_not_the_cache():
+    data = Panoramas(length=2000, size=64)
+    stored = pickle.dumps(data)
+    assert len(stored) < 2000
+    assert torch.equal(pickle.loads(stored)[5][0], data[5][0])
+
+
+def test_a_draw_is_known_by_its_index():
+    data = Panoramas(length=5, size=32)
+    assert torch.equal(data[Draw(3, 1234)][0], data[3][0]) and data[Draw(3, 1234)][1] == 3
+
+
+@pytest.mark.parametrize(("size", "width"), [(32, None), (64, 128), (256, None)])
+def test_sizes(size, width):
+    image, _ = Panoramas(length=1, size=size, width=width)[0]
+    assert image.dtype == torch.uint8 and image.shape == (3, size, width or size)
+
+
+def test_seeds_are_different_worlds():
+    assert not torch.equal(Panoramas(1, 32, seed=0)[0][0], Panoramas(1, 32, seed=1)[0][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"size": 31}, "size: found 31, expected 32 to 256"),
+        ({"size": 257}, "size: found 257"),
+        ({"width": 8}, "width: found 8"),
+        ({"length": 0}, "length: found 0, expected 1 or more"),
+        ({"length": 10**15}, "cache: .* do not fit"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, named):
+    with pytest.raises(UserError, match=named):
+        Panoramas(**arguments)
+
+
+def test_render_names_a_wrong_argument():
+    with pytest.raises(UserError, match="class_name: found 'moon', expected one of alps, dunes"):
+        render("moon", 0, 0, 0, 64, 64)
+    with pytest.raises(UserError, match="left: found -1"):
+        render("alps", 0, 0, -1, 64, 64)
+    with pytest.raises(UserError, match="height: found 512"):
+        render("alps", 0, 0, 0, 512, 64)
+
+
+def test_an_index_past_the_end_ends_iteration():
+    assert len(list(Panoramas(length=3, size=32))) == 3

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import timm
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torchvision.models import VGG16_Weights
+
+from common.errors import UserError
+from common.pretrained import files as pretrained
+from common.pretrained.files import FILES, find, folder, present
+
+
+def put(path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_addresses_are_those_of_the_packages_that_made_the_files():
+    assert FILES["vgg16"].url == VGG16_Weights.IMAGENET1K_V1.url
+    assert FILES["inception"].url == URL_INCEPTION_V3
+    for file in FILES.values():
+        if file.url is not None:  # the first digits of SHA-256 stand in the name
+            assert file.url.endswith("/" + file.name)
+            assert re.search(r"-([0-9a-f]{8})\.pth$", file.name)[1] == file.sha256
+
+
+def test_networks_of_timm_come_from_its_own_repositories():
+    for key in ("dino", "dinov2", "dinov2_large"):
+        name = FILES[key].timm
+        assert FILES[key].name == f"{name}.safetensors"
+        assert FILES[key].source == (
+            f"https://huggingface.co/{timm.get_pretrained_cfg(name).hf_hub_id}"
+            "/resolve/main/model.safetensors"
+        )
+
+
+def test_every_file_has_exactly_one_source():
+    for file in FILES.values():
+        given = [file.url, file.timm, file.hub, file.package]
+        assert sum(source is not None for source in given) == 1
+
+
+def test_where_weights_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(pretrained.FOLDER_VARIABLE, raising=False)
+    default = put(tmp_path / "pretrained_models" / "tokenizer.ckpt")
+    assert find("tokenizer").absolute() == default
+    elsewhere = put(tmp_path / "elsewhere" / "tokenizer.ckpt")
+    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(elsewhere.parent))
+    assert find("tokenizer") == elsewhere
+    given = put(tmp_path / "given" / "tokenizer.ckpt")
+    assert find("tokenizer", given.parent) == given
+    assert folder(str(given.parent)) == given.parent
+
+
+def test_either_format_and_the_listed_one_first(tmp_path):
+    other = put(tmp_path / "vit_small_patch16_224.dino.pth")
+    assert find("dino", tmp_path) == other
+    listed = put(tmp_path / "vit_small_patch16_224.dino.safetensors")
+    assert find("dino", tmp_path) == listed
+    other = put(tmp_path / "vgg16-397923af.safetensors")
+    assert find("vgg16", tmp_path) == other
+    assert find("vgg16", tmp_path).exists()
+
+
+def test_a_folder_of_that_name_is_no_file(tmp_path):
+    (tmp_path / "vgg16-397923af.pth").mkdir()
+    assert present("vgg16", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "without"),
+    [
+        ("vgg16", "model.params.lossconfig.params.perceptual_weight=0"),
+        ("dino", "model.params.lossconfig.params.disc_type=patchgan"),
+        ("dinov2", "model.params.lossconfig.params.semantic_loss_w=0"),
+    ],
+)
+def test_a_missing_file_is_named_with_its_source_and_the_way_around_it(tmp_path, key, without):
+    with pytest.raises(UserError) as caught:
+        find(key, tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{FILES[key].name}: missing in {tmp_path} ")
+    command = f"`python scripts/download_weights.py {key} --weights_dir {tmp_path}`"
+    assert f"{command} from {FILES[key].source}, or" in message
+    assert message.endswith(without)
+
+
+def test_an_address_that_is_not_confirmed_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"not confirmed.* see .*drx-code.* --url tokenizer="):
+        find("tokenizer", tmp_path)
+
+
+def test_lpips_comes_with_torchmetrics(tmp_path):
+    path = find("lpips", tmp_path)
+    assert path.is_file() and path.parts[-5:-3] == ("torchmetrics", "functional")
+
+
+def test_a_package_without_its_file(monkeypatch):
+    monkeypatch.setitem(FILES, "x", pretrained.WeightFile("no.pth", "", "", package="torchmetrics"))
+    with pytest.raises(UserError, match=r"no.pth: missing in the package torchmetrics"):
+        find("x")

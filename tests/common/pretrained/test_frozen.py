@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from common.pretrained.frozen import Frozen, imagenet_scale
+
+
+class Owner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Linear(2, 2)
+        self.network = Frozen(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.9)))
+
+
+def test_a_frozen_network_is_no_part_of_its_owner():
+    owner = Owner().train()
+    assert list(owner.state_dict()) == ["own.weight", "own.bias"]
+    assert len(list(owner.parameters())) == 2 and len(list(owner.modules())) == 2
+    assert not owner.network.network.training
+    owner.to(torch.float64).requires_grad_(True)
+    assert all(p.dtype == torch.float32 for p in owner.network.network.parameters())
+    assert not any(p.requires_grad for p in owner.network.network.parameters())
+
+
+def test_gradients_pass_through_it():
+    x = torch.randn(4, 2, requires_grad=True)
+    network = Owner().network
+    network(x).sum().backward()
+    assert torch.equal(x.grad, network.network[0].weight.sum(0).expand(4, 2))
+
+
+def test_it_goes_where_its_input_is():
+    network = Owner().network
+    assert network(torch.zeros(3, 2, device="meta")).device.type == "meta"
+    assert network.network[0].weight.device.type == "meta"
+
+
+def test_a_move_in_inference_mode_leaves_it_fit_for_gradients():
+    network = Frozen(nn.Linear(2, 2, device="meta"))
+    network.network.to_empty(device="cpu")
+    with torch.inference_mode():
+        network(torch.zeros(1, 2, device="meta"))
+    assert not network.network.weight.is_inference()
+
+
+def test_imagenet_scale_is_torchvisions():
+    """Of white, black and grey, by the usual mean and deviation in [0, 1]."""
+    images = torch.tensor([1.0, -1.0, 0.0])[:, None, None, None].expand(3, 3, 2, 2)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (torch.tensor([[1.0], [0.0], [0.5]]) - mean) / std
+    torch.testing.assert_close(imagenet_scale(images)[:, :, 1, 0], expected)
+    assert imagenet_scale(images.bfloat16()).dtype == torch.float32

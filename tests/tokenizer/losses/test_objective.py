@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.seeding import BatchDraws
+from tokenizer.losses.augment import DRAWS, augment
+from tokenizer.losses.dino import CROP_DRAWS
+from tokenizer.losses.objective import (
+    Objective,
+    Reconstruction,
+    adaptive_weight,
+    hinge_loss,
+    vanilla_loss,
+)
+from tokenizer.posterior import Posterior
+
+
+def test_hinge_loss_by_hand():
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
+    assert hinge_loss(real, fake).item() == pytest.approx(0.5 * (2.5 / 3 + 3.0 / 3))
+
+
+def test_vanilla_loss_is_the_cross_entropy_of_real_against_fake():
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.0, 3.0])
+    expected = sum(-math.log(1 / (1 + math.exp(-x))) for x in (2.0, -1.0)) / 2
+    expected += sum(-math.log(1 - 1 / (1 + math.exp(-x))) for x in (0.0, 3.0)) / 2
+    assert vanilla_loss(real, fake).item() == pytest.approx(0.5 * expected)
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(0.5, 10 / (1 + 1e-4)), (0.0, 1e4), (1e-6, 1e4)])
+def test_the_adaptive_weight_of_a_linear_decoder(slope, expected):
+    """y = W·x; the reconstruction's gradient is (6, 8), the adversarial one slope · (2, 0)."""
+    weight = nn.Parameter(torch.zeros(2))
+    y = weight * 2
+    found = adaptive_weight(3 * y[0] + 4 * y[1], slope * y[0], weight)
+    assert found.item() == pytest.approx(expected)
+    assert not found.requires_grad
+    y.sum().backward()  # the graph is still there
+
+
+class Judge(nn.Module):
+    """A discriminator of one parameter: each image's sum, times it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, images):
+        return self.factor * images.sum((1, 2, 3))
+
+
+def plain(**params):
+    """An objective without pretrained networks."""
+    return Objective(**{"perceptual_weight": 0, "semantic_loss_w": 0, **params})
+
+
+def draws(seed=0):
+    return BatchDraws(torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def batch():
+    """Two images, their reconstruction by a linear decoder, and its weight."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.tensor([[0.1, 0.2, 0.3]]))
+    columns = torch.randn(2, 3, 32, 48)
+    images = torch.rand(2, 3, 32, 48) * 2 - 1
+    fake = torch.einsum("oc,bchw->bohw", weight, columns).expand(2, 3, 32, 48)
+    semantics = torch.randn(2, 768, 2, 3, requires_grad=True)
+    return images, Reconstruction(fake, semantics, Posterior(torch.randn(2, 4, 6), 2.5)), weight
+
+
+def pixels(images, fake):
+    return (images - fake.images).abs().sum() / len(images)
+
+
+def test_losses_are_summed_over_an_image_and_averaged_over_the_batch(batch):
+    images, fake, weight = batch
+    objective = plain(pixelloss_weight=2.0, kl_weight=0.1, disc_type="none")
+    loss = objective.autoencoder_loss(images, fake, weight, 10**9, draws())
+    kl = 0.5 * fake.posterior.mean.square().sum() / 2
+    assert loss.terms.keys() == {"total", "rec", "pixel", "kl"}
+    torch.testing.assert_close(loss.terms["rec"], 2 * pixels(images, fake).detach())
+    torch.testing.assert_close(loss.terms["pixel"], (images - fake.images).abs().mean().detach())
+    torch.testing.assert_close(loss.terms["kl"], kl)
+    torch.testing.assert_close(loss.total, 2 * pixels(images, fake) + 0.1 * kl)
+
+
+@pytest.mark.parametrize(("step", "takes_part"), [(0, False), (5000, False), (5001, True)])
+def test_the_adversary_waits_for_its_first_step(batch, step, takes_part):
+    objective = plain(disc_type="patchgan")
+    assert objective.adversarial(step) is takes_part
+    objective.discriminator = Judge()
+    loss = objective.autoencoder_loss(*batch, step, draws())
+    assert ("adversarial" in loss.terms) is takes_part
+
+
+def test_the_adversarial_term(batch):
+    images, fake, weight = batch
+    objective = plain(kl_weight=0.0, disc_type="patchgan", disc_weight=0.25, disc_start=0)
+    objective.discriminator = Judge()
+    loss = objective.autoencoder_loss(images, fake, weight, 0, draws())
+    adversarial = -0.5 * fake.images.sum() / 2
+    factor = adaptive_weight(pixels(images, fake), adversarial, weight)
+    torch.testing.assert_close(loss.terms["d_weight"], factor)
+    torch.testing.assert_close(loss.total, pixels(images, fake) + 0.25 * factor * adversarial)
+    loss.total.backward()
+    assert objective.discriminator.factor.grad is None
+    assert objective.discriminator.factor.requires_grad
+    assert weight.grad is not None
+
+
+def test_the_discriminator_learns_and_the_autoencoder_does_not(batch):
+    images, fake, weight = batch
+    objective = plain(disc_type="patchgan", disc_loss="hinge")
+    objective.discriminator = Judge()
+    loss = objective.discriminator_loss(images, fake.images, draws())
+    logits = [0.5 * x.sum((1, 2, 3)) for x in (images, fake.images)]
+    torch.testing.assert_close(loss.total, hinge_loss(*logits))
+    loss.total.backward()
+    assert objective.discriminator.factor.grad is not None
+    assert weight.grad is None
+
+
+@pytest.fixture(scope="module")
+def whole(pretrained_folder):
+    """The paper's objective, with its terms from the first steps on."""
+    torch.manual_seed(0)
+    starts = {"disc_start": 1, "semantic_iter_start": 2}
+    return Objective(**starts, weights_dir=str(pretrained_folder))
+
+
+def test_the_terms_of_the_paper(whole, batch):
+    """Rec = Σ(|x − x̂| + LPIPS), KL, alignment and adversary, each from its step on."""
+    images, fake, weight = batch
+    expected = (
+        pixels(images, fake) + images[0].numel() * whole.perceptual(fake.images, images).mean()
+    )
+    kl = 0.01 * fake.posterior.kl().mean()
+    found = [whole.autoencoder_loss(*batch, step, draws(3)) for step in range(3)]
+    torch.testing.assert_close(found[0].terms["rec"], expected.detach())
+    torch.testing.assert_close(found[0].total, expected + kl)
+
+    at = draws(3)
+    changed = augment(fake.images, at.uniform(2, DRAWS))
+    adversarial = -whole.discriminator(changed, at.shared(CROP_DRAWS)).mean()
+    factor = adaptive_weight(expected, adversarial, weight)
+    total = expected + kl + 0.5 * factor * adversarial
+    # each use of spectral normalisation moves its estimates a little
+    torch.testing.assert_close(found[1].total, total, rtol=1e-2, atol=0.0)
+
+    semantic = whole.alignment.loss(fake.semantics, images)
+    terms = found[2].terms
+    torch.testing.assert_close(terms["semantic"], semantic.detach())
+    sum_of_terms = terms["rec"] + kl + 0.5 * terms["d_weight"] * terms["adversarial"]
+    torch.testing.assert_close(found[2].total, sum_of_terms + 5 * semantic)
+    assert "semantic" not in found[1].terms and "adversarial" not in found[0].terms
+
+
+def test_gradients_reach_what_is_trained_alone(whole, batch):
+    images, fake, weight = batch
+    whole.autoencoder_loss(images, fake, weight, 2, draws()).total.backward()
+    assert weight.grad is not None and fake.semantics.grad is not None
+    assert all(p.grad is None for p in whole.parameters())
+    loss = whole.discriminator_loss(images, fake.images, draws())
+    loss.total.backward()
+    assert all(p.grad is not None for p in whole.discriminator.parameters())
+    assert {name.split(".")[1] for name in whole.state_dict()} == {"heads"}  # no frozen network
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"disc_loss": "wasserstein"}, "disc_loss: found 'wasserstein', expected one of hinge"),
+        ({"disc_type": "gan"}, "disc_type: found 'gan', expected one of dino, patchgan, none"),
+        ({"use_actnorm": True}, "use_actnorm: found True, expected False"),
+        ({"logvar_init": 1.0}, "logvar_init: found 1.0, expected 0.0"),
+    ],
+)
+def test_unknown_terms_are_named(params, message):
+    with pytest.raises(UserError, match=f"lossconfig.params.{message}"):
+        Objective(**params)
+
+
+@pytest.mark.parametrize(
+    ("params", "file"),
+    [
+        ({"perceptual_weight": 1.0}, "vgg16-397923af.pth"),
+        ({"semantic_loss_w": 5.0}, "vit_base_patch14_dinov2.lvd142m.safetensors"),
+        ({"disc_type": "dino"}, "vit_small_patch16_224.dino.safetensors"),
+    ],
+)
+def test_a_network_that_is_not_there_is_named(tmp_path, params, file):
+    with pytest.raises(UserError, match=f"{file}: missing in {tmp_path}.*or do without: model"):
+        plain(**{"disc_type": "none", **params}, weights_dir=str(tmp_path))

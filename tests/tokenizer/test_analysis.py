@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.errors import UserError
+from tokenizer.analysis import difference, influence_width, single_replacements, token_meaning
+from tokenizer.model import Tokenizer
+
+
+@pytest.fixture
+def tokenizer():
+    torch.manual_seed(0)
+    config = {
+        "resolution": 16,
+        "ch": 8,
+        "ch_mult": [1, 1],
+        "num_res_blocks": 0,
+        "z_channels": 4,
+        "len_down_scale": 1,
+        "attn_resolutions": [],
+        "norm_groups": 2,
+    }
+    model = Tokenizer(config, embed_dim=6).eval()
+    model.token_scale.fill_(0.25)
+    return model
+
+
+def test_frames_lead_from_random_tokens_to_the_reconstruction(tokenizer):
+    image, noise = torch.rand(3, 16, 24) * 2 - 1, torch.randn(12, 6)
+    frames = token_meaning(tokenizer, image, noise)
+    assert frames.shape == (13, 3, 16, 24)
+    with torch.no_grad():
+        tokens = tokenizer.encode(image[None]).mode()
+        torch.testing.assert_close(frames[:1], tokenizer.decode_tokens(noise[None]))
+        torch.testing.assert_close(frames[-1:], tokenizer.decode(tokens))
+        tokens[:, 5:] = noise[5:] / 0.25
+        torch.testing.assert_close(frames[5:6], tokenizer.decode(tokens))
+
+
+def test_noise_of_another_length_is_refused(tokenizer):
+    with pytest.raises(UserError, match=r"found shape \[5, 6\], expected \[8, 6\]"):
+        token_meaning(tokenizer, torch.zeros(3, 16, 16), torch.zeros(5, 6))
+
+
+def test_each_picture_has_one_random_token(tokenizer):
+    image, noise = torch.rand(3, 16, 24) * 2 - 1, torch.randn(12, 6)
+    pictures = single_replacements(tokenizer, image, noise)
+    assert pictures.shape == (12, 3, 16, 24)
+    with torch.no_grad():
+        tokens = tokenizer.encode(image[None]).mode()
+        tokens[:, 7] = noise[7] / 0.25
+        torch.testing.assert_close(pictures[7:8], tokenizer.decode(tokens))
+
+
+def test_a_token_changes_its_own_strip_most(tokenizer):
+    image, noise = torch.rand(3, 16, 32) * 2 - 1, torch.randn(16, 6)
+    changed = single_replacements(tokenizer, image, noise)
+    maps = difference(changed, token_meaning(tokenizer, image, noise)[-1])
+    assert maps.shape == (16, 16, 32)
+    of_strips = maps.mean(1).unflatten(1, (16, 2)).mean(2)  # [token, strip]
+    assert (of_strips.argmax(1) - torch.arange(16)).abs().max() <= 1
+
+
+def test_black_to_white_is_a_difference_of_one():
+    black, white = torch.full((3, 2, 4), -1.0), torch.ones(3, 2, 4)
+    assert torch.equal(difference(white, black), torch.ones(2, 4))
+    one_colour = black.clone()
+    one_colour[0, 1, 2] = 1
+    expected = torch.zeros(2, 4)
+    expected[1, 2] = 1 / 3
+    torch.testing.assert_close(difference(one_colour, black), expected)
+
+
+def test_width_counts_the_columns_above_the_share():
+    profile = torch.tensor([[0.0, 1.0, 4.0, 0.4, 0.41], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    assert influence_width(profile, 0.1).tolist() == [3, 0]
+    assert influence_width(profile, 0.3).tolist() == [1, 0]

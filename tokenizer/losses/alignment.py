@@ -1,0 +1,70 @@
+"""Alignment of the semantic decoder with what a frozen DINOv2 sees (paper, tokenizer section).
+
+Shapes: B batch, H W pixels, D width of DINOv2, N patches.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.pretrained.frozen import Frozen, imagenet_scale
+from common.pretrained.vit import embed, resize_positions, vision_transformer
+
+
+class Alignment:
+    """Distance of a semantic map from the patch tokens of DINOv2 ViT-B/14.
+
+    Args:
+        weights_dir: folder of the weights, see `common.pretrained.files.folder`.
+
+    Raises:
+        UserError: the file is missing, damaged or of another network.
+    """
+
+    def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
+        network = _PatchTokens(vision_transformer("dinov2", weights_dir))
+        self.channels: int = network.transformer.embed_dim
+        self.network = Frozen(network)
+
+    @torch.no_grad()
+    def features(self, images: Tensor, rows: int, columns: int) -> Tensor:
+        """Normalised patch tokens of images [B, 3, H, W] in [-1, 1]: [B, D, rows, columns].
+
+        The images are resized so that each token is one patch of 14 × 14 pixels.
+        """
+        return self.network(images, rows, columns)
+
+    def loss(self, semantic_map: Tensor, images: Tensor) -> Tensor:
+        """The squared error of a map [B, D, rows, columns], summed, divided by B: a scalar.
+
+        Its gradient reaches the map alone.
+        """
+        wanted = self.features(images, *semantic_map.shape[2:])
+        return (semantic_map.float() - wanted).square().sum() / len(images)
+
+
+class _PatchTokens(nn.Module):
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.patch = transformer.patch_embed.proj.stride
+        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def forward(self, images: Tensor, rows: int, columns: int) -> Tensor:
+        size = (rows * self.patch[0], columns * self.patch[1])
+        x = F.interpolate(imagenet_scale(images), size, mode="bicubic")
+        x = embed(self.transformer, x, self.positions(rows, columns))  # [B, 1 + N, D]
+        x = self.transformer.norm(self.transformer.blocks(x))  # [B, 1 + N, D]
+        return x[:, 1:].mT.unflatten(2, (rows, columns)).float()  # [B, D, rows, columns]
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Position embeddings of a grid, [1, 1 + N, D], computed once."""
+        table = self.transformer.pos_embed
+        key = (rows, columns, table.device)
+        if key not in self._positions:
+            self._positions[key] = resize_positions(table, rows, columns)
+        return self._positions[key]

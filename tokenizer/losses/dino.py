@@ -1,0 +1,166 @@
+"""A discriminator on the features of a frozen DINO (after Sauer et al. 2023, StyleGAN-T).
+
+Shapes: B batch, H W pixels, D width of DINO, N patches, F features (5).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from common.pretrained.frozen import Frozen, imagenet_scale
+from common.pretrained.vit import embed, vision_transformer
+
+SIDE = 224  # pixels that DINO was trained on
+BLOCKS = (3, 6, 9, 12)  # whose output is judged, beside the input of the first
+KERNEL = 9
+GROUP = 8  # images that share the statistics of a norm
+CROP_DRAWS = 3  # whether to crop, how far down, how far right
+
+
+class DinoDiscriminator(nn.Module):
+    """Judges every patch at five depths: images [B, 3, H, W] in [-1, 1] → logits [B, F·N].
+
+    Only the heads are trained; gradients reach the images through the frozen network.
+
+    Args:
+        weights_dir: folder of the weights, see `common.pretrained.files.folder`.
+
+    Raises:
+        UserError: the file is missing, damaged or of another network.
+    """
+
+    def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
+        super().__init__()
+        transformer = vision_transformer("dino", weights_dir)
+        self.trunk = Frozen(_Features(transformer))
+        self.heads = nn.ModuleList(_head(transformer.embed_dim) for _ in range(1 + len(BLOCKS)))
+
+    def forward(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """Logits [B, F·N]; `uniform` as in `to_square`."""
+        return self.judge(self.features(images, uniform))
+
+    def features(self, images: Tensor, uniform: Tensor | None = None) -> list[Tensor]:
+        """What the heads see, F times [B, D, N]. Images do not depend on each other here, so that
+        real and false ones may pass in one batch; `uniform` as in `to_square`."""
+        return self.trunk(to_square(imagenet_scale(images), uniform))
+
+    def judge(self, features: list[Tensor]) -> Tensor:
+        """Features, F times [B, D, N] → logits [B, F·N].
+
+        The norms share statistics within about 8 neighbouring images: their order matters, and
+        real and false images must pass one after the other.
+        """
+        logits = [head(x).squeeze(1) for head, x in zip(self.heads, features, strict=True)]
+        return torch.cat(logits, 1)
+
+
+def to_square(images: Tensor, uniform: Tensor | None = None) -> Tensor:
+    """Images [B, 3, H, W] → [B, 3, 224, 224], all in the same way.
+
+    Args:
+        images: of any size.
+        uniform: [3] numbers in [0, 1), best on the CPU because they are read there: where both
+            sides exceed 224 and the first is below ½, a crop is taken, whose place the others
+            give. None never crops.
+
+    Returns:
+        A crop, or the images resized: by averages of areas where they shrink, bicubically where
+        they grow.
+    """
+    height, width = images.shape[2:]
+    if uniform is not None and min(height, width) > SIDE and uniform[0] < 0.5:
+        top, left = (
+            min(int(u * (side - SIDE + 1)), side - SIDE)
+            for u, side in zip(uniform[1:].tolist(), (height, width), strict=True)
+        )
+        return images[:, :, top : top + SIDE, left : left + SIDE]
+    if max(height, width) > SIDE:
+        images = F.interpolate(images, (min(height, SIDE), min(width, SIDE)), mode="area")
+    if min(height, width) < SIDE:
+        images = F.interpolate(images, (SIDE, SIDE), mode="bicubic")
+    return images
+
+
+class LocalBatchNorm(nn.Module):
+    """Batch norm of x [B, D, N] over groups of neighbouring images, without running statistics.
+
+    As few groups as leave none larger than 8; their sizes differ by one at most. Statistics are
+    those of the group in evaluation too.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.float().tensor_split(math.ceil(len(x) / GROUP))
+        return torch.cat(
+            [
+                F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=1e-6)
+                for g in groups
+            ]
+        )
+
+
+class Residual(nn.Module):
+    """(f(x) + x) / √2."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.block(x) + x) * 0.5**0.5
+
+
+class _Conv(nn.Conv1d):
+    """A convolution whose weight is normalised in float32 under autocast too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.weight
+        return self._conv_forward(x, weight, self.bias)
+
+
+def _convolution(before: int, after: int, kernel: int) -> nn.Module:
+    conv = _Conv(before, after, kernel, padding=kernel // 2, padding_mode="circular")
+    return spectral_norm(conv)
+
+
+def _block(width: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        _convolution(width, width, kernel), LocalBatchNorm(width), nn.LeakyReLU(0.2)
+    )
+
+
+def _head(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        _block(width, 1), Residual(_block(width, KERNEL)), _convolution(width, 1, 1)
+    )
+
+
+class _Features(nn.Module):
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = embed(self.transformer, images, self.transformer.pos_embed)  # [B, 1 + N, D]
+        found = [_with_class(x)]
+        for number, block in enumerate(self.transformer.blocks, start=1):
+            x = block(x)
+            if number in BLOCKS:
+                found.append(_with_class(x))
+        return found
+
+
+def _with_class(x: Tensor) -> Tensor:
+    """Patch tokens, the class token added to each: [B, 1 + N, D] → [B, D, N]."""
+    return (x[:, 1:] + x[:, :1]).float().mT
