@@ -28,7 +28,8 @@ from common import provenance as environment
 from common.errors import UserError, run_cli
 from common.io import replacing
 from common.metrics.pixel import psnr
-from common.panoramas.dataset import CLASS_NAMES, Panoramas, classifier
+from common.panoramas import classifier
+from common.panoramas.dataset import CLASS_NAMES, Panoramas
 from common.steps import Record, Step, remove, run_script
 from quickstart_page import publish, save_loss_curves, summarise
 from tokenizer.analysis import token_meaning

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.panoramas.dataset import CLASS_NAMES, Panoramas, classifier
+from common.panoramas import classifier
+from common.panoramas.dataset import CLASS_NAMES, Panoramas
 
 
 @pytest.fixture(scope="module")
