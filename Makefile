@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+JOBS ?= 2
 
 .PHONY: help install quickstart notebooks test check-long lint
 
@@ -23,8 +24,9 @@ quickstart: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(RUN) scripts/run_notebooks.py $(ARGS)
 
+# The models of the tests are small: one thread each, and JOBS processes.
 test: $(INSTALLED)
-	$(RUN) -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 check-long: $(INSTALLED)
 	$(RUN) -m pytest -q -m long $(ARGS)

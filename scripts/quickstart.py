@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from quickstart_page import publish, save_loss_curves, summarise
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,7 +32,6 @@ from common.metrics.pixel import psnr
 from common.panoramas import classifier
 from common.panoramas.dataset import CLASS_NAMES, Panoramas
 from common.steps import Record, Step, remove, run_script
-from quickstart_page import publish, save_loss_curves, summarise
 from tokenizer.analysis import token_meaning
 from tokenizer.loading import load_tokenizer
 from tokenizer.model import Tokenizer
