@@ -1,36 +1,64 @@
-"""Configuration files, and objects made from `{target, params}` nodes that are checked first."""
+"""Configuration: YAML files, dataclasses as schemas, and objects made from `{target, params}`.
+
+A value is checked here and nowhere below: its type by OmegaConf, its range by the metadata that
+`setting` or `limits` puts beside the type.
+"""
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import os
+import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from torch.utils.data import Dataset
 
-from common.coerce import Mismatch, coerce, describe
 from common.errors import UserError
 from common.io import replacing
 
-# Names that released configuration files use, and what they are called here.
+T = TypeVar("T")
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+# What an argument may be: its type hint, its bounds, and whether it must be given.
+Entry = tuple[Any, Mapping[str, Any], bool]
+
+PACKAGES = ("common", "tokenizer", "generator")
+# Names in released files, and in files of earlier versions, and what they are called here.
 ALIASES = {
     "tokenizer.models.tokenizer.EquivariantTokenizer": "tokenizer.lightning.TokenizerModule",
     "tokenizer.modules.losses.contperceptual.LPIPSWithDiscriminator": (
         "tokenizer.losses.objective.Objective"
     ),
-    "scripts.train_tokenizer.DataModuleFromConfig": "common.data.loader.DataModule",
-    "tokenizer.data.imagenet.ImageNetTrain": "common.data.imagenet.ImageNetTrain",
-    "tokenizer.data.imagenet.ImageNetValidation": "common.data.imagenet.ImageNetValidation",
+    "tokenizer.modules.losses.DummyLoss": "tokenizer.losses.objective.NoObjective",
+    "tokenizer.lr_scheduler.LambdaWarmUpDecayScheduler": "common.schedule.WarmupDecay",
+    "tokenizer.data.imagenet.ImageNetTrain": "common.data.ImageNetTrain",
+    "tokenizer.data.imagenet.ImageNetValidation": "common.data.ImageNetValidation",
+    "scripts.train_tokenizer.DataModuleFromConfig": "common.data.DataModule",
+    "tokenizer.objective.Objective": "tokenizer.losses.objective.Objective",
+    "common.datamodule.DataModule": "common.data.DataModule",
+    "common.datasets.ImageFolder": "common.data.ImageFolder",
+    "common.lists.ImageList": "common.data.ImageList",
+    "common.imagenet.ImageNetTrain": "common.data.ImageNetTrain",
+    "common.imagenet.ImageNetValidation": "common.data.ImageNetValidation",
+}
+# What a released name means beyond ours: the released stage one resizes by cv2.
+IMPLIED = {
+    "tokenizer.data.imagenet.ImageNetTrain": {"interpolation": "cv2_bilinear"},
+    "tokenizer.data.imagenet.ImageNetValidation": {"interpolation": "cv2_bilinear"},
 }
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+_foreign_allowed = False
 
 
 def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
@@ -42,7 +70,7 @@ def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
             where the configuration is used.
 
     Raises:
-        UserError: naming the file or the override.
+        UserError: naming the file or the override; also of a reference that leads nowhere.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     config = OmegaConf.create({})
@@ -50,6 +78,7 @@ def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
         config = OmegaConf.merge(config, _read(Path(file)))
     for override in overrides:
         _override(config, override)
+    _plain(config, ", ".join(map(str, files)))
     return config
 
 
@@ -60,17 +89,66 @@ def save(config: DictConfig | Mapping[str, Any], path: str | os.PathLike[str]) -
         file.write(text.encode())
 
 
-def check_keys(node: Mapping[str, Any] | DictConfig, allowed: Collection[str], where: str) -> None:
-    """Refuse keys of a mapping that nobody reads.
+def limits(**bounds: Any) -> dict[str, Any]:
+    """Bounds of a value, for `Annotated[int, limits(min=1)]`: `min`, `above`, `max`, `below`,
+    `choices`. A sequence holds them for each of its items."""
+    unknown = bounds.keys() - {"min", "above", "max", "below", "choices"}
+    if unknown:
+        raise TypeError(f"limits: unknown {', '.join(unknown)}")
+    return bounds
+
+
+Positive = typing.Annotated[int, limits(min=1)]
+Natural = typing.Annotated[int, limits(min=0)]
+Fraction = typing.Annotated[float, limits(min=0, max=1)]
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    flag: str | None = None,
+    group: str | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field of a schema.
+
+    Args:
+        default: without one, the setting must be given.
+        help: what it is, as `--help` says it.
+        flag: its name on the command line, if that is not the name of the field.
+        group: under which `--help` shows it.
+        bounds: see `limits`.
+    """
+    metadata = {"help": help, "flag": flag, "group": group, **limits(**bounds)}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def structured(schema: type[T], values: Any, where: str = "") -> T:
+    """An instance of the dataclass `schema` from plain values, all of them checked.
+
+    An int serves as a float, and so does a string such as `1e-4` that YAML left as it was; a list
+    serves as a tuple. Numbers are finite. Fields that are dataclasses are made in the same way.
+
+    Args:
+        schema: fields with type hints, and with bounds by `setting`.
+        values: a mapping, or an instance, which is returned as it is.
+        where: the dotted key of `values`, for messages; `--` for flags of the command line.
 
     Raises:
-        UserError: `node` is no mapping, or has a key that is not in `allowed`.
+        UserError: naming a key that is unknown, missing, of another type or out of its range.
     """
-    if not isinstance(node, Mapping | DictConfig):
-        raise UserError(f"{where}: found {node!r}, expected a mapping with {_names(allowed)}")
-    for key in node:
-        if key not in allowed:
-            raise UserError(f"{_join(where, key)}: unknown key{_hint(str(key), allowed)}")
+    if isinstance(values, schema):
+        return values
+    return _build(schema, _checked(_entries(schema), values, where), where)
+
+
+def partial(schema: type, values: Any, where: str = "") -> dict[str, Any]:
+    """Those fields of `schema` that `values` gives, checked as `structured` checks them."""
+    entries = {k: (hint, bounds, False) for k, (hint, bounds, _) in _entries(schema).items()}
+    return _checked(entries, values, where)
 
 
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
@@ -82,77 +160,224 @@ def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: An
         injected: further arguments of the constructor, which the node may not set itself.
 
     Raises:
-        UserError: an unknown target, or a key of `params` that is unknown, missing or of a type
-            that the constructor does not declare.
+        UserError: a target that is none of ours (see `allow_foreign_targets`), or a key of
+            `params` that is unknown, missing or of a type that the constructor does not declare.
     """
-    node = _plain(node, where)
-    check_keys(node, ("target", "params"), where)
-    name = node.get("target")
-    if not isinstance(name, str):
-        raise UserError(f"{where}.target: found {name!r}, expected the dotted name of a class")
-    build = _find(ALIASES.get(name, name), f"{where}.target")
-    params = node.get("params")
-    params = {} if params is None else params
-    return build(**_arguments(build, params, injected, f"{where}.params"), **injected)
-
-
-def _arguments(
-    build: Callable[..., Any], params: Any, injected: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    """`params` as the arguments of `build`, simple types checked and converted."""
+    entries = {"target": (str, {}, True), "params": (dict[str, Any] | None, {}, False)}
+    node = _checked(entries, node, where)
+    name, where_params = node["target"], f"{where}.params"
+    build = find(name, f"{where}.target")
+    params = {**IMPLIED.get(name, {}), **(node.get("params") or {})}
     signature = inspect.signature(build).parameters.values()
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature)
     named = {p.name: p for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    free = [name for name in named if name not in injected]
-
-    if not open_ended:
-        for name in injected:
-            if name not in named:
-                raise UserError(f"{where}: {build.__name__} takes no {name!r}, which it is given")
-        check_keys(params, free, where)
-    elif not isinstance(params, dict):
-        check_keys(params, free, where)
-    for name in params:
-        if name in injected:
-            raise UserError(f"{where}.{name}: set here, but the program sets it itself")
-
+    for key in injected:
+        if key in params:
+            raise UserError(f"{where_params}.{key}: set here, but the program sets it itself")
+    if dataclasses.is_dataclass(build):
+        return structured(build, {**params, **injected}, where_params)
     hints = _type_hints(build)
-    for name in free:
-        if named[name].default is inspect.Parameter.empty and name not in params:
-            expected = f"; expected {describe(hints[name])}" if name in hints else ""
-            raise UserError(f"{where}.{name}: missing{expected}")
+    entries = {
+        key: (hints.get(key, Any), {}, p.default is p.empty)
+        for key, p in named.items()
+        if key not in injected
+    }
+    if any(p.kind is p.VAR_KEYWORD for p in signature):
+        entries |= {key: (Any, {}, False) for key in params if key not in entries}
+    arguments = _checked(entries, params, where_params)
+    return _build(build, {**arguments, **injected}, where_params)
 
-    arguments = {}
-    for name, value in params.items():
+
+def allow_foreign_targets() -> None:
+    """Let `target` name whatever Python can import, which runs code: for files one has written."""
+    global _foreign_allowed
+    _foreign_allowed = True
+
+
+def find(name: str, where: str) -> Callable[..., Any]:
+    """The class that a `target` names: a module or data set of ours, unless others are allowed.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    module_name, _, attribute = ALIASES.get(name, name).rpartition(".")
+    ours = module_name.partition(".")[0] in PACKAGES
+    if not ours and not _foreign_allowed:
+        raise UserError(
+            f"{where}: found {name!r}, expected a class of {', '.join(PACKAGES)}; "
+            "--allow_foreign_targets runs code from anywhere that a file names"
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it needs is not installed
+        found = None
+    if not callable(found) or not (_foreign_allowed or _is_part(found)):
+        raise UserError(f"{where}: found {name!r}, expected the dotted name of a class that exists")
+    return found
+
+
+def _is_part(found: Any) -> bool:
+    """Whether this is a class of ours that files describe: a network, data, or plain settings."""
+    if not inspect.isclass(found) or found.__module__.partition(".")[0] not in PACKAGES:
+        return False
+    kinds = issubclass(found, nn.Module | Dataset) or hasattr(found, "train_dataloader")
+    return kinds or dataclasses.is_dataclass(found)
+
+
+def _entries(schema: type) -> dict[str, Entry]:
+    """The fields of a dataclass."""
+    hints, nothing = typing.get_type_hints(schema, include_extras=True), dataclasses.MISSING
+    return {
+        field.name: (
+            hints[field.name],
+            field.metadata,
+            field.default is nothing and field.default_factory is nothing,
+        )
+        for field in dataclasses.fields(schema)
+        if field.init
+    }
+
+
+def _checked(entries: Mapping[str, Entry], values: Any, where: str) -> dict[str, Any]:
+    """Those of `entries` that `values` gives, converted and in range."""
+    values = _plain(values, where)
+    if not isinstance(values, Mapping):
+        expected = f"a mapping with {', '.join(entries)}"
+        raise UserError(f"{where or 'configuration'}: found {values!r}, expected {expected}")
+    for key in values:
+        if key not in entries:
+            raise UserError(f"{_join(where, key)}: unknown key{suggestion(str(key), entries)}")
+    for name, (hint, bounds, required) in entries.items():
+        if required and name not in values:
+            shown = _join(where, bounds.get("flag") or name)
+            raise UserError(f"{shown}: missing; expected {_describe(hint)}")
+    return {
+        name: _convert(
+            value, *entries[name][:2], _join(where, entries[name][1].get("flag") or name)
+        )
+        for name, value in values.items()
+    }
+
+
+def _convert(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, *extras = typing.get_args(hint)
+        bounds = {k: v for extra in (*extras, bounds) for k, v in extra.items()}
+    options = typing.get_args(hint) if _origin(hint) is typing.Union else (hint,)
+    if value is None and type(None) in options:
+        return None
+    inner = [option for option in options if option is not type(None)]
+    if len(inner) == 1 and (hint is not inner[0] or dataclasses.is_dataclass(inner[0])):
+        if dataclasses.is_dataclass(inner[0]):
+            return structured(inner[0], value, where)
+        return _convert(value, inner[0], bounds, where)
+    if _origin(hint) is typing.Literal:
+        bounds = {**bounds, "choices": typing.get_args(hint)}
+    kind, result = _plain_type(hint), value
+    if kind is not Any:
+        schema = OmegaConf.structured(dataclasses.make_dataclass("Value", [("value", kind)]))
         try:
-            arguments[name] = coerce(value, hints[name]) if name in hints else value
-        except Mismatch:
-            raise UserError(
-                f"{where}.{name}: found {value!r} ({type(value).__name__}), "
-                f"expected {describe(hints[name])}"
-            ) from None
-    return arguments
+            merged = OmegaConf.merge(schema, {"value": value})
+            result = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)["value"]
+        except (OmegaConfBaseException, ValueError, TypeError):
+            found = f"{value!r} ({type(value).__name__})"
+            raise UserError(f"{where}: found {found}, expected {_describe(hint)}") from None
+    if _origin(hint) is tuple:
+        items = typing.get_args(hint)
+        if Ellipsis not in items and len(items) != len(result):
+            raise UserError(f"{where}: found {value!r}, expected {len(items)} values")
+        result = tuple(result)
+    check_range(result, bounds, where)
+    return result
+
+
+def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
+    """Refuse numbers that are not finite, and values outside `bounds` (see `limits`).
+
+    Raises:
+        UserError: naming `where`.
+    """
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            check_range(item, {} if isinstance(value, dict) else bounds, where)
+        return
+    if bounds.get("choices") and value not in bounds["choices"]:
+        choices = ", ".join(map(str, bounds["choices"]))
+        raise UserError(f"{where}: found {value!r}, expected one of {choices}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not math.isfinite(value):
+        raise UserError(f"{where}: found {value}, expected a finite number")
+    tests = {"min": "at least", "above": "more than", "max": "at most", "below": "less than"}
+    least, above, most, below = (bounds.get(name) for name in tests)
+    if (
+        (least is not None and value < least)
+        or (above is not None and value <= above)
+        or (most is not None and value > most)
+        or (below is not None and value >= below)
+    ):
+        expected = [f"{words} {bounds[k]}" for k, words in tests.items() if k in bounds]
+        raise UserError(f"{where}: found {value}, expected {' and '.join(expected)}")
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The end of a message about an unknown name: the one that was meant, or all there are."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; expected some of {', '.join(known)}"
+
+
+def _build(build: Callable[..., T], arguments: Mapping[str, Any], where: str) -> T:
+    """Call a constructor; its own message about a key is told with where that key is."""
+    try:
+        return build(**arguments)
+    except UserError as error:
+        key = str(error).split(":")[0].split(".")[0]
+        raise UserError(_join(where, str(error)) if key in arguments else str(error)) from None
 
 
 def _type_hints(build: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
+        function = build.__init__ if inspect.isclass(build) else build
+        return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # annotations that exist for type checkers only
         return {}
 
 
-def _find(name: str, where: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.rpartition(".")
-    try:
-        module = importlib.import_module(module_name) if module_name else None
-    except ModuleNotFoundError as error:
-        if not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise  # the module is there, and something that it needs is not installed
-        module = None
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        raise UserError(f"{where}: found {name!r}, expected the dotted name of a class that exists")
-    return found
+def _plain_type(hint: Any) -> Any:
+    """The part of a type hint that OmegaConf checks; what it does not know is Any."""
+    origin, arguments = _origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _plain_type(arguments[0])
+    if origin in (bool, int, float, str, Path):
+        return origin
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        return list[_plain_type(arguments[0]) if arguments else Any]
+    if origin in (dict, collections.abc.Mapping):
+        return dict[str, Any]
+    if origin is typing.Literal and len({type(option) for option in arguments}) == 1:
+        return type(arguments[0])
+    if origin is typing.Union and all(o in (bool, int, float, str, type(None)) for o in arguments):
+        return typing.Union[arguments]  # noqa: UP007
+    return Any
+
+
+def _origin(hint: Any) -> Any:
+    origin = typing.get_origin(hint) or hint
+    return typing.Union if origin is types.UnionType else origin
+
+
+def _describe(hint: Any) -> str:
+    """A type hint as a user reads it: `int`, `list[float] | None`."""
+    if _origin(hint) is typing.Annotated:
+        return _describe(typing.get_args(hint)[0])
+    if _origin(hint) is typing.Union:
+        return " | ".join(map(_describe, typing.get_args(hint)))
+    if hint is type(None):
+        return "nothing"
+    if typing.get_args(hint):
+        return str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return getattr(hint, "__name__", str(hint))
 
 
 def _read(path: Path) -> DictConfig:
@@ -160,10 +385,10 @@ def _read(path: Path) -> DictConfig:
         config = OmegaConf.load(path)
     except OSError as error:
         raise UserError(f"{path}: cannot read this configuration ({error.strerror})") from None
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file: {error}") from None
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path}: found a list or a single value, expected a mapping")
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole YAML file: {error}") from None
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(f"{path}: found no keys in it, expected a mapping of names to values")
     return config
 
 
@@ -186,18 +411,18 @@ def _plain(node: Any, where: str) -> Any:
         return node
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {error}") from None
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{where}: {str(error) or 'a loop of references'}") from None
 
 
 def _join(where: str, key: Any) -> str:
-    return f"{where}.{key}" if where else str(key)
+    return f"{where}{key}" if where == "--" else f"{where}.{key}" if where else str(key)
 
 
-def _hint(name: str, allowed: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, [str(key) for key in allowed], n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected {_names(allowed)}"
-
-
-def _names(allowed: Collection[str]) -> str:
-    return f"some of {', '.join(map(str, allowed))}" if allowed else "no keys"
+def check_keys(node: Any, allowed: Collection[str], where: str) -> None:
+    """The check of before, until its callers use `structured`."""
+    if not isinstance(node, Mapping | DictConfig):
+        raise UserError(f"{where}: found {node!r}, expected a mapping with {', '.join(allowed)}")
+    for key in node:
+        if key not in allowed:
+            raise UserError(f"{_join(where, key)}: unknown key{suggestion(str(key), allowed)}")

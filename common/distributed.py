@@ -1,9 +1,12 @@
-"""One process or many: where this one stands, and sums and means over all of them."""
+"""Distributed processes: where this one stands, and sums, means and rows over all of them."""
 
 from __future__ import annotations
 
 import datetime
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ T = TypeVar("T")
 
 # A process that has drawn its share of images waits so long for the slowest one.
 PATIENCE = datetime.timedelta(hours=2)
+PARENT_SECONDS = 2.0
 LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
@@ -71,6 +75,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
         )
     rank, world, local_rank, local_world = (int(os.environ[n]) for n in LAUNCHER_VARIABLES[:4])
     _check_count(gpus, local_world)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     chosen = _activate(_choose(device, local_rank, gpus))
     if chosen.type == "cuda":
         dist.init_process_group("nccl", device_id=chosen, timeout=PATIENCE)
@@ -87,7 +92,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
     dist.destroy_process_group()
 
 
-def total(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of `tensor` over all processes, the same on each, without gradient.
 
     `tensor` lies on the process's device and has one shape everywhere.
@@ -98,12 +103,12 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def mean(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean of `tensor` over all processes; see `total`."""
-    return total(tensor) / (dist.get_world_size() if dist.is_initialized() else 1)
+def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean of `tensor` over all processes; see `all_reduce_sum`."""
+    return all_reduce_sum(tensor) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
-def gathered(rows: torch.Tensor) -> torch.Tensor | None:
+def gather(rows: torch.Tensor) -> torch.Tensor | None:
     """The rows of all processes, one process behind another, on the first one; None elsewhere.
 
     Args:
@@ -139,14 +144,14 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     torch._foreach_copy_(gradients, [a.view_as(g) for a, g in zip(parts, gradients, strict=True)])
 
 
-def broadcast(module: torch.nn.Module) -> None:
+def broadcast_module(module: torch.nn.Module) -> None:
     """Give every process the weights and buffers that the first one has."""
     if dist.is_initialized():
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, 0)
 
 
-def agreed(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """The value that the first process has: any picklable object, on every process."""
     if not dist.is_initialized():
         return value
@@ -159,6 +164,16 @@ def barrier() -> None:
     """Wait until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process once torchrun, its parent, is there no more: another run may have begun.
+
+    At once and without a word to the others: every file is whole at every instant.
+    """
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _check_count(gpus: Sequence[int] | None, processes: int) -> None:
@@ -197,3 +212,13 @@ def _activate(device: torch.device) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+# names of before, until their callers are renamed
+total, mean, gathered, broadcast, agreed = (
+    all_reduce_sum,
+    all_reduce_mean,
+    gather,
+    broadcast_module,
+    broadcast_object,
+)

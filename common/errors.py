@@ -1,14 +1,20 @@
-"""The one error that a user can cause, and how a command line shows it."""
+"""Errors that a person or the system causes, and how a command line shows them: in one line."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 # Time in which torchrun ends the other processes after the first one has failed.
 GRACE_SECONDS = 3.0
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class UserError(ValueError):
@@ -19,32 +25,90 @@ class UserError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of a traceback; IPython asks for it by this name."""
-        return [f"error: {self}"]
+        return [f"error: {printable(str(self))}"]
+
+
+class Preempted(BaseException):
+    """The program was asked to leave by the signal `number`; `saved` says what of it is safe."""
+
+    def __init__(self, number: int, saved: str = "") -> None:
+        super().__init__(number, saved)
+        self.number, self.saved = number, saved
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run the `main` of a script, without a traceback for what its user can put right.
+    """Run the `main` of a script, with one line for what its user or the system is the cause of.
 
     Of several processes that meet the same mistake, only the first one tells it: the others wait
     for a moment, in which `torchrun` ends them.
 
     Raises:
-        SystemExit: status 2 after a `UserError`, 130 after Ctrl-C; any other error passes through.
+        SystemExit: status 2 after such an error, 128 + n after signal n (130 after Ctrl-C); any
+            other error passes through with its traceback.
     """
     try:
         main()
-    except UserError as error:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(GRACE_SECONDS)
-        print(f"error: {_message(error)}", file=sys.stderr)
-        sys.exit(2)
+    except Preempted as request:
+        if os.environ.get("RANK", "0") == "0":
+            name = signal.Signals(request.number).name
+            print(f"stopped by {name}: {request.saved or 'nothing was lost'}", file=sys.stderr)
+        sys.exit(128 + request.number)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(GRACE_SECONDS)
+        print(f"error: {printable(message)}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _message(error: UserError) -> str:
-    """What the error says; from a loader's worker it comes inside the worker's traceback."""
-    text = str(error)
-    _, worker, inner = text.rpartition(f"{UserError.__name__}: ")
-    return inner.strip() if worker and "DataLoader worker" in text else text
+def explain(error: BaseException) -> str | None:
+    """What a user needs to know of `error`; None of one that is a mistake of the program."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, UserError):  # a loader's worker sends it inside its traceback
+        _, worker, inner = text.rpartition(f"{UserError.__name__}: ")
+        return inner.strip() if worker and "DataLoader worker" in text else text
+    if type(error).__module__.startswith("omegaconf."):
+        return f"configuration: {text}"
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+        return f"not enough memory: {text.splitlines()[0]}"
+    system = cause(error)
+    if system is not None:
+        return refused(system, system.filename or "")
+    return None
+
+
+def cause(error: BaseException) -> OSError | None:
+    """What the system has refused, if that is `error`, or a full disk that a library hides."""
+    if isinstance(error, OSError):
+        return error
+    inner = error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno in FULL:
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return None
+
+
+def refused(error: OSError, path: str | os.PathLike[str]) -> str:
+    """One line for what the system refused at `path`."""
+    name = f"{os.fspath(path)}: " if path else ""
+    if error.errno not in FULL:
+        return f"{name}{error.strerror or error}"
+    folder = Path(path) if path else Path.cwd()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**20
+    return (
+        f"{name}cannot be written ({error.strerror}; {free:.0f} MiB free on its disk); whole files "
+        "written before are safe, and the same command goes on from them"
+    )
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, such as a terminal's escape codes, written out."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.nn.functional import interpolate
 from common.errors import UserError
 from common.io import replacing
 
+Interpolation = Literal["bicubic", "pil_bilinear", "cv2_bilinear"]
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
@@ -63,25 +65,34 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return _channels_last(image).contiguous()
 
 
-def resize_to_cover(image: Image.Image, height: int, width: int) -> torch.Tensor:
+def resize_to_cover(
+    image: Image.Image, height: int, width: int, interpolation: Interpolation = "bicubic"
+) -> torch.Tensor:
     """Scale until `height` x `width` just fits inside; for a square, the short side is its size.
 
-    Bicubic, with a filter that widens when shrinking, so that fine texture does not turn into
-    false patterns. The values are Pillow's to within its rounding, in a fraction of its time.
+    `bicubic` and `pil_bilinear` have a filter that widens when shrinking, so that fine texture does
+    not turn into false patterns; their values are Pillow's to within its rounding, in a fraction of
+    its time. `cv2_bilinear` has none, and OpenCV's values.
 
     Args:
         image: RGB.
         height, width: in pixels.
+        interpolation: between pixels. The released stage one has `cv2_bilinear`, its stage two
+            `pil_bilinear`.
 
     Returns:
         uint8 [3, H, W] with H ≥ height and W ≥ width, one of them equal.
     """
     pixels = _channels_last(image)
     scale = max(height / image.height, width / image.width)
-    size = (max(height, round(image.height * scale)), max(width, round(image.width * scale)))
+    whole = int if interpolation == "pil_bilinear" else round  # as torchvision's Resize
+    size = (max(height, whole(image.height * scale)), max(width, whole(image.width * scale)))
     if size == pixels.shape[1:]:
         return pixels
-    return interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
+    if interpolation == "cv2_bilinear":
+        return interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+    mode = interpolation.removeprefix("pil_")
+    return interpolate(pixels[None], size, mode=mode, antialias=True)[0]
 
 
 def crop(

@@ -2,40 +2,137 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from common.errors import UserError, cause, refused
+
+SETTINGS = "settings.json"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")
+
+_swept: set[Path] = set()  # folders in which this process has looked for leftovers
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing; it takes the place of `path` at the end.
 
-    After an exception inside the block the temporary file is removed and `path` is as it was.
+    After an exception inside the block the temporary file is removed and `path` is as it was. What
+    killed processes have left in a folder is removed before the first write into it.
 
     Args:
         path: the file to create or replace; missing parent folders are made.
         durable: wait until the bytes are on the disk, so that a power cut cannot undo the write.
             Without it, only a crash of the program is covered.
+
+    Raises:
+        UserError: the system refuses the write: a full disk, no permission, a folder of that name.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`: its files are readable by their owner only, and stay so after the renaming.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        temporary, file = _open_temporary(path)
+        try:
+            with file:
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            _sync_folder(path.parent)
+    except Exception as error:
+        system = None if isinstance(error, UserError) else cause(error)
+        if system is None:
+            raise
+        raise UserError(refused(system, path)) from error
+
+
+def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new file beside `path`, locked for as long as it is open: so a leftover is told apart."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    while True:
+        # A name that nobody foresees, so that no link can wait there and lead to another file. Not
+        # `tempfile`: its files are readable by their owner only, and stay so after the renaming.
+        temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+        file = os.fdopen(os.open(temporary, flags, 0o666), "w+b")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # swept away by another process before it was locked
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files in `folder` that no living process writes."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with suppress(OSError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds a record.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(refused(error, path)) from None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged; expected a JSON file with a record of names and values")
+    return found
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keep a folder for results of these settings, which `settings.json` in it records.
+
+    Raises:
+        UserError: it holds results of other settings, or files of unknown origin.
+    """
+    path = folder / SETTINGS
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: found a file, expected a folder")
+    if path.exists():
+        found = read_json(path)
+        for key, value in settings.items():
+            if found.get(key) != value:
+                raise UserError(
+                    f"{folder}: holds results made with {key} {found.get(key)!r}, not {value!r}; "
+                    "expected another folder, or this one removed"
+                )
+    elif folder.exists() and not all(TEMPORARY.fullmatch(p.name) for p in folder.iterdir()):
+        raise UserError(
+            f"{folder}: not empty, and no {SETTINGS} says how its files were made; "
+            "expected a new folder"
+        )
+    else:
+        write_json(path, settings)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a training tells: numbers for TensorBoard and a CSV file, and pictures it could not read."""
+"""Metric logs and progress: TensorBoard events, a CSV file, and images that could not be read."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common import distributed
+from common.errors import printable
+from common.io import replacing
 
 SHOWN_PATHS = 10
+COLUMNS = ["step", "name", "value"]
 
 
-class Logs:
-    """Writes scalars to `folder`: TensorBoard events, and `metrics.csv` with step, name, value."""
+class MetricLogger:
+    """Writes scalars to `folder`: TensorBoard events, and `metrics.csv` with step, name, value.
 
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.events = SummaryWriter(str(folder))
-        path = folder / "metrics.csv"
-        fresh = not path.exists() or not path.stat().st_size
-        if not fresh:
-            _cut_unfinished_line(path)
+    Args:
+        folder: of the run; made if need be.
+        step: the update that a resumed run goes on from. Rows of later ones, which are made again,
+            are cut, and so is whatever in the file is no row.
+    """
+
+    def __init__(self, folder: str | Path, step: int = 0) -> None:
+        path = Path(folder) / "metrics.csv"
+        rows = [row for row in _rows(path) if int(row[0]) <= step]
+        with replacing(path) as file:
+            lines = [",".join(row) + "\r\n" for row in [COLUMNS, *rows]]
+            file.write("".join(lines).encode())
+        self.events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self._file = path.open("a", newline="")
         self._csv = csv.writer(self._file)
-        if fresh:
-            self._csv.writerow(["step", "name", "value"])
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Write named values of one step."""
         for name, value in values.items():
             self.events.add_scalar(name, value, step)
             self._csv.writerow([step, name, value])
@@ -43,16 +50,16 @@ class Logs:
         self._file.close()
 
 
-def _cut_unfinished_line(path: Path) -> None:
-    """Which a full disk or a power cut has left; the next one would be glued to it."""
-    written = path.read_bytes()
-    whole = written.rfind(b"\n") + 1
-    if whole < len(written):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+def _rows(path: Path) -> list[list[str]]:
+    """The whole rows of a log; a full disk or a power cut may have left others."""
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").replace("\0", "").splitlines(keepends=True)
+    rows = [line.strip().split(",") for line in lines if line.endswith("\n")]
+    return [row for row in rows if len(row) == len(COLUMNS) and row[0].isdecimal()]
 
 
-def progress(
+def progress_bar(
     total: int, name: str, unit: str, shown: bool, initial: int = 0, passing: bool = False
 ) -> tqdm:
     """A progress bar; in a file, where every change is a new line, it changes rarely.
@@ -71,11 +78,11 @@ def progress(
     )
 
 
-class Unreadable:
-    """Counts and names the pictures of a data set that could not be read.
+class UnreadableImages:
+    """Counts and names the images of a data set that could not be read.
 
     Args:
-        dataset: `Pictures`, or one whose pictures are not files.
+        dataset: `ImageDataset`, or one whose images are not files.
         name: what messages call it.
         device: of the process, for the sum over all of them.
     """
@@ -96,8 +103,12 @@ class Unreadable:
         shown = [*paths[:SHOWN_PATHS], *(["..."] if len(paths) > SHOWN_PATHS else [])]
         return "\n    ".join(
             [
-                f"{self.name}: {len(paths)} of {len(self.dataset)} pictures could not be read; "
+                f"{self.name}: {len(paths)} of {len(self.dataset)} images could not be read; "
                 "others took their place:",
-                *shown,
+                *map(printable, shown),
             ]
         )
+
+
+# names of before, until their callers are renamed
+Logs, progress, Unreadable = MetricLogger, progress_bar, UnreadableImages

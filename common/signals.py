@@ -1,4 +1,8 @@
-"""Signals that ask a training for a checkpoint: SIGUSR1 to go on after it, SIGTERM to leave."""
+"""Preemption: signals that ask a training for a checkpoint, to go on after it or to leave.
+
+SIGUSR1 asks for a checkpoint; SIGTERM and SIGINT (Ctrl-C) for a checkpoint and the end; a second
+Ctrl-C ends at once.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,27 @@ import torch
 
 from common import distributed
 from common.distributed import Process
+from common.errors import Preempted
+
+__all__ = ["Preempted", "PreemptionHandler", "ignore_signals"]
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
-class Interrupted(BaseException):
-    """A training was asked to leave, and has written its checkpoint."""
-
-
-class Requests:
+class PreemptionHandler:
     """What signals ask of this training, agreed on by all its processes.
 
-    Within the `with` block a signal is noted, to be seen at the next call of `agreed`; afterwards
-    it has its old meaning.
+    Within the `with` block a signal is noted, to be seen at the next call of `requested`;
+    afterwards it has its old meaning.
     """
-
-    SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self._noted = [0] * len(self.SIGNALS)
+        self._noted = [0] * len(SIGNALS)
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Requests:
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+    def __enter__(self) -> PreemptionHandler:
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,21 +41,36 @@ class Requests:
             signal.signal(number, handler)
         self._before = {}
 
-    def agreed(self) -> tuple[bool, bool]:
-        """Whether a checkpoint and whether the end is asked for, of any process since the last
-        call. All processes call this together."""
-        noted = self._noted
-        self._noted = [0] * len(self.SIGNALS)
+    def requested(self) -> tuple[bool, int]:
+        """Whether a checkpoint is asked for, of any process since the last call, and the number of
+        the signal that asks to leave (0: none). All processes call this together."""
+        noted, self._noted = self._noted, [0] * len(SIGNALS)
         if self.process.world > 1:
-            noted = distributed.total(torch.tensor(noted, device=self.process.device)).tolist()
-        save, leave = (count > 0 for count in noted)
-        return save or leave, leave
+            counts = torch.tensor(noted, device=self.process.device)
+            noted = distributed.all_reduce_sum(counts).tolist()
+        leave = next((int(n) for n, count in zip(SIGNALS[1:], noted[1:], strict=True) if count), 0)
+        return any(noted), leave
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted[self.SIGNALS.index(number)] = 1
+        self._noted[SIGNALS.index(number)] = 1
+        if number == signal.SIGINT:  # the next one is not noted, but felt
+            signal.signal(number, signal.default_int_handler)
+
+    # the name of before, until its callers are renamed
+    def agreed(self) -> tuple[bool, bool]:
+        save, leave = self.requested()
+        return save, bool(leave)
 
 
-def leave_signals_to_the_trainer(_: int) -> None:
+def ignore_signals(_: int) -> None:
     """For a loader's worker: a signal to the whole group of processes is not meant for it."""
-    for number in Requests.SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+Requests, leave_signals_to_the_trainer = PreemptionHandler, ignore_signals
+
+
+class Interrupted(Preempted):
+    def __init__(self) -> None:
+        super().__init__(signal.SIGTERM)

@@ -1,1 +1,27 @@
 """Data sets, their order, and cached tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.data.folders import ImageFolder
+from common.data.imagenet import ImageNetTrain, ImageNetValidation
+from common.data.latents import LatentDataset
+from common.data.lists import ImageList
+
+__all__ = [
+    "DataModule",
+    "ImageFolder",
+    "ImageList",
+    "ImageNetTrain",
+    "ImageNetValidation",
+    "LatentDataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DataModule":  # which takes the seconds that Lightning needs to be imported
+        from common.data.loader import DataModule
+
+        return DataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -58,7 +58,7 @@ class Paths(Sequence[str]):
         return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]])
 
 
-class Pictures(Dataset):
+class ImageDataset(Dataset):
     """Pictures from files, resized until the crop just fits inside, then cut.
 
     A picture that cannot be read is logged and counted, and the next readable one of the data set
@@ -72,6 +72,7 @@ class Pictures(Dataset):
         random_crop: a crop at a random place; otherwise the centre.
         flip: flip horizontally with probability 1/2.
         seed: for crops and flips.
+        interpolation: between pixels, when resizing; see `images.resize_to_cover`.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class Pictures(Dataset):
         random_crop: bool = False,
         flip: bool = False,
         seed: int = 0,
+        interpolation: images.Interpolation = "bicubic",
     ) -> None:
         self.source, self.height, self.width = source, size, size if width is None else width
         for name, value in (("size", self.height), ("width", self.width)):
             if value < 1:
                 raise UserError(f"{name}: found {value}, expected at least 1 pixel")
         self.random_crop, self.flip, self.seed = random_crop, flip, seed
+        self.interpolation = interpolation
         self.train = random_crop or flip
         self.paths = Paths(listing.paths)
         self.labels = np.asarray(listing.labels)
@@ -110,7 +113,7 @@ class Pictures(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         picture, index = self._read(index % len(self))
-        image = images.resize_to_cover(picture, self.height, self.width)
+        image = images.resize_to_cover(picture, self.height, self.width, self.interpolation)
         randomness = stream(self.seed, "crop", number) if self.train else None
         place = randomness if self.random_crop else None
         image = images.crop(image, self.height, self.width, place)
@@ -132,7 +135,7 @@ class Pictures(Dataset):
         raise UserError(f"{self.source}: none of its {len(self)} pictures can be read")
 
 
-class ImageFolder(Pictures):
+class ImageFolder(ImageDataset):
     """Pictures in `root/<class>/**`.
 
     Labels count the class folders in the order of their names as strings (`10` before `2`).
@@ -144,6 +147,7 @@ class ImageFolder(Pictures):
         flip: flip horizontally with probability 1/2 in training.
         seed: for crops and flips.
         width: width of the crop; `size` if not given.
+        interpolation: when resizing: bicubic, pil_bilinear or cv2_bilinear.
 
     Raises:
         UserError: `root` is missing, has no class folders, or one of them has no pictures.
@@ -157,8 +161,10 @@ class ImageFolder(Pictures):
         flip: bool = True,
         seed: int = 0,
         width: int | None = None,
+        interpolation: images.Interpolation = "bicubic",
     ) -> None:
-        super().__init__(root, list_folder(Path(root)), size, width, train, train and flip, seed)
+        listing = list_folder(Path(root))
+        super().__init__(root, listing, size, width, train, train and flip, seed, interpolation)
 
 
 def list_folder(root: Path) -> Listing:
@@ -193,3 +199,6 @@ def pictures_below(folder: Path) -> list[str]:
         for name in names
         if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
     )
+
+
+Pictures = ImageDataset  # the name of before, until its callers are renamed

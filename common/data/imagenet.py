@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from common import images
 from common.coerce import Mismatch, coerce, describe
 from common.config import check_keys
 from common.data.folders import Listing, Pictures, class_folders, list_folder
@@ -37,11 +38,14 @@ class _ImageNet(Pictures):
         random_crop: bool,
         flip: bool,
         seed: int,
+        interpolation: images.Interpolation,
     ) -> None:
         settings = _settings(config, size)
         root = _locate(settings["datadir"], part)
         crop = settings.get("random_crop", random_crop)
-        super().__init__(root, _listing(root), settings["size"], width, crop, flip, seed)
+        super().__init__(
+            root, _listing(root), settings["size"], width, crop, flip, seed, interpolation
+        )
 
 
 class ImageNetTrain(_ImageNet):
@@ -66,8 +70,9 @@ class ImageNetTrain(_ImageNet):
         flip: bool = True,
         seed: int = 0,
         width: int | None = None,
+        interpolation: images.Interpolation = "bicubic",
     ) -> None:
-        super().__init__(TRAIN, config, size, width, random_crop=True, flip=flip, seed=seed)
+        super().__init__(TRAIN, config, size, width, True, flip, seed, interpolation)
 
 
 class ImageNetValidation(_ImageNet):
@@ -79,8 +84,9 @@ class ImageNetValidation(_ImageNet):
         size: int | None = None,
         seed: int = 0,
         width: int | None = None,
+        interpolation: images.Interpolation = "bicubic",
     ) -> None:
-        super().__init__(VALIDATION, config, size, width, random_crop=False, flip=False, seed=seed)
+        super().__init__(VALIDATION, config, size, width, False, False, seed, interpolation)
 
 
 def _settings(config: dict | None, size: int | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Shapes: N pictures, V views of each, L columns, C token channels.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from typing import Any
@@ -18,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common import checkpoint
+from common.checkpoint import weights_hash
 from common.data.sampler import Draw
 from common.errors import UserError
 from common.seeding import stream
 
 
-class Latents(Dataset):
+class LatentDataset(Dataset):
     """Posterior means [L, C] and labels from a file of `scripts/cache_latents.py`.
 
     In training an item is a `Draw`, whose number chooses the view as it would choose crop and
@@ -94,10 +94,6 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     return header
 
 
-def weights_hash(state: dict[str, Tensor]) -> str:
-    """A short name for a set of weights, the same wherever they are loaded."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+# names of before, until their callers are renamed
+Latents = LatentDataset
+__all__ = ["LatentDataset", "Latents", "read_header", "weights_hash"]

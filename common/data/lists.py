@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from common import images
 from common.data.folders import SUFFIXES, Listing, Pictures
 from common.errors import UserError
 
@@ -29,6 +30,7 @@ class ImageList(Pictures):
         width: width of the crop; `size` if not given.
         root: folder that all paths start from, also those that begin with `/`, as in the lists of
             Places365. Without it, relative paths start from the folder of the list.
+        interpolation: when resizing: bicubic, pil_bilinear or cv2_bilinear.
 
     Raises:
         UserError: naming the file, and the line that is wrong. Of the pictures only the first one
@@ -44,10 +46,11 @@ class ImageList(Pictures):
         seed: int = 0,
         width: int | None = None,
         root: str | None = None,
+        interpolation: images.Interpolation = "bicubic",
     ) -> None:
         start = os.path.dirname(file) if root is None else root
         listing = parse(read_lines(file), start, file, rooted=root is not None)
-        super().__init__(file, listing, size, width, train, train and flip, seed)
+        super().__init__(file, listing, size, width, train, train and flip, seed, interpolation)
 
 
 def read_lines(file: str | Path) -> list[str]:
