@@ -70,9 +70,12 @@ def add_flags(
             continue
         if typing.get_origin(hint) in (list, tuple):
             options["nargs"] = "+"
+        if metadata.get("bare"):
+            options |= {"nargs": "?", "const": metadata["bare"]}
         choices = metadata.get("choices")
         options["metavar"] = "{" + ",".join(map(str, choices)) + "}" if choices else _metavar(hint)
-        groups[group].add_argument(f"--{name}", **options)
+        names = [f"--{name}", *([f"--{metadata['alias']}"] if metadata.get("alias") else [])]
+        groups[group].add_argument(*names, **options)
 
 
 def read(

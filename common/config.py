@@ -108,6 +108,8 @@ def setting(
     help: str = "",
     *,
     flag: str | None = None,
+    alias: str | None = None,
+    bare: str | None = None,
     group: str | None = None,
     **bounds: Any,
 ) -> Any:
@@ -117,10 +119,13 @@ def setting(
         default: without one, the setting must be given.
         help: what it is, as `--help` says it.
         flag: its name on the command line, if that is not the name of the field.
+        alias: another name there.
+        bare: its value where the flag is given without one.
         group: under which `--help` shows it.
         bounds: see `limits`.
     """
-    metadata = {"help": help, "flag": flag, "group": group, **limits(**bounds)}
+    names = {"flag": flag, "alias": alias, "bare": bare, "group": group}
+    metadata = {"help": help, **names, **limits(**bounds)}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from common import distributed
 from common import provenance as environment
+from common.cli import add_flags, read
 from common.data.latents import weights_hash
 from common.errors import UserError, run_cli
-from common.metrics.report import add_metric_flags, measures_of, open_judge, table
+from common.metrics.report import MetricConfig, open_evaluator, table
 from common.records import claim_folder, write_json
 from generator.drawn import draw_series
 from generator.flags import Help, parse_with_config
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_image_flags(parser, num_images=64)
     add_sampling_flags(parser)
     add_speed_flags(parser)
-    add_metric_flags(parser)
+    add_flags(parser, MetricConfig)
     return parser
 
 
@@ -75,9 +76,8 @@ def main() -> None:
         }
         series = Series(flags.output_dir / "images", flags.num_images, flags.eval_bsz)
         if flags.metrics is not None:
-            measures = measures_of(flags)
-            judge = open_judge(flags.reference, flags.weights_dir, measures, process)
-            judge.check(str(series.folder), series.count)
+            evaluator = open_evaluator(read(MetricConfig, flags), process)
+            evaluator.check(str(series.folder), series.count)
         model = prepare(loaded.model.to(process.device), flags.precision, flags.compile)
         tokenizer = tokenizer.to(process.device)
         if process.is_main:
@@ -93,7 +93,7 @@ def main() -> None:
             if drawn and flags.metrics is None and earlier.exists():
                 print(f"{earlier}: is of fewer images; --metrics measures them all")
         if flags.metrics is not None:
-            record = judge.measure(series.paths())
+            record = evaluator.evaluate(series.paths())
             if record is not None:
                 speed = {"drawn": drawn, "seconds": seconds, "images_per_second": drawn / seconds}
                 record["drawing"] = {**settings, "batch_size": flags.eval_bsz, **speed}

@@ -16,24 +16,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from common import distributed, images
 from common import provenance as environment
+from common.cli import add_flags, read
 from common.errors import UserError, run_cli
+from common.metrics.extraction import YAML, ImageSet, open_images
 from common.metrics.features import Extractor, load_extractor
-from common.metrics.references import of_features
-from common.metrics.report import (
-    Measures,
-    add_metric_flags,
-    check_counts,
-    choose,
-    measure,
-    measures_of,
-)
-from common.metrics.sources import YAML, Images, open_images
+from common.metrics.report import Evaluator, MetricConfig, Reference
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
 from common.records import write_json
@@ -41,6 +34,7 @@ from tokenizer.evaluate import Evaluation, check_pictures, evaluate, extremes, g
 from tokenizer.loading import identity, load_tokenizer, tokenizer_from_config
 from tokenizer.model import Tokenizer
 
+METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -56,12 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lpips", action="store_true", help="an error, rather than a line, if it is missing")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("overrides", nargs="*", metavar="key=value", help="over the config, by dotted key")
-    add_metric_flags(parser, reference=False)
+    add_flags(parser, MetricConfig, METRIC_FLAGS)
     parser.set_defaults(extractor=None)
     return parser
 
 
-def open_source(flags: argparse.Namespace) -> tuple[Tokenizer, Images]:
+def open_source(flags: argparse.Namespace) -> tuple[Tokenizer, ImageSet]:
     """The tokenizer and the pictures that the flags name."""
     if not flags.source.exists():
         raise UserError(f"{flags.source}: no such file; expected a checkpoint or a YAML file")
@@ -79,7 +73,7 @@ def open_source(flags: argparse.Namespace) -> tuple[Tokenizer, Images]:
     else:
         tokenizer = load_tokenizer(flags.source)
     pictures = open_images(base, None, flags.part, flags.overrides)
-    check_pictures(tokenizer, pictures.dataset, f"{base}: data.params.{flags.part}")
+    check_pictures(tokenizer, pictures, f"{base}: data.params.{flags.part}")
     return tokenizer, pictures
 
 
@@ -105,14 +99,12 @@ def missing(key: str, weights_dir: str | None) -> str:
     return f"{name} is missing in {folder} (scripts/download_weights.py {key})"
 
 
-def record_of(
-    found: Evaluation, extractor: Extractor | None, measures: Measures, source: str
-) -> dict[str, Any]:
+def record_of(found: Evaluation, evaluator: Evaluator | None, source: str) -> dict[str, Any]:
     """Figures and what they depend on; the distance to the crops is the rFID."""
-    if extractor is None:
+    if evaluator is None:
         return {"figures": found.means, "not_measured": {}, "warnings": [], "settings": {}}
-    reference = of_features(found.real, {"kind": "the crops", "source": source}, "the crops")
-    record = measure(found.fake, reference, extractor, measures, "reconstructions")
+    evaluator = replace(evaluator, reference=Reference.of(found.real, f"the crops of {source}"))
+    record = evaluator.compare(found.fake, "reconstructions")
     figures = {
         f"r{name}" if name.startswith(("fid", "fd_")) else name: value
         for name, value in record["figures"].items()
@@ -122,22 +114,24 @@ def record_of(
 
 def main() -> None:
     flags = build_parser().parse_intermixed_args()
-    measures = measures_of(flags)
+    measures = read(MetricConfig, flags)
     with distributed.launch(flags.device) as process:
         tokenizer, pictures = open_source(flags)
         lpips, extractor, left = networks(flags, process.device)
+        evaluator = None
         if extractor is not None:
-            measures = replace(measures, metrics=measures.metrics or ("fid",))
-            metrics, _ = choose(measures, extractor, True, True)
-            check_counts(metrics, measures, pictures.source, len(pictures.dataset), None)
+            measures = replace(measures, metrics=measures.metrics or "fid")
+            crops = Reference(pictures.source, len(pictures), {})
+            evaluator = Evaluator(measures, extractor, crops, process)
+            evaluator.check(pictures.source, len(pictures))
         tokenizer, start = tokenizer.to(process.device), time.perf_counter()
-        given = (pictures.dataset, process, measures.loading, lpips, extractor)
+        given = (pictures, process, measures.loading, lpips, extractor)
         found = evaluate(tokenizer, *given)
         seconds = time.perf_counter() - start
-        odd = pictures.oddities(process)
+        odd = pictures.replaced(process)
         if found is None:
             return
-        record = record_of(found, extractor, measures, pictures.source)
+        record = record_of(found, evaluator, pictures.source)
         record["not_measured"] |= left
         record["warnings"] += odd
         record |= {
@@ -147,11 +141,11 @@ def main() -> None:
             "images": pictures.describe(),
             "processes": process.world,
             "seconds": seconds,
-            "images_per_second": len(pictures.dataset) / seconds,
+            "images_per_second": len(pictures) / seconds,
             "conditions": environment.describe(ROOT),
         }
         shown = extremes(found.order)
-        rows = grid(tokenizer, pictures.dataset, shown, process.device)
+        rows = grid(tokenizer, pictures, shown, process.device)
         images.save_grid(flags.output_dir / "reconstructions.png", rows, columns=len(shown))
         write_json(flags.output_dir / "metrics.json", record)
         show(record, flags.output_dir)

@@ -20,9 +20,10 @@ from typing import Any
 
 from common import distributed
 from common import provenance as environment
+from common.cli import add_flags, read
 from common.data.latents import weights_hash
 from common.errors import UserError, run_cli
-from common.metrics.report import add_metric_flags, measures_of, open_judge
+from common.metrics.report import MetricConfig, open_evaluator
 from common.plots import Panel, save_curves
 from common.records import claim_folder, write_json
 from generator.drawn import draw_series
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_image_flags(parser, num_images=5000)
     add_sampling_flags(parser, cfg=False)
     add_speed_flags(parser)
-    add_metric_flags(parser)
+    add_flags(parser, MetricConfig)
     return parser
 
 
@@ -95,9 +96,10 @@ def main() -> None:
     flags = parse_with_config(build_parser())
     with distributed.launch(flags.device) as process:
         check_flags(flags)
-        measures, cfgs, source = measures_of(flags), numbers(flags.cfgs), flags.resume / flags.ckpt
-        judge = open_judge(flags.reference, flags.weights_dir, measures, process)
-        judge.check(str(flags.output_dir), flags.num_images)
+        measures, cfgs = read(MetricConfig, flags), numbers(flags.cfgs)
+        source = flags.resume / flags.ckpt
+        evaluator = open_evaluator(measures, process)
+        evaluator.check(str(flags.output_dir), flags.num_images)
         points: dict[str, dict[float, dict[str, Any]]] = {}
         for ema in WEIGHTS[flags.weights]:
             loaded = load_generator(source, flags, ema)
@@ -134,7 +136,7 @@ def main() -> None:
                 if distributed.agreed(record is None):
                     series = Series(folder / "images", flags.num_images, flags.eval_bsz)
                     draw_series(series, model, tokenizer, loaded.class_names, recipe, process)
-                    record = judge.measure(series.paths())
+                    record = evaluator.evaluate(series.paths())
                 if process.is_main:
                     record |= {"drawing": settings, "conditions": environment.describe(ROOT)}
                     write_json(folder / "metrics.json", record)

@@ -45,7 +45,7 @@ def check_pictures(tokenizer: Tokenizer, dataset: Dataset, where: str) -> None:
     """Refuse pictures that the tokenizer does not take.
 
     Args:
-        dataset: see `common.metrics.extraction.Crops`.
+        dataset: see `common.metrics.extraction.ImageSet`.
         where: they come from, for the message.
     """
     height, width = dataset[0][0].shape[1:]
@@ -78,7 +78,7 @@ def evaluate(
 
     Args:
         tokenizer: on the process's device.
-        dataset: of crops, see `common.metrics.extraction.Crops`.
+        dataset: of crops, see `common.metrics.extraction.ImageSet`.
         process: this process.
         loading: how pictures are read.
         lpips: measures LPIPS.

@@ -1,7 +1,7 @@
-"""Features of sets of images, extracted by all processes.
+"""Image sets, and the features of them that all processes extract together.
 
-The order of images never matters: they are put in the order of digests of their pixels, so that
-one set of pictures gives the same figures under any names and on any number of processes.
+The order of images never matters: features are put in the order of digests of the images' pixels,
+so that one set of images gives the same figures under any names and on any number of processes.
 
 Shapes: N images, B of a batch, H W pixels, D features, K classes.
 """
@@ -9,37 +9,163 @@ Shapes: N images, B of a batch, H W pixels, D features, K classes.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common import distributed, images
-from common.data.folders import Paths
+from common import config, distributed, images
+from common.data.folders import Paths, Pictures, pictures_below
 from common.distributed import Process
 from common.errors import UserError
-from common.logger import progress
+from common.logger import Unreadable, progress
 from common.metrics.features import Extractor
 
 LOSSY = ("JPEG", "MPO", "WEBP")
+CROPS = ("center", "adm-center")
+YAML = (".yaml", ".yml")
 Batch = Tensor | list[Tensor]  # uint8 [B, 3, H, W]; B times [3, H, W] where sizes differ
+
+
+class Crop(NamedTuple):
+    """A way to make a square of an image: `center`, as data sets here do, or `adm-center`."""
+
+    kind: str
+    size: int
+
+
+class ImageSet(Dataset):
+    """Images to measure: uint8 [3, H, W], and whether they went through lossy compression.
+
+    Args:
+        items: files, or a data set of images and labels without random crops.
+        source: where they come from, for messages and records.
+        crop: how to cut files, which are then photographs and may well be JPEGs; without it, the
+            pixels are as they are.
+        strict: refuse lossy files, and those of another size than the first.
+    """
+
+    def __init__(
+        self, items: Any, source: str, crop: Crop | None = None, strict: bool = False
+    ) -> None:
+        self.source, self.crop, self.size = source, crop, None
+        self.dataset = items if isinstance(items, Dataset) else None
+        self.paths = None if self.dataset else Paths([os.fspath(path) for path in items])
+        if strict:
+            self.size = images.read_rgb(items[0]).size
+            self[0]  # whose format may be wrong too
+
+    def __len__(self) -> int:
+        return len(self.paths or self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, i: int) -> tuple[Tensor, bool]:
+        if self.paths is None:
+            return self.dataset[i][0], False  # type: ignore[index]
+        path = str(self.paths[i])
+        image = images.read_rgb(path)
+        if self.crop is not None:
+            return self._cut(image, *self.crop), False
+        with Image.open(path) as file:  # reads the heading only
+            lossy = file.format in LOSSY
+        if self.size is not None and (lossy or image.size != self.size):
+            kind = "lossy" if lossy else "lossless"
+            raise UserError(
+                f"{path}: found a {kind} image of {image.width} x {image.height} pixels, expected "
+                f"a lossless one of {self.size[0]} x {self.size[1]} as the first"
+            )
+        return images.to_tensor(image), lossy
+
+    @staticmethod
+    def _cut(image: Image.Image, kind: str, size: int) -> Tensor:
+        if kind == "adm-center":
+            return images.adm_crop(image, size)
+        return images.crop(images.resize_to_cover(image, size, size), size, size, None).contiguous()
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, for a record."""
+        how = "as they are" if self.dataset is None else "crops of the data set"
+        if self.crop:
+            how = f"{self.crop.kind} crop of {self.crop.size} x {self.crop.size}"
+        return {"source": self.source, "images": len(self), "preparation": how}
+
+    def replaced(self, process: Process) -> list[str]:
+        """A warning of images that a data set could not read; all processes call this together."""
+        message = Unreadable(self.dataset or self, self.source, process.device).news()
+        return [] if message is None else [" ".join(message.split())]
+
+
+def open_images(
+    source: str | Path,
+    crop: Crop | None = None,
+    part: str = "validation",
+    overrides: Sequence[str] = (),
+    strict: bool = False,
+) -> ImageSet:
+    """The images of a folder with those inside it, or of `data.params.<part>` of a YAML file.
+
+    Args:
+        crop: how to cut them. Without it, images of a folder stay as they are, and a data set has
+            its own crops.
+        overrides: `key=value` over the YAML file.
+        strict: see `ImageSet`.
+
+    Raises:
+        UserError: there are none, or they would change from one reading to the next.
+    """
+    source = Path(source)
+    if source.suffix not in YAML:
+        paths = pictures_below(source) if source.is_dir() else []
+        if not paths:
+            raise UserError(f"{source}: found no images, expected a folder of them or a YAML file")
+        return ImageSet(paths, str(source), crop, strict)
+    key = f"data.params.{part}"
+    node = OmegaConf.select(config.load(source, overrides), key)
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{source}: has no {key}; expected a data set, target and params")
+    dataset = config.instantiate(node, key)
+    name = f"{source}: {json.dumps(OmegaConf.to_container(node, resolve=True))}"
+    if crop is not None:
+        if not isinstance(dataset, Pictures):
+            raise UserError(f"--img_size: given, but {key} in {source} has no files to cut")
+        return ImageSet(dataset.paths, name, crop)
+    if getattr(dataset, "train", False):
+        raise UserError(f"{source}: {key} has random crops or flips; expected none, or --img_size")
+    return ImageSet(dataset, name)
+
+
+def fact(image: Tensor, lossy: bool = False) -> Tensor:
+    """[4]: digest of an image uint8 [3, H, W], its height and width, and `lossy`."""
+    height, width = image.shape[1:]
+    digest = hashlib.blake2b(repr((height, width)).encode(), digest_size=8)
+    digest.update(image.cpu().contiguous().numpy().data)
+    number = int.from_bytes(digest.digest(), "little", signed=True)
+    return torch.tensor([number, height, width, lossy])
+
+
+def oddities(facts: Tensor) -> list[str]:
+    """What a reader of figures must know of images of these facts [N, 4], a sentence each."""
+    total, lossy = len(facts), int(facts[:, 3].sum())
+    sizes = facts[:, 1:3].unique(dim=0, return_counts=True)[1]
+    counts = {
+        "are JPEG or WebP, whose compression changes every figure": lossy,
+        "are of another size than most": total - int(sizes.max()),
+        "are copies of others": total - len(facts[:, 0].unique()),
+    }
+    return [f"{count} of {total} images {what}" for what, count in counts.items() if count]
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a network sees in a set of images, in the order of their digests.
-
-    Args:
-        pooled: float32 [N, D].
-        logits: float32 [N, K].
-        facts: int64 [N, 4], see `fact`.
-    """
+    """What a network sees in a set of images, in the order of their digests: float32 `pooled`
+    [N, D] and `logits` [N, K], and `facts` [N, 4], see `fact`."""
 
     pooled: Tensor
     logits: Tensor
@@ -48,157 +174,32 @@ class Features:
     def __len__(self) -> int:
         return len(self.pooled)
 
-    def shared_with(self, other: Features) -> int:
-        """How many images are in the other set too, pixel by pixel."""
-        return int(torch.isin(self.facts[:, 0], other.facts[:, 0]).sum())
-
-
-def fact(picture: Tensor, lossy: bool = False) -> Tensor:
-    """[4]: digest of an image uint8 [3, H, W], its height and width, and `lossy`: whether it is
-    what a file with lossy compression holds."""
-    height, width = picture.shape[1:]
-    digest = hashlib.blake2b(repr((height, width)).encode(), digest_size=8)
-    digest.update(picture.cpu().contiguous().numpy())
-    number = int.from_bytes(digest.digest(), "little", signed=True)
-    return torch.tensor([number, height, width, lossy])
-
-
-def identity(facts: Tensor) -> str:
-    """A short name of a set of images, whatever their names and order."""
-    return hashlib.sha256(facts[:, 0].sort().values.numpy().tobytes()).hexdigest()[:16]
-
-
-def oddities(facts: Tensor) -> list[str]:
-    """What a reader of figures must know of these images, a sentence each."""
-    found, total, lossy = [], len(facts), int(facts[:, 3].sum())
-    if lossy:
-        found.append(
-            f"{lossy} of {total} images are JPEG or WebP, whose compression changes every figure"
-        )
-    sizes, counts = facts[:, 1:3].unique(dim=0, return_counts=True)
-    if len(sizes) > 1:
-        height, width = sizes[counts.argmax()].tolist()
-        found.append(
-            f"{total - int(counts.max())} of {total} images are not of {height} x {width} pixels "
-            "as most are"
-        )
-    copies = total - len(facts[:, 0].unique())
-    if copies:
-        found.append(f"{copies} of {total} images are copies of others")
-    return found
-
 
 class Collector:
-    """Collects features batch by batch, then those of all processes.
-
-    Args:
-        extractor: the network.
-    """
+    """Collects features batch by batch, then those of all processes."""
 
     def __init__(self, extractor: Extractor) -> None:
         self.extractor = extractor
         self.rows = [torch.empty(0, extractor.width + extractor.classes)]
         self.facts = [torch.empty(0, 4, dtype=torch.int64)]
 
-    def add(self, pictures: Batch, facts: Tensor | None = None) -> None:
+    def add(self, pixels: Batch, facts: Tensor | None = None) -> None:
         """Add uint8 images [B, 3, H, W], as they are or would be saved; `facts` if known."""
-        self.rows.append(self.extractor(pictures).cpu())
-        self.facts.append(torch.stack([fact(p) for p in pictures]) if facts is None else facts)
+        self.rows.append(self.extractor(pixels).cpu())
+        self.facts.append(torch.stack([fact(p) for p in pixels]) if facts is None else facts)
 
     def features(self) -> Features | None:
         """Of all processes together, on the first one; None elsewhere. All call this together."""
         device = self.extractor.device
-        rows = distributed.gathered(torch.cat(self.rows).to(device))
-        facts = distributed.gathered(torch.cat(self.facts).to(device))
-        if rows is None:
+        rows, facts = (
+            distributed.gathered(torch.cat(parts).to(device)) for parts in (self.rows, self.facts)
+        )
+        if rows is None or facts is None:
             return None
         facts, rows = facts.cpu(), rows.cpu()
-        # equal digests are equal pictures, up to the rounding of features
-        order = facts[:, 0].argsort()
-        facts, rows = facts[order], rows[order]
-        pooled, logits = rows.split([self.extractor.width, self.extractor.classes], dim=1)
-        return Features(pooled, logits, facts)
-
-
-@dataclass
-class Moments:
-    """Mean and covariance of features that are too many to keep: sums in float64."""
-
-    count: Tensor  # []
-    total: Tensor  # [D]
-    products: Tensor  # [D, D]
-
-    @classmethod
-    def none(cls, extractor: Extractor) -> Moments:
-        zeros = [(), (extractor.width,), (extractor.width,) * 2]
-        return cls(*(torch.zeros(s, dtype=torch.float64, device=extractor.device) for s in zeros))
-
-    def add(self, pooled: Tensor) -> None:
-        """Add features [B, D]."""
-        pooled = pooled.double()
-        self.count += len(pooled)
-        self.total += pooled.sum(0)
-        self.products += pooled.T @ pooled
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Mean [D] and covariance [D, D] over all processes, which call this together."""
-        count, total, products = map(distributed.total, (self.count, self.total, self.products))
-        mean = total / count
-        covariance = (products - count * mean.outer(mean)) / (count - 1)
-        return mean.cpu(), covariance.cpu()
-
-
-class Files(Dataset):
-    """Images from files: uint8 [3, H, W], and whether these pixels went through lossy compression.
-
-    Args:
-        paths: the files, at least one.
-        prepare: makes a tensor of the RGB picture, as of a photograph, which may well be a JPEG;
-            without it, the pixels are as they are.
-        strict: refuse lossy files, and those of another size than the first.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[str | Path],
-        prepare: Callable[[Image.Image], Tensor] | None = None,
-        strict: bool = False,
-    ) -> None:
-        self.paths, self.prepare = Paths([os.fspath(path) for path in paths]), prepare
-        self.size = None
-        if strict:
-            self.size = images.read_rgb(paths[0]).size
-            self[0]  # whose format may be wrong too
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, bool]:
-        path = self.paths[i]
-        picture = images.read_rgb(path)
-        with Image.open(path) as file:  # reads the heading only
-            kind = file.format
-        if self.size is not None and kind in LOSSY:
-            raise UserError(f"{path}: found {kind}, expected images as they were made, such as PNG")
-        if self.size not in (None, picture.size):
-            found, expected = ("{} x {}".format(*size) for size in (picture.size, self.size))
-            raise UserError(f"{path}: found {found} pixels, expected {expected} as the first image")
-        if self.prepare is not None:
-            return self.prepare(picture), False
-        return images.to_tensor(picture), kind in LOSSY
-
-
-class Crops(Dataset):
-    """The pictures of a data set with labels, see `common.data.folders`, as `Files` gives them."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, bool]:
-        return self.dataset[i][0], False
+        order = facts[:, 0].argsort()  # equal digests are equal images, up to rounding of features
+        rows = rows[order].split([self.extractor.width, self.extractor.classes], dim=1)
+        return Features(*rows, facts[order])
 
 
 @dataclass(frozen=True)
@@ -210,19 +211,19 @@ class Loading:
 
 
 def extract(
-    dataset: Dataset, extractor: Extractor, process: Process, loading: Loading, name: str
-) -> tuple[Features | None, float]:
-    """Features of `Files` or `Crops` on the first process, None elsewhere, and the seconds."""
-    collector, start = Collector(extractor), time.perf_counter()
-    for pictures, facts in batches(dataset, process, loading, name):
-        collector.add(pictures, facts)
-    return collector.features(), time.perf_counter() - start
+    source: ImageSet, extractor: Extractor, process: Process, loading: Loading
+) -> Features | None:
+    """Features of all images on the first process, None elsewhere."""
+    collector = Collector(extractor)
+    for pixels, facts in batches(source, process, loading, "features"):
+        collector.add(pixels, facts)
+    return collector.features()
 
 
 def batches(
-    dataset: Dataset, process: Process, loading: Loading, name: str
+    dataset: ImageSet, process: Process, loading: Loading, name: str
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """This process's batches of a data set, with facts [B, 4], see `fact`.
+    """This process's batches of images, with facts [B, 4], see `fact`.
 
     Which images form a batch does not depend on the number of processes.
     """
@@ -230,7 +231,7 @@ def batches(
     mine = share(count, size, process)
     loader = DataLoader(
         dataset,
-        batch_sampler=mine,
+        batch_sampler=mine,  # type: ignore[arg-type]
         num_workers=loading.num_workers,
         collate_fn=_collate,
         pin_memory=process.device.type == "cuda",
@@ -249,7 +250,7 @@ def share(count: int, size: int, process: Process) -> list[range]:
 
 
 def _collate(items: list[tuple[Tensor, bool]]) -> tuple[Batch, Tensor]:
-    pictures = [picture for picture, _ in items]
-    facts = torch.stack([fact(picture, lossy) for picture, lossy in items])
-    alike = len({picture.shape for picture in pictures}) == 1
-    return (torch.stack(pictures) if alike else pictures), facts
+    pixels = [image for image, _ in items]
+    facts = torch.stack([fact(image, lossy) for image, lossy in items])
+    alike = len({image.shape for image in pixels}) == 1
+    return (torch.stack(pixels) if alike else pixels), facts

@@ -1,4 +1,4 @@
-"""Networks whose features compare sets of images: Inception v3, DINOv2, or one of random weights.
+"""Feature extractors: Inception v3, DINOv2, or an Inception of random weights.
 
 Shapes: B images, H W pixels, D features, K classes.
 """
@@ -11,7 +11,6 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,43 +22,38 @@ from common import checkpoint
 from common.data.latents import weights_hash
 from common.errors import UserError
 from common.precision import full_float32
-from common.pretrained import files as pretrained
+from common.pretrained.files import FILES, find
 from common.pretrained.vit import embed, resize_positions, vision_transformer
 from common.seeding import normal
 
 EXTRACTORS = "inception, dinov2, random or random:SEED"
-INCEPTION_LAYERS = ["2048", "logits_unbiased"]  # for distances; for the Inception Score
-INCEPTION_SIZES = (2048, 1008)
-INCEPTION_RESIZE = "299 x 299, bilinear as in TensorFlow 1"
 DINO_SIDE, DINO_PATCHES = 224, 16
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network in full float32, and what a record must say of it.
+    """A network in full float32.
 
     Args:
-        name: `inception`, `dinov2`, or `random:SEED`, whose figures are never called FID.
         network: uint8 [B, 3, H, W] → float32 [B, D + K].
         width: D, features for distances.
         classes: K, logits for the Inception Score behind them; 0 where there are none.
-        weights: a short name of the weights, the same in whatever file they lie.
-        file: name of that file; None for weights that are made.
-        verified: whether the file is known to be the published one.
-        resize: how images come to the network's size.
         device: where it is.
+        about: what a record must say of it: `name` (`inception`, `dinov2` or `random:SEED`, whose
+            figures are never called FID), `weights` (their hash), `file`, and whether that is
+            `verified` to be the published one.
     """
 
-    name: str
     network: nn.Module
     width: int
     classes: int
-    weights: str
-    file: str | None
-    verified: bool
-    resize: str
     device: torch.device
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.about["name"]
 
     @property
     def kind(self) -> str:
@@ -75,63 +69,52 @@ class Extractor:
         with full_float32():
             return self.network(images.to(self.device, non_blocking=True))
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values, for a record."""
-        library = "timm" if self.kind == "dinov2" else "torch-fidelity"
-        return {
-            "name": self.name,
-            "weights": self.weights,
-            "file": self.file,
-            "verified": self.verified,
-            "resize": self.resize,
-            "library": f"{library} {importlib.metadata.version(library)}",
-        }
-
 
 def load_extractor(
     name: str,
     weights_dir: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """The extractor of this name (`EXTRACTORS`).
+    """The extractor of this name (`EXTRACTORS`; `random` is `random:0`).
 
     Args:
-        name: `random` is `random:0`.
         weights_dir: folder of the weights, see `common.pretrained.files.folder`.
         device: where it shall work.
 
     Raises:
         UserError: an unknown name, or weights that are missing, damaged or others.
     """
-    device = torch.device(device)
-    if name == "inception":
-        path = pretrained.find("inception", weights_dir)
-        verified = _verify(path, pretrained.FILES["inception"])
-        network, source, sizes = Inception(), path.name, INCEPTION_SIZES
-        fill(network, checkpoint.load(path), path)
-        resize = INCEPTION_RESIZE
-    elif name == "dinov2":
-        path = pretrained.find("dinov2_large", weights_dir)
-        network = DinoV2(vision_transformer("dinov2_large", weights_dir))
-        # its file has no published digits to compare with
-        source, sizes, verified = path.name, (network.transformer.embed_dim, 0), False
-        resize = "224 x 224, bicubic with a filter, rounded to 8 bits"
-    else:
-        seed = random_seed(name)
-        network, source, sizes, verified = Inception(), None, INCEPTION_SIZES, True
-        fill(network, random_weights(seed), name)
-        resize, name = INCEPTION_RESIZE, f"random:{seed}"
-    weights = weights_hash(network.state_dict())
-    network = network.eval().requires_grad_(False).to(device)
-    return Extractor(name, network, *sizes, weights, source, verified, resize, device)
-
-
-def random_seed(name: str) -> int:
-    """The seed of `random` or `random:SEED`."""
     kind, colon, seed = name.partition(":")
-    if kind != "random" or (colon and not seed.isdigit()):
-        raise UserError(f"--extractor: found {name!r}, expected {EXTRACTORS}")
-    return int(seed or 0)
+    network: nn.Module
+    about: dict[str, Any] = {"name": name, "file": None, "verified": True}
+    if name == "dinov2":
+        path = find("dinov2_large", weights_dir)
+        network = DinoV2(vision_transformer("dinov2_large", weights_dir))
+        about |= {"file": path.name, "verified": False}  # no published digits to compare with
+        about["resize"] = "224 x 224, bicubic with a filter, rounded to 8 bits"
+        sizes = (network.positions.shape[2], 0)
+    else:
+        network, sizes = Inception(), (2048, 1008)
+        if name == "inception":
+            path = find("inception", weights_dir)
+            about |= {"file": path.name, "verified": path.name == FILES["inception"].name}
+            if about["verified"]:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                if not digest.startswith(FILES["inception"].sha256):
+                    expected = FILES["inception"].sha256
+                    raise UserError(f"{path}: found SHA-256 {digest}, expected {expected}...")
+            network.fill(checkpoint.load(path), path)
+        elif kind == "random" and (seed.isdigit() or not colon):
+            about["name"] = f"random:{int(seed or 0)}"
+            network.fill(random_weights(int(seed or 0)), name)
+        else:
+            raise UserError(f"--extractor: found {name!r}, expected {EXTRACTORS}")
+        about["resize"] = "299 x 299, bilinear as in TensorFlow 1"
+    library = "timm" if name == "dinov2" else "torch-fidelity"
+    about["library"] = f"{library} {importlib.metadata.version(library)}"
+    about["weights"] = weights_hash(network.state_dict())
+    network = network.eval().requires_grad_(False).to(device)
+    return Extractor(network, *sizes, torch.device(device), about)
 
 
 class Inception(FeatureExtractorInceptionV3):
@@ -146,22 +129,21 @@ class Inception(FeatureExtractorInceptionV3):
         torch.save({}, nothing)
         nothing.seek(0)
         with torch.device("meta"):
-            super().__init__("inception-v3-compat", INCEPTION_LAYERS, nothing)
+            super().__init__("inception-v3-compat", ["2048", "logits_unbiased"], nothing)
         self.to_empty(device="cpu")
 
     def load_state_dict(self, state: Mapping[str, Any], *more: Any, **options: Any) -> Any:
         return super().load_state_dict(state or self.state_dict(), *more, **options)
 
+    def fill(self, weights: Mapping[str, Tensor], source: object) -> None:
+        """Load weights, with or without the counters that only training reads."""
+        counters = (k for k in self.state_dict() if k.endswith("num_batches_tracked"))
+        state = {k: torch.tensor(0) for k in counters} | dict(weights)
+        checkpoint.load_weights(self, state, source)
+
     def forward(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] → [B, 2048 + 1008]."""
         return torch.cat(super().forward(images), dim=1)
-
-
-def fill(network: Inception, weights: Mapping[str, Tensor], source: object) -> None:
-    """Load weights, with or without the counters that only training reads."""
-    counters = (k for k in network.state_dict() if k.endswith("num_batches_tracked"))
-    state = {k: torch.tensor(0) for k in counters} | dict(weights)
-    checkpoint.load_weights(network, state, source)
 
 
 def random_weights(seed: int) -> dict[str, Tensor]:
@@ -180,13 +162,9 @@ def random_weights(seed: int) -> dict[str, Tensor]:
 
 
 class DinoV2(nn.Module):
-    """The class token of a DINOv2, of images prepared as by Stein et al. (2023).
+    """The class token of a DINOv2 from timm, of images prepared as by Stein et al. (2023)."""
 
-    Args:
-        transformer: see `common.pretrained.vit.vision_transformer`.
-    """
-
-    def __init__(self, transformer: nn.Module) -> None:
+    def __init__(self, transformer: Any) -> None:
         super().__init__()
         self.transformer = transformer
         positions = resize_positions(transformer.pos_embed.detach(), DINO_PATCHES, DINO_PATCHES)
@@ -199,15 +177,6 @@ class DinoV2(nn.Module):
         size = (DINO_SIDE, DINO_SIDE)
         x = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
         x = x.round().clamp(0, 255) / 255  # Pillow, which made their images, keeps 8 bits
-        x = embed(self.transformer, (x - self.scale[0]) / self.scale[1], self.positions)
+        mean, std = self.scale
+        x = embed(self.transformer, (x - mean) / std, self.positions)
         return self.transformer.norm(self.transformer.blocks(x))[:, 0]
-
-
-def _verify(path: Path, expected: pretrained.WeightFile) -> bool:
-    """Whether a file is the published one; False where that cannot be known."""
-    if path.name != expected.name:
-        return False
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith(expected.sha256):
-        raise UserError(f"{path}: found SHA-256 {digest}, expected {expected.sha256}...")
-    return True

@@ -1,13 +1,16 @@
-"""How far one set of images is from another, from their features.
+"""FID, Inception Score, KID, and precision and recall, from features.
 
 Shapes: N images, D features, K classes, R rows of a root.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import zipfile
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,38 +19,16 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from common import distributed
 from common.errors import UserError
-from common.metrics.extraction import Features
+from common.io import replacing
 from common.precision import full_float32
 
-METRICS = ("fid", "is", "kid", "prc")
 NEIGHBOURS = 3  # whose distance is the radius of precision and recall
 KID_SUBSETS, KID_SUBSET = 100, 1000  # how many, of at most so many images
-LEAST = {"fid": 2, "is": 1, "kid": 2, "prc": NEIGHBOURS + 1}  # images that a metric needs
-SPLITS, SPLIT_IMAGES = 10, 100  # by default: so many splits, but none of fewer images
-# What figures are called. Only features of Inception make an FID.
-NAMES = {
-    "inception": {
-        "fid": "fid",
-        "is": "inception_score",
-        "kid": "kid",
-        "precision": "precision",
-        "recall": "recall",
-    },
-    "dinov2": {
-        "fid": "fd_dinov2",
-        "kid": "kd_dinov2",
-        "precision": "precision_dinov2",
-        "recall": "recall_dinov2",
-    },
-    "random": {
-        "fid": "random_features_distance",
-        "is": "random_features_score",
-        "kid": "random_features_kernel_distance",
-        "precision": "random_features_precision",
-        "recall": "random_features_recall",
-    },
-}
+KEYS = (("mu", "sigma"), ("mean", "cov"))  # of mean and covariance in a file of statistics
+
+Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -69,11 +50,7 @@ class Statistics:
 
     @classmethod
     def from_covariance(cls, mean: Tensor, covariance: Tensor) -> Statistics:
-        """Of a mean [D] and a covariance [D, D].
-
-        Raises:
-            ValueError: the matrix is no covariance.
-        """
+        """Of a mean [D] and a covariance [D, D]; a ValueError if it is none."""
         covariance = covariance.double()
         if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
             raise ValueError("not symmetric")
@@ -82,10 +59,26 @@ class Statistics:
             raise ValueError("with a negative variance")
         return cls(mean.double(), vectors.T * values.clamp_min(0).sqrt()[:, None])
 
-    @cached_property
-    def variance(self) -> Tensor:
-        """The trace of the covariance, []."""
-        return self.root.square().sum()
+
+class Moments:
+    """Mean and covariance of features [., D] that are too many to keep: sums in float64."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        zeros = [torch.zeros(width**k, dtype=torch.float64, device=device) for k in range(3)]
+        self.count, self.total, self.products = zeros[0], zeros[1], zeros[2].view(width, width)
+
+    def add(self, pooled: Tensor) -> None:
+        pooled = pooled.double()
+        self.count += len(pooled)
+        self.total += pooled.sum(0)
+        self.products += pooled.T @ pooled
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean [D] and covariance [D, D] over all processes, which call this together."""
+        sums = (self.count, self.total, self.products)
+        count, total, products = map(distributed.total, sums)
+        mean = total / count
+        return mean.cpu(), ((products - count * mean.outer(mean)) / (count - 1)).cpu()
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -95,110 +88,79 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     than eigenvalues of a product do.
     """
     overlap = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    return ((a.mean - b.mean).square().sum() + a.variance + b.variance - 2 * overlap).item()
+    variances = a.root.square().sum() + b.root.square().sum()
+    return ((a.mean - b.mean).square().sum() + variances - 2 * overlap).item()
 
 
-def count_splits(asked: int | None, images: int) -> int:
-    """How many disjoint parts give means and deviations.
-
-    Raises:
-        UserError: a part would have fewer than two images.
-    """
-    if asked is None:
-        return min(SPLITS, max(1, images // SPLIT_IMAGES))
-    if not 1 <= asked <= max(1, images // 2):
-        raise UserError(
-            f"--splits: found {asked} for {images} images, expected from 1 up, and no part with "
-            "fewer than two images"
-        )
-    return asked
-
-
-def split(features: Tensor, count: int) -> list[Tensor]:
-    """Disjoint parts of [N, ...], as even as may be; the order of `Features` is random already."""
-    total = len(features)
-    return [features[i * total // count : (i + 1) * total // count] for i in range(count)]
-
-
-def score(logits: Tensor, splits: int) -> dict[str, float | None]:
-    """Inception Score: mean and deviation over parts of logits [N, K] (Salimans et al. 2016)."""
-    found = isc_features_to_metric(logits.cpu(), splits, shuffle=False)
-    mean, deviation = found.values()
-    return {"is": mean, "is_std": deviation if splits > 1 else None}
-
-
-def distances(pooled: Tensor, reference: Statistics, splits: int) -> dict[str, float | None]:
-    """The Fréchet distance of all features [N, D], and its mean and deviation over parts, which
-    is larger the fewer images a part has."""
-    found: dict[str, float | None] = {"fid": frechet_distance(Statistics.of(pooled), reference)}
+def fid(pooled: Tensor, reference: Statistics, splits: int) -> Figures:
+    """The Fréchet distance of all features [N, D], and its mean and deviation over disjoint parts,
+    which is larger the fewer images a part has."""
+    reference = Statistics(reference.mean.to(pooled.device), reference.root.to(pooled.device))
+    found: Figures = {"fid": frechet_distance(Statistics.of(pooled), reference)}
     if splits > 1:
-        parts = [frechet_distance(Statistics.of(p), reference) for p in split(pooled, splits)]
+        edges = [k * len(pooled) // splits for k in range(splits + 1)]
+        parts = [
+            frechet_distance(Statistics.of(pooled[a:b]), reference) for a, b in pairwise(edges)
+        ]
         found |= {"fid_parts_mean": float(np.mean(parts)), "fid_parts_std": float(np.std(parts))}
     return found
 
 
-def kernel_distance(pooled: Tensor, reference: Tensor) -> dict[str, float | None]:
-    """KID: mean and deviation over subsets, cubic kernel (Bińkowski et al. 2018)."""
-    subsets, size = kid_subsets(len(pooled), len(reference))
-    found = kid_features_to_metric(
-        *(pooled, reference), kid_subsets=subsets, kid_subset_size=size, verbose=False
-    )
-    mean, deviation = found.values()
+def inception_score(logits: Tensor, splits: int) -> Figures:
+    """Mean and deviation over parts of logits [N, K] (Salimans et al. 2016)."""
+    mean, deviation = isc_features_to_metric(logits.cpu(), splits, shuffle=False).values()
+    return {"is": mean, "is_std": deviation if splits > 1 else None}
+
+
+def kid(pooled: Tensor, reference: Tensor) -> Figures:
+    """KID: mean and deviation over subsets, cubic kernel (Bińkowski et al. 2018); one subset of
+    all images where it would be the same one again and again."""
+    size = min(KID_SUBSET, len(pooled), len(reference))
+    subsets = 1 if size == max(len(pooled), len(reference)) else KID_SUBSETS
+    options = {"kid_subsets": subsets, "kid_subset_size": size, "verbose": False}
+    mean, deviation = kid_features_to_metric(pooled, reference, **options).values()
     return {"kid": mean, "kid_std": deviation if subsets > 1 else None}
 
 
-def kid_subsets(*counts: int) -> tuple[int, int]:
-    """How many subsets KID takes of sets of so many images, and of how many; one of all images
-    where it would be the same one again and again."""
-    size = min(KID_SUBSET, *counts)
-    return (1 if size == max(counts) else KID_SUBSETS), size
-
-
-def coverage(pooled: Tensor, reference: Tensor) -> dict[str, float]:
+def precision_recall(pooled: Tensor, reference: Tensor) -> Figures:
     """Precision and recall (Kynkäänniemi et al. 2019)."""
+    options = {"prc_neighborhood": NEIGHBOURS, "save_cpu_ram": True, "verbose": False}
     with full_float32():
-        found = prc_features_to_metric(
-            *(pooled, reference), prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False
-        )
+        found = prc_features_to_metric(pooled, reference.to(pooled.device), **options)
     return {name: found[name] for name in ("precision", "recall")}
 
 
-def figures(
-    features: Features,
-    statistics: Statistics | None,
-    reference: Features | None,
-    metrics: tuple[str, ...],
-    splits: int,
-    device: torch.device,
-) -> dict[str, float | None]:
-    """The figures of these metrics, by their plain names; see `named`.
+def write_statistics(path: Path, mean: Tensor, covariance: Tensor, record: dict[str, Any]) -> None:
+    """Write `mu`, `sigma`, `num_images` and `record` (JSON) as .npz."""
+    text, count = json.dumps(record), record["images"]
+    with replacing(path) as file:
+        np.savez(file, mu=mean.numpy(), sigma=covariance.numpy(), num_images=count, record=text)
 
-    Args:
-        features: of the images to judge.
-        statistics: of the reference, for `fid`.
-        reference: its features, for `kid` and `prc`.
-        metrics: some of `METRICS`.
-        splits: parts for means and deviations.
-        device: where to compute.
+
+def read_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
+    """The statistics in an .npz file, `mu` and `sigma` as ADM's or `mean` and `cov`, and the record
+    of what made them, empty where there is none.
+
+    Raises:
+        UserError: it is missing, damaged or of another kind.
     """
-    pooled = features.pooled.to(device)
-    found: dict[str, float | None] = {}
-    if "fid" in metrics:
-        there = Statistics(statistics.mean.to(device), statistics.root.to(device))
-        found |= distances(pooled, there, splits)
-    if "is" in metrics:
-        found |= score(features.logits, splits)
-    if "kid" in metrics:
-        found |= kernel_distance(pooled, reference.pooled)
-    if "prc" in metrics:
-        found |= coverage(pooled, reference.pooled.to(device))
-    return found
-
-
-def named(found: Mapping[str, float | None], kind: str) -> dict[str, float | None]:
-    """Figures under the names they have for a kind of extractor."""
-    renamed = {}
-    for key, value in found.items():
-        plain, line, rest = key.partition("_")
-        renamed[NAMES[kind][plain] + line + rest] = value
-    return renamed
+    try:
+        with np.load(path, allow_pickle=False) as file:  # the zip's own checksums are compared
+            keys = next((k for k in KEYS if {*k} <= {*file.files}), None)
+            if keys is None:
+                raise ValueError(f"found {', '.join(file.files) or 'nothing'}, no mu and sigma")
+            mean, covariance = (file[k] for k in keys)  # ADM's files hold images too
+            record = json.loads(str(file["record"])) if "record" in file.files else {}
+        if mean.ndim != 1 or covariance.shape != 2 * mean.shape or mean.dtype.kind != "f":
+            raise ValueError(f"{keys} of shapes {mean.shape} and {covariance.shape}")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and mean.size):
+            raise ValueError(f"{keys} with values that are not finite")
+        given = (torch.from_numpy(a.astype(np.float64)) for a in (mean, covariance))
+        statistics = Statistics.from_covariance(*given)
+        if record and not {"images", "source", "extractor", "warnings"} <= record.keys():
+            raise ValueError("a record that is none")
+        return statistics, record
+    # damaged files fail in many ways
+    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        expected = "expected statistics, .npz with mu [D] and sigma [D, D]"
+        raise UserError(f"{path}: {error or type(error).__name__}; {expected}") from None

@@ -1,4 +1,4 @@
-"""Measures of images, one number an image.
+"""PSNR and SSIM, one number an image.
 
 Values beyond [-1, 1] are clamped first, as they are when an image is saved.
 
@@ -7,6 +7,7 @@ Shapes: B batch, H W pixels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -22,6 +23,5 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     over windows and colours: [B, 3, H, W] in [-1, 1] twice, H W ≥ 11 → [B]."""
     # in [0, 1], because the measure compares means too, whose ratio depends on where black is
     images, reference = ((x.clamp(-1, 1).float() + 1) / 2 for x in (images, reference))
-    return structural_similarity_index_measure(
-        images, reference, data_range=1.0, reduction="none"
-    ).reshape(len(images))
+    found = structural_similarity_index_measure(images, reference, data_range=1.0, reduction="none")
+    return torch.as_tensor(found).reshape(len(images))

@@ -1,280 +1,357 @@
-"""Figures of generated or reconstructed images, with everything that they depend on.
+"""Evaluator: figures of generated or reconstructed images, with everything that they depend on.
 
-All processes take these steps together; the first one gets the record:
+All processes take these steps together; the first one gets the record, the others None:
 
-    judge = open_judge("statistics.npz", weights_dir, measures, process)
-    record = judge.measure(files)
+    evaluator = open_evaluator(MetricConfig(reference="statistics.npz"), process)
+    record = evaluator.evaluate(files)
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from common import distributed
+from common.config import setting
 from common.distributed import Process
 from common.errors import UserError
-from common.metrics.extraction import Features, Loading, extract, identity, oddities
-from common.metrics.features import EXTRACTORS, Extractor, load_extractor
-from common.metrics.fid import (
-    LEAST,
-    METRICS,
-    NEIGHBOURS,
-    count_splits,
-    figures,
-    kid_subsets,
-    named,
+from common.metrics import fid
+from common.metrics.extraction import (
+    Features,
+    ImageSet,
+    Loading,
+    batches,
+    extract,
+    oddities,
+    open_images,
 )
-from common.metrics.references import Reference, load_reference
-from common.metrics.sources import Images, of_files
+from common.metrics.features import EXTRACTORS, Extractor, load_extractor
 
-ALL = "all"  # of --metrics
+LEAST = {"fid": 2, "is": 1, "kid": 2, "prc": fid.NEIGHBOURS + 1}  # images that a metric needs
+SPLITS, SPLIT_IMAGES = 10, 100  # by default: so many splits, but none of fewer images
+DEFAULT_REFERENCE = Path("fid_stats/adm_in256_stats.npz")  # where the release keeps ADM's
+# What figures are called. Only features of Inception make an FID.
+NAMES = {
+    "inception": {"is": "inception_score"},
+    "dinov2": {
+        "fid": "fd_dinov2",
+        "kid": "kd_dinov2",
+        "precision": "precision_dinov2",
+        "recall": "recall_dinov2",
+    },
+    "random": {
+        "fid": "random_features_distance",
+        "is": "random_features_score",
+        "kid": "random_features_kernel_distance",
+        "precision": "random_features_precision",
+        "recall": "random_features_recall",
+    },
+}
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What to measure.
+class MetricConfig:
+    """What to measure, and against what."""
 
-    Args:
-        metrics: some of `METRICS`; None for all that extractor and reference allow.
-        extractor: name of the network whose features are compared.
-        splits: parts for means and deviations; None for 10, but fewer for few images.
-        loading: how images are read.
-    """
-
-    metrics: tuple[str, ...] | None = None
-    extractor: str = "inception"
-    splits: int | None = None
-    loading: Loading = field(default_factory=Loading)
-
-
-def add_metric_flags(parser: argparse.ArgumentParser, reference: bool = True) -> None:
-    """Flags of `Measures`.
-
-    With `reference`, for programs that may measure or not, also the one that names what to compare
-    with; `--metrics` alone then asks for all.
-    """
-    add = parser.add_argument_group("metrics").add_argument
-    if reference:
-        add(
-            "--reference",
-            "--fid_stats",
-            metavar="SOURCE",
-            help="what to compare with: a folder of images, statistics (.npz), or a YAML file "
-            "whose data.params.validation it is",
-        )
-    listed = ",".join(METRICS)
-    asked = {"nargs": "?", "const": ALL} if reference else {}
-    add(
-        "--metrics", metavar=listed, help="some of these, or all that the reference allows", **asked
+    metrics: str | None = setting(
+        None,
+        "some of fid,is,kid,prc, or (without a value) all that the reference allows",
+        bare="all",
+        group="metrics",
     )
-    add("--extractor", default="inception", help=f"{EXTRACTORS} (default inception)")
-    add("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
-    add("--splits", type=int, help="parts for means and deviations (default 10; fewer for few)")
-    add("--metric_bsz", type=int, default=64, help="images in a batch of metrics (default 64)")
-    add("--metric_workers", type=int, default=0, help="processes that read them (default 0)")
+    reference: str | None = setting(
+        None,
+        "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
+        f"data.params.validation it is; default {DEFAULT_REFERENCE} where it exists",
+        alias="fid_stats",
+        group="metrics",
+    )
+    extractor: str = setting("inception", f"network of the features: {EXTRACTORS}", group="metrics")
+    weights_dir: str | None = setting(
+        None,
+        "folder of pretrained networks (default $EQUIVARIANT_WEIGHTS or pretrained_models)",
+        group="metrics",
+    )
+    splits: int | None = setting(
+        None,
+        "parts for means and deviations (default 10; fewer for few images)",
+        min=1,
+        group="metrics",
+    )
+    metric_bsz: int = setting(64, "images in a batch of metrics", min=1, group="metrics")
+    metric_workers: int = setting(0, "processes that read them", min=0, group="metrics")
+
+    def __post_init__(self) -> None:
+        for name in self.names or ():
+            if name not in LEAST:
+                raise UserError(f"--metrics: found {name!r}, expected some of {','.join(LEAST)}")
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The metrics asked for; None for all that there can be."""
+        if self.metrics in (None, "all"):
+            return None
+        return tuple(dict.fromkeys(str(self.metrics).split(",")))
+
+    @property
+    def loading(self) -> Loading:
+        return Loading(self.metric_bsz, self.metric_workers)
 
 
-def measures_of(flags: argparse.Namespace) -> Measures:
-    """What the flags of `add_metric_flags` ask for.
-
-    Raises:
-        UserError: a metric that there is not, or a number that is too small.
-    """
-    for name, least in {"metric_bsz": 1, "metric_workers": 0}.items():
-        if getattr(flags, name) < least:
-            raise UserError(f"--{name}: found {getattr(flags, name)}, expected at least {least}")
-    listed = None if flags.metrics in (None, ALL) else flags.metrics
-    metrics = None if listed is None else tuple(dict.fromkeys(listed.split(",")))
-    for metric in metrics or ():
-        if metric not in METRICS:
-            raise UserError(f"--metrics: found {metric!r}, expected some of {','.join(METRICS)}")
-    loading = Loading(flags.metric_bsz, flags.metric_workers)
-    return Measures(metrics, flags.extractor or "inception", flags.splits, loading)
-
-
-def choose(
-    measures: Measures, extractor: Extractor, statistics: bool, features: bool
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The metrics to take, and those left out by default, each with the reason.
+@dataclass(frozen=True)
+class Reference:
+    """What images are compared with.
 
     Args:
-        statistics, features: whether the reference has them.
-
-    Raises:
-        UserError: one that was asked for cannot be measured.
+        source: where it comes from.
+        images: how many; None where there are statistics only.
+        record: plain values, for records.
+        warnings: what a reader must know of it.
+        statistics: of the features; with `features` on the first process alone.
+        features: themselves, where there are images.
     """
-    left: dict[str, str] = {}
-    if not statistics:
-        left["fid"] = "there is no reference"
-    if not features:
-        reason = "the reference has statistics only, not images" if statistics else left["fid"]
-        left |= {"kid": reason, "prc": reason}
-    if not extractor.classes:
-        left["is"] = f"{extractor.name} names no classes"
-    for metric in measures.metrics or ():
-        if metric in left:
-            raise UserError(f"--metrics: found {metric}, but {left[metric]}")
-    if measures.metrics is not None:
-        return measures.metrics, {}
-    return tuple(m for m in METRICS if m not in left), left
+
+    source: str
+    images: int | None
+    record: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    statistics: fid.Statistics | None = None
+    features: Features | None = None
+
+    @classmethod
+    def of(cls, features: Features, source: str) -> Reference:
+        """Of images whose features are known."""
+        statistics = fid.Statistics.of(features.pooled)
+        found = tuple(f"{source}: {text}" for text in oddities(features.facts))
+        record = {"source": source, "images": len(features)}
+        return cls(source, len(features), record, found, statistics, features)
 
 
-def check_counts(
-    metrics: Sequence[str], measures: Measures, name: str, images: int, reference: Reference | None
-) -> None:
-    """Refuse sets with fewer images than a metric needs.
-
-    Raises:
-        UserError: naming the set.
-    """
-    sets = {name: images}
-    if reference is not None and reference.features is not None:
-        sets[reference.name] = len(reference.features)
-    for metric in metrics:
-        for where, count in sets.items():
-            if count < LEAST[metric]:
-                raise UserError(
-                    f"{where}: found {count} image(s), expected at least {LEAST[metric]} for "
-                    f"{metric} (--metrics chooses others)"
-                )
-    count_splits(measures.splits, images)
-
-
-def check_together(
-    measures: Measures,
-    extractor: Extractor,
-    reference: Reference | None,
+def load_reference(
     source: str,
-    images: int,
-    process: Process,
-) -> None:
-    """Refuse what cannot be measured, before the work; all processes call this together."""
-    mistake = None
-    if process.is_main:  # which alone has the reference
-        there = reference.features if reference else None
-        try:
-            metrics, _ = choose(measures, extractor, reference is not None, there is not None)
-            check_counts(metrics, measures, source, images, reference)
-        except UserError as error:
-            mistake = error
-    mistake = distributed.agreed(mistake)
-    if mistake is not None:
-        raise mistake
-
-
-def measure(
-    features: Features,
-    reference: Reference | None,
     extractor: Extractor,
-    measures: Measures,
-    source: str = "images",
-) -> dict[str, Any]:
-    """Figures of images whose features are known, and what they depend on.
-
-    Args:
-        features: of the images, on the first process.
-        reference: what to compare with; without it there is the Inception Score only.
-        extractor: whose features these are.
-        measures: what to measure.
-        source: what the images are, for messages.
-
-    Returns:
-        Plain values: `figures` by name, `not_measured`, `warnings`, `images`, `reference`,
-        `extractor`, `settings`.
+    process: Process,
+    loading: Loading,
+    part: str = "validation",
+    overrides: Sequence[str] = (),
+) -> Reference:
+    """The reference that a folder, a YAML file or a file of statistics (.npz) gives.
 
     Raises:
-        UserError: something asked for cannot be measured.
+        UserError: it is missing, damaged, or of another extractor.
     """
-    there = reference.features if reference else None
-    metrics, left = choose(measures, extractor, reference is not None, there is not None)
-    check_counts(metrics, measures, source, len(features), reference)
-    splits = count_splits(measures.splits, len(features))
-    found = figures(
-        features,
-        reference.statistics if reference else None,
-        there,
-        metrics,
-        splits,
-        extractor.device,
-    )
-    settings: dict[str, Any] = {"metrics": list(metrics), "splits": splits}
-    if "kid" in metrics:
-        subsets, size = kid_subsets(len(features), len(there))
-        settings |= {"kid_subsets": subsets, "kid_subset": size}
-    if "prc" in metrics:
-        settings["neighbours"] = NEIGHBOURS
-    return {
-        "figures": named(found, extractor.kind),
-        "not_measured": left,
-        "warnings": _warnings(features, reference, extractor, metrics, source),
-        "images": {"source": source, "images": len(features), "digest": identity(features.facts)},
-        "reference": reference.record if reference else None,
-        "extractor": extractor.describe(),
-        "settings": settings,
-    }
-
-
-def measure_images(
-    pictures: Images,
-    reference: Reference | None,
-    extractor: Extractor,
-    measures: Measures,
-    process: Process,
-) -> dict[str, Any] | None:
-    """Measure images of any origin; what is odd about them is in the `warnings`.
-
-    All processes call this together; the first one gets the record of `measure` with `seconds`
-    and `images_per_second` of the extraction, the others None.
-    """
-    check_together(measures, extractor, reference, pictures.source, len(pictures.dataset), process)
-    features, seconds = extract(pictures.dataset, extractor, process, measures.loading, "images")
-    odd = pictures.oddities(process)
+    if source.endswith(".npz"):
+        return _load_statistics(source, extractor)
+    images = open_images(source, None, part, overrides)
+    if len(images) < 2:
+        raise UserError(f"{source}: found 1 image, expected at least 2")
+    features = extract(images, extractor, process, loading)
+    warnings = tuple(images.replaced(process))
     if features is None:
-        return None
-    record = measure(features, reference, extractor, measures, pictures.source)
-    record["images"] |= pictures.describe()
-    record["settings"]["batch_size"] = measures.loading.batch_size
-    record["warnings"] += odd
-    speed = {"seconds": seconds, "images_per_second": len(features) / seconds}
-    return record | {"processes": process.world, **speed}
+        return Reference(source, len(images), {})
+    reference = Reference.of(features, source)
+    record, warnings = images.describe(), (*reference.warnings, *warnings)
+    return replace(reference, record=record, warnings=warnings)
+
+
+def _load_statistics(source: str, extractor: Extractor) -> Reference:
+    statistics, made = fid.read_statistics(Path(source))
+    if len(statistics.mean) != extractor.width:
+        raise UserError(
+            f"{source}: found statistics of {len(statistics.mean)} features, expected "
+            f"{extractor.width} as --extractor {extractor.name} gives them"
+        )
+    if made:
+        by, warnings = made["extractor"], made["warnings"]
+        if (by["name"], by["weights"]) != (extractor.name, extractor.about["weights"]):
+            raise UserError(
+                f"{source}: found statistics of extractor {by['name']} ({by['weights']}), "
+                f"expected those of {extractor.name} ({extractor.about['weights']})"
+            )
+    elif extractor.kind != "inception":
+        raise UserError(
+            f"{source}: does not say which extractor made it; expected --extractor inception, "
+            f"found {extractor.name}"
+        )
+    else:
+        warnings = [f"{source} does not say what made it: taken for statistics of Inception"]
+    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    record = {"file": source, "sha256": digest, **made}
+    return Reference(source, None, record, tuple(warnings), statistics)
 
 
 @dataclass(frozen=True)
-class Judge:
-    """All that measures generated images, opened before they are drawn; see `open_judge`."""
+class Evaluator:
+    """All that measures images, opened before they are made; see `open_evaluator`."""
 
-    measures: Measures
+    config: MetricConfig
     extractor: Extractor
     reference: Reference | None
     process: Process
 
-    def check(self, source: str, images: int) -> None:
-        """Refuse so many images of a source, if they are too few for what is asked."""
-        check_together(self.measures, self.extractor, self.reference, source, images, self.process)
+    def check(self, source: str, count: int) -> tuple[tuple[str, ...], dict[str, str], int]:
+        """The metrics that so many images of a source allow, those left out with the reasons, and
+        the number of splits.
 
-    def measure(self, files: Sequence[Path]) -> dict[str, Any] | None:
-        """The record of images, see `measure_images`; a lossy file, or one of another size than
+        Raises:
+            UserError: one that was asked for cannot be measured, or there are too few images.
+        """
+        left: dict[str, str] = {}
+        there, asked = self.reference, self.config.names
+        if there is None:
+            nothing = f"there is no reference; expected --reference, or {DEFAULT_REFERENCE}"
+            left = dict.fromkeys(("fid", "kid", "prc"), nothing)
+        elif there.images is None:
+            reason = "the reference has statistics only, not images"
+            left = dict.fromkeys(("kid", "prc"), reason)
+        if not self.extractor.classes:
+            left["is"] = f"{self.extractor.name} names no classes"
+        metrics = asked or tuple(name for name in LEAST if name not in left)
+        for name in metrics:
+            if name in left:
+                raise UserError(f"--metrics: found {name}, but {left[name]}")
+            least = min(count, count if there is None or there.images is None else there.images)
+            if least < LEAST[name]:
+                raise UserError(
+                    f"{source}: found {least} image(s) in it or in its reference, expected at "
+                    f"least {LEAST[name]} for {name} (--metrics chooses others)"
+                )
+        splits = self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES))
+        if splits > max(1, count // 2):
+            raise UserError(
+                f"--splits: found {splits} for {count} images, expected no part with fewer than two"
+            )
+        return metrics, {} if asked else left, splits
+
+    def evaluate(self, files: Sequence[Path]) -> dict[str, Any] | None:
+        """The record of generated images, see `measure`; a lossy file, or one of another size than
         the first, is an error."""
-        pictures = of_files(files, str(files[0].parent), strict=True)
-        given = (self.reference, self.extractor, self.measures, self.process)
-        return measure_images(pictures, *given)
+        return self.measure(ImageSet(files, str(files[0].parent), strict=True))
+
+    def measure(self, images: ImageSet) -> dict[str, Any] | None:
+        """The record of images of any origin, see `compare`, with the speed of the extraction."""
+        self.check(images.source, len(images))
+        start = time.perf_counter()
+        features = extract(images, self.extractor, self.process, self.config.loading)
+        seconds = time.perf_counter() - start
+        replaced = images.replaced(self.process)
+        if features is None:
+            return None
+        record = self.compare(features, images.source)
+        record["images"] = images.describe()
+        record["warnings"] += replaced
+        speed = {"seconds": seconds, "images_per_second": len(features) / seconds}
+        return record | {"processes": self.process.world, **speed}
+
+    def compare(self, features: Features, source: str) -> dict[str, Any]:
+        """Figures of images whose features are known, on the first process, and what they rest on.
+
+        Returns:
+            Plain values: `figures` by name, `not_measured`, `warnings`, `images`, `reference`,
+            `extractor`, `settings`.
+        """
+        metrics, left, splits = self.check(source, len(features))
+        there, pooled = self.reference, features.pooled.to(self.extractor.device)
+        found: fid.Figures = {}
+        for name in metrics:
+            if name == "is":
+                found |= fid.inception_score(features.logits, splits)
+            elif name == "fid" and there is not None and there.statistics is not None:
+                found |= fid.fid(pooled, there.statistics, splits)
+            elif there is not None and there.features is not None:
+                metric = {"kid": fid.kid, "prc": fid.precision_recall}[name]
+                found |= metric(pooled, there.features.pooled)
+        figures = {}
+        for key, value in found.items():
+            plain, line, rest = key.partition("_")
+            figures[NAMES[self.extractor.kind].get(plain, plain) + line + rest] = value
+        return {
+            "figures": figures,
+            "not_measured": left,
+            "warnings": self._warnings(features, source, metrics),
+            "images": {"source": source, "images": len(features)},
+            "reference": there.record if there else None,
+            "extractor": self.extractor.about,
+            "settings": {
+                "metrics": list(metrics),
+                "splits": splits,
+                "batch_size": self.config.metric_bsz,
+                "kid_subset": [fid.KID_SUBSETS, fid.KID_SUBSET],
+                "neighbours": fid.NEIGHBOURS,
+            },
+        }
+
+    def _warnings(self, features: Features, source: str, metrics: Sequence[str]) -> list[str]:
+        extractor, there = self.extractor, self.reference
+        found = [f"{source}: {text}" for text in oddities(features.facts)]
+        if extractor.kind == "random":
+            found.append("features of a network of random weights: no figure here is an FID")
+        elif not extractor.about["verified"]:
+            found.append(f"{extractor.about['file']}: no published SHA-256 to compare with")
+        if there is not None:
+            found += there.warnings
+            if there.features is not None:
+                shared = int(torch.isin(features.facts[:, 0], there.features.facts[:, 0]).sum())
+                if shared:
+                    found.append(f"{shared} images of {source} are in {there.source} too")
+        if "fid" in metrics and len(features) <= extractor.width:
+            found.append(
+                f"{len(features)} images for {extractor.width} features: the Fréchet distance is "
+                "far larger than that of many images"
+            )
+        return found
 
 
-def open_judge(
-    reference: str | None, weights_dir: str | None, measures: Measures, process: Process
-) -> Judge:
-    """Load the network, and the reference (see `load_reference`), if there is one.
+def open_evaluator(
+    config: MetricConfig,
+    process: Process,
+    part: str = "validation",
+    overrides: Sequence[str] = (),
+) -> Evaluator:
+    """Load the network, and the reference, if there is one.
+
+    Args:
+        part, overrides: of a reference that is a YAML file, see `load_reference`.
 
     Raises:
         UserError: one of them is missing or does not fit.
     """
-    extractor = load_extractor(measures.extractor, weights_dir, process.device)
-    loaded = reference and load_reference(reference, extractor, process, measures.loading)
-    return Judge(measures, extractor, loaded or None, process)
+    extractor = load_extractor(config.extractor, config.weights_dir, process.device)
+    source = config.reference
+    if source is None and extractor.kind == "inception" and DEFAULT_REFERENCE.is_file():
+        source = str(DEFAULT_REFERENCE)
+    reference = None
+    if source is not None:
+        reference = load_reference(source, extractor, process, config.loading, part, overrides)
+    return Evaluator(config, extractor, reference, process)
+
+
+def compute_statistics(
+    images: ImageSet, extractor: Extractor, process: Process, loading: Loading
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Mean and covariance over all processes of images that may be too many to keep the features
+    of, and on the first process a whole record of them; see `fid.write_statistics`."""
+    if len(images) < 2:
+        raise UserError(f"{images.source}: found 1 image, expected at least 2")
+    moments = fid.Moments(extractor.width, extractor.device)
+    facts = [torch.empty(0, 4, dtype=torch.int64)]
+    for pixels, about in batches(images, process, loading, "statistics"):
+        moments.add(extractor(pixels)[:, : extractor.width])
+        facts.append(about)
+    mean, covariance = moments.result()
+    everything = distributed.gathered(torch.cat(facts).to(process.device))
+    warnings = images.replaced(process)
+    if everything is not None:
+        warnings += oddities(everything.cpu())
+    record = {**images.describe(), "extractor": extractor.about, "warnings": warnings}
+    return mean, covariance, record
 
 
 def table(record: dict[str, Any]) -> str:
@@ -291,28 +368,3 @@ def table(record: dict[str, Any]) -> str:
     lines += [f"not measured: {k}: {reason}" for k, reason in record["not_measured"].items()]
     lines += [f"warning: {text}" for text in record["warnings"]]
     return "\n".join(lines)
-
-
-def _warnings(
-    features: Features,
-    reference: Reference | None,
-    extractor: Extractor,
-    metrics: Sequence[str],
-    source: str,
-) -> list[str]:
-    found = [f"{source}: {text}" for text in oddities(features.facts)]
-    if extractor.kind == "random":
-        found.append("features of a network of random weights: no figure here is an FID")
-    elif not extractor.verified:
-        found.append(f"{extractor.file}: no published SHA-256 to compare these weights with")
-    if reference is None:
-        return found
-    found += [f"{reference.name}: {text}" for text in reference.warnings]
-    if reference.features is not None and (shared := features.shared_with(reference.features)):
-        found.append(f"{shared} images of {source} are in {reference.name} too, pixel by pixel")
-    if "fid" in metrics and len(features) <= extractor.width:
-        found.append(
-            f"{len(features)} images for {extractor.width} features: the Fréchet distance is far "
-            "larger than that of many images"
-        )
-    return found

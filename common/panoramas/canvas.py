@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def ramp(start: float, end: float, value: np.ndarray) -> np.ndarray:
     return np.clip((value - start) * (1 / (end - start)), 0, 1)
 
 
-def paint(image: np.ndarray, colour: np.ndarray, cover: np.ndarray) -> None:
+def paint(image: np.ndarray, colour: Any, cover: Any) -> None:
     """Lays a colour over the image [3, H, W], in place."""
     image += (colour - image) * cover
 
@@ -71,7 +72,7 @@ class View:
         """Cover of where `distance` is positive, its edge one pixel soft."""
         return np.clip(distance * self.height + 0.5, 0, 1)
 
-    def below(self, line: np.ndarray) -> np.ndarray:
+    def below(self, line: Any) -> np.ndarray:
         """Cover of what lies under the line."""
         return self.edge(line - self.y)
 
@@ -88,7 +89,8 @@ class View:
         return mix(bottom, top, smooth(ramp(horizon, 1.15, self.y)))
 
     def _octaves(self, name: str, octaves: int, noise: Callable) -> np.ndarray:
-        total, weight = 0.0, 2.0**octaves - 1
+        total: Any = 0.0
+        weight = 2.0**octaves - 1
         for octave in range(octaves):
             layer = noise(derive(self.key, name, octave), 2.0**octave)
             total = total + 2.0 ** (octaves - 1 - octave) / weight * layer
@@ -107,8 +109,8 @@ def clouds(
     name: str,
     base: float,
     size: float,
-    white: np.ndarray,
-    shade: np.ndarray,
+    white: Any,
+    shade: Any,
 ) -> None:
     """A row of heaped clouds with flat, shaded undersides, at a height and of a size."""
     bank = ramp(0.42, 0.7, view.wave(f"{name} bank", 0.3 / size))

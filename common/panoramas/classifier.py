@@ -1,19 +1,17 @@
-"""A small classifier of images: which class does a stranger see in a generated picture?
+"""Classifier of images: which class does a stranger see in a generated image?
 
 Shapes: N images, B batch, H W pixels, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import images, seeding
-from common.errors import UserError
 
 
 class Classifier(nn.Module):
@@ -42,111 +40,70 @@ class Classifier(nn.Module):
         return self.to_classes(x.mean(dim=(2, 3)))  # [B, K]
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How many images show the class they are meant to show.
-
-    Args:
-        right, count: images named correctly, and all images, of each class [K].
-    """
-
-    right: list[int]
-    count: list[int]
-
-    @property
-    def share(self) -> float:
-        """Over all images, 0 to 1."""
-        return sum(self.right) / sum(self.count)
-
-
-def all_of(dataset: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+def stack(dataset: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """The images uint8 [N, 3, H, W] and labels [N] of a data set of one image size."""
-    pictures, labels = zip(*dataset, strict=True)
-    return torch.stack(pictures), torch.tensor(labels)
+    images, labels = zip(*dataset, strict=True)
+    return torch.stack(images), torch.tensor(labels)
 
 
 def train(
-    pictures: Tensor,
+    pixels: Tensor,
     labels: Tensor,
     classes: int,
     seed: int,
     epochs: int = 5,
     batch_size: int = 32,
     rate: float = 3e-3,
-    device: torch.device | str = "cpu",
-    on_step: Callable[[], object] = lambda: None,
 ) -> Classifier:
     """A classifier of these images, in evaluation mode.
 
-    Half of the images are mirrored and half are blurred at each draw, because a drawn picture is
+    Half of the images are mirrored and half are blurred at each draw, because a generated image is
     softer than a real one and should not be judged by that.
 
     Args:
-        pictures: uint8 [N, 3, H, W].
+        pixels: uint8 [N, 3, H, W], two images or more.
         labels: [N] in 0 … classes − 1.
         seed: of the weights, the order, the mirroring and the blur.
         epochs, batch_size: passes over the images; an incomplete last batch is left out.
         rate: highest learning rate of a one-cycle schedule.
-        device: where it learns.
-        on_step: called after each of the `epochs · (N // batch_size)` steps.
-
-    Raises:
-        UserError: there are fewer than two images.
     """
-    batch_size = min(batch_size, len(pictures))
-    if batch_size < 2:
-        raise UserError(f"classifier: found {len(pictures)} images, expected at least 2")
+    batch_size = min(batch_size, len(pixels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seeding.stream(seed, "classifier").integers(2**63)))
-        model = Classifier(classes).to(device)
-    steps = len(pictures) // batch_size
+        model = Classifier(classes)
+    steps = len(pixels) // batch_size
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps)
     for epoch in range(epochs):
         randomness = seeding.stream(seed, "classifier", epoch)
-        order = torch.from_numpy(randomness.permutation(len(pictures)))
+        order = torch.from_numpy(randomness.permutation(len(pixels)))
         for chosen in order.split(batch_size)[:steps]:
             mirrored, blurred = torch.from_numpy(randomness.random((2, len(chosen), 1, 1, 1)) < 0.5)
-            x = images.to_float(pictures[chosen])
+            x = images.to_float(pixels[chosen])
             x = torch.where(mirrored, x.flip(3), x)
-            x = torch.where(blurred, _blur(x), x).to(device)
-            loss = F.cross_entropy(model(x), labels[chosen].to(device), label_smoothing=0.05)
+            x = torch.where(blurred, _blur(x), x)
+            loss = F.cross_entropy(model(x), labels[chosen], label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-            on_step()
     return model.eval().requires_grad_(False)
 
 
 @torch.inference_mode()
-def classify(model: Classifier, pictures: Tensor, batch_size: int = 256) -> Tensor:
-    """The class that the model names for each of the images uint8 [N, 3, H, W]: [N]."""
-    device = next(model.parameters()).device
-    batches = pictures.split(batch_size)
-    return torch.cat([model(images.to_float(x.to(device))).argmax(1).cpu() for x in batches])
-
-
-def agreement(model: Classifier, pictures: Tensor, labels: Tensor) -> Agreement:
-    """The named against the intended classes of images uint8 [N, 3, H, W]."""
+def agreement(model: Classifier, pixels: Tensor, labels: Tensor) -> tuple[list[int], list[int]]:
+    """Images uint8 [N, 3, H, W] of each class [K], those named correctly and all."""
     classes = model.to_classes.out_features
-    right = labels[classify(model, pictures) == labels]
-    return Agreement(
-        torch.bincount(right, minlength=classes).tolist(),
-        torch.bincount(labels, minlength=classes).tolist(),
-    )
+    named = torch.cat([model(images.to_float(x)).argmax(1) for x in pixels.split(256)])
+    right, count = (torch.bincount(x, minlength=classes) for x in (labels[named == labels], labels))
+    return right.tolist(), count.tolist()
 
 
 def far_crops(strip: Tensor, size: int) -> Tensor:
     """Side by side from the right end of a strip [3, H, W], as many as its last quarter holds and
     at least one: [crops, 3, H, size].
-
-    Raises:
-        UserError: the strip is narrower than one crop.
     """
     width = strip.shape[2]
-    if width < size:
-        raise UserError(f"strip: found {width} pixels, expected at least {size}")
     count = max(1, width // 4 // size)
     return strip[:, :, width - count * size :].unfold(2, size, size).permute(2, 0, 1, 3)
 

@@ -1,8 +1,9 @@
-"""The built-in data set: endless painted landscapes of nine kinds, drawn with NumPy alone."""
+"""Panoramas: the built-in data set, endless landscapes of nine classes painted by NumPy."""
 
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,17 +31,12 @@ def render(
 
     Args:
         class_name: one of `CLASS_NAMES`.
-        seed: of the whole world.
-        strip: number of the strip.
+        seed, strip: of the whole world, and of one strip in it.
         left: first column, at least 0.
-        height: 32 to 256 pixels.
-        width: at least 1 pixel.
+        height, width: in pixels; the height from 32 to 256.
 
     Returns:
         uint8 [height, width, 3].
-
-    Raises:
-        UserError: an argument is outside its range.
     """
     if class_name not in SCENES:
         raise UserError(f"class_name: found {class_name!r}, expected one of {', '.join(SCENES)}")
@@ -64,11 +60,8 @@ class Panoramas(Dataset):
         size: height in pixels, 32 to 256.
         width: in pixels, 32 or more; the height if None.
         seed: another seed is another world, so a validation set is this class with its own seed.
-        cache: whether to keep drawn images (length · 3 · size · width bytes), so that an image is
-            drawn once for all epochs and all forked workers.
-
-    Raises:
-        UserError: an argument is outside its range.
+        cache: keep painted images (length · 3 · size · width bytes), so that each is painted once
+            for all epochs and all forked workers.
     """
 
     def __init__(
@@ -83,9 +76,32 @@ class Panoramas(Dataset):
         _check("size", size, SIZES.start, SIZES[-1])
         self.width = size if width is None else width
         _check("width", self.width, SIZES.start)
-        self.length, self.size, self.seed = length, size, seed
+        self.length, self.size, self.seed, self.cache = length, size, seed, cache
         self.class_names = list(CLASS_NAMES)
-        self.cache = _SharedImages(length, (3, size, self.width)) if cache else None
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """Anonymous shared memory for the cache, which is taken as it fills: what a forked worker
+        stores, every process sees."""
+        size = 3 * self.size * self.width
+        try:
+            memory = np.frombuffer(
+                mmap.mmap(-1, self.length * (size + 1) if self.cache else 1), dtype=np.uint8
+            )
+        except (OSError, OverflowError, ValueError):
+            gib = self.length * size / 2**30
+            raise UserError(f"cache: found true, but {gib:.0f} GiB do not fit; use false") from None
+        if self.cache:
+            self._filled = memory[: self.length]
+            self._images = memory[self.length :].reshape(self.length, 3, self.size, self.width)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the cache: that of a spawned worker starts empty."""
+        return {k: v for k, v in vars(self).items() if k not in ("_filled", "_images")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reserve()
 
     def __len__(self) -> int:
         return self.length
@@ -95,48 +111,21 @@ class Panoramas(Dataset):
         index = index[0] if isinstance(index, tuple) else int(index)
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} of a data set of {self.length} images")
-        image = self.cache.get(index) if self.cache else None
-        if image is None:
-            image = self._draw(index)
+        if self.cache and self._filled[index]:
+            image = self._images[index].copy()
+        else:
+            image = self._paint(index)
             if self.cache:
-                self.cache.put(index, image)
+                self._images[index] = image
+                self._filled[index] = 1  # last, so that no other process reads half an image
         return torch.from_numpy(image), index % len(CLASS_NAMES)
 
-    def _draw(self, index: int) -> np.ndarray:
+    def _paint(self, index: int) -> np.ndarray:
         name = CLASS_NAMES[index % len(CLASS_NAMES)]
         strip = derive(self.seed, "strip", index) % STRIPS
         left = derive(self.seed, "left", index) % SPAN * self.size
         image = render(name, self.seed, strip, left, self.size, self.width)
         return np.ascontiguousarray(image.transpose(2, 0, 1))
-
-
-class _SharedImages:
-    """Images in anonymous shared memory: what a forked worker stores, every process sees.
-
-    The memory is taken as it fills. A pickled copy, for a worker that is spawned, starts empty.
-    """
-
-    def __init__(self, length: int, shape: tuple[int, ...]) -> None:
-        self.length, self.shape = length, shape
-        size = int(np.prod(shape))
-        try:
-            memory = np.frombuffer(mmap.mmap(-1, length * (size + 1)), dtype=np.uint8)
-        except (OSError, OverflowError, ValueError) as error:
-            gib = length * size / 2**30
-            raise UserError(
-                f"cache: found true, but {gib:.0f} GiB do not fit; use false"
-            ) from error
-        self.filled, self.images = memory[:length], memory[length:].reshape(length, *shape)
-
-    def get(self, index: int) -> np.ndarray | None:
-        return self.images[index].copy() if self.filled[index] else None
-
-    def put(self, index: int, image: np.ndarray) -> None:
-        self.images[index] = image
-        self.filled[index] = 1  # last, so that no other process reads half an image
-
-    def __reduce__(self) -> tuple:
-        return _SharedImages, (self.length, self.shape)
 
 
 def _check(name: str, value: int, least: int, most: int | None = None) -> None:

@@ -10,7 +10,7 @@ Shapes: W columns, H rows.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def derive(key: int, *names: int | str) -> int:
 
 def uniform(key: int, *cells: np.ndarray) -> np.ndarray:
     """One float32 in [0, 1) for each integer cell; several coordinate arrays are broadcast."""
-    bits = np.uint32(key)
+    bits: Any = np.uint32(key)
     for cell in cells:
         bits = _mix((cell.astype(np.uint32) * np.uint32(0x9E3779B1)) ^ bits)
     return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
@@ -34,8 +34,8 @@ def smooth(t: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def mix(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """`a` where t is 0, `b` where t is 1."""
+def mix(a: Any, b: Any, t: Any) -> Any:
+    """`a` where t is 0, `b` where t is 1; arrays or numbers."""
     return a + (b - a) * t
 
 

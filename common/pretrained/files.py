@@ -1,4 +1,4 @@
-"""Files of pretrained weights: which there are, where they come from and where they lie.
+"""Pretrained weight files: which there are, where they come from and where they lie.
 
 Nothing here downloads: `scripts/download_weights.py` does, when its user starts it.
 """
@@ -16,8 +16,7 @@ FOLDER = "pretrained_models"
 FOLDER_VARIABLE = "EQUIVARIANT_WEIGHTS"
 FORMATS = (".safetensors", ".pth")  # a file may lie there in either, under the same stem
 LOSS_KEY = "model.params.lossconfig.params"
-AUTHORS_PAGE = "https://github.com/drx-code/EquivariantModeling"
-AUTHORS_HUB = "drx-code/EquivariantModeling"
+AUTHORS_HUB = "UmiSonoda16/EquivariantModeling"
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,10 @@ class WeightFile:
         without: how to do without it.
         megabytes: about; None where it is not known.
         url: address of the file.
-        timm: the network's name in timm, whose configuration names a Hugging Face repository.
+        timm: the network's name in timm, whose Hugging Face repository is of the same name.
         hub: a Hugging Face repository that has a file of this name.
         package: an installed package that the file comes with.
-        sha256: the first digits of its SHA-256, or all.
-        confirmed: whether the address is known to be right.
+        sha256: the first digits of its SHA-256.
     """
 
     name: str
@@ -45,33 +43,21 @@ class WeightFile:
     timm: str | None = None
     hub: str | None = None
     package: str | None = None
-    sha256: str | None = None
-    confirmed: bool = True
+    sha256: str = ""
 
     @property
-    def names(self) -> list[str]:
-        """File names that are accepted, the one that is fetched first."""
-        stem = self.name.removesuffix(Path(self.name).suffix)
-        return list(dict.fromkeys([self.name, *(stem + suffix for suffix in FORMATS)]))
-
-    @property
-    def on_hub(self) -> tuple[str, str] | None:
-        """Repository and file on the Hugging Face hub, if it comes from there."""
-        if self.timm is not None:
-            from timm import get_pretrained_cfg  # takes seconds
-
-            return get_pretrained_cfg(self.timm).hf_hub_id, "model.safetensors"
-        return None if self.hub is None else (self.hub, self.name)
+    def on_hub(self) -> tuple[str, str]:
+        """Repository and file on the Hugging Face hub, of those that come from there."""
+        return (
+            (f"timm/{self.timm}", "model.safetensors") if self.timm else (self.hub or "", self.name)
+        )
 
     @property
     def source(self) -> str:
         """Where it comes from, for a person to read and to follow."""
         if self.package is not None:
             return f"comes inside the package {self.package}, nothing to fetch"
-        if self.url is not None:
-            return self.url
-        repository, file = self.on_hub
-        return f"https://huggingface.co/{repository}/resolve/main/{file}"
+        return self.url or "https://huggingface.co/{}/resolve/main/{}".format(*self.on_hub)
 
 
 FILES: dict[str, WeightFile] = {
@@ -87,7 +73,6 @@ FILES: dict[str, WeightFile] = {
         "functional/image/lpips_models/vgg.pth",
         "LPIPS v0.1, the weights of VGG16's channels",
         f"{LOSS_KEY}.perceptual_weight=0",
-        megabytes=0.01,
         package="torchmetrics",
     ),
     "dino": WeightFile(
@@ -125,14 +110,12 @@ FILES: dict[str, WeightFile] = {
         "the authors' 256-px tokenizer",
         "model.params.ckpt_path=logs/<run>/checkpoints/last.ckpt, a tokenizer of your own",
         hub=AUTHORS_HUB,
-        confirmed=False,
     ),
     "places_large": WeightFile(
         "places_large.ckpt",
         "the authors' generator of Places, large_model",
         "--resume runs/<run>, a generator of your own",
         hub=AUTHORS_HUB,
-        confirmed=False,
     ),
 }
 
@@ -144,42 +127,28 @@ def folder(weights_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def present(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """The file of `key`, or None where there is none."""
-    file = FILES[key]
+    """The file of `key`, one of `FILES`, or None; in the format listed there if in two."""
+    file, place = FILES[key], folder(weights_dir)
     if file.package is not None:
         installed = importlib.util.find_spec(file.package)
-        place = Path(installed.origin).parent if installed else Path(file.package)
-    else:
-        place = folder(weights_dir)
-    return next((place / name for name in file.names if (place / name).is_file()), None)
+        place = Path((installed and installed.origin) or file.package).parent
+    names = [file.name, *(Path(file.name).stem + suffix for suffix in FORMATS)]
+    return next((place / name for name in names if (place / name).is_file()), None)
 
 
 def find(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The file of `key`, one of `FILES`; in the format listed there if it is there in two.
+    """The file of `key`, one of `FILES`.
 
     Raises:
         UserError: it is missing; how to fetch it and how to do without it.
     """
-    path = present(key, weights_dir)
+    path, file = present(key, weights_dir), FILES[key]
     if path is not None:
         return path
-    file = FILES[key]
-    if file.package is not None:
-        raise UserError(
-            f"{file.name}: missing in the package {file.package} ({file.what}); install the "
-            f"package anew, or do without: {file.without}"
-        )
     command = f"python scripts/download_weights.py {key}"
     if weights_dir is not None:
         command += f" --weights_dir {weights_dir}"
     raise UserError(
         f"{file.name}: missing in {folder(weights_dir).absolute()} ({file.what}); fetch it with "
-        f"`{command}` from {file.source}{unconfirmed(key)}, or do without: {file.without}"
+        f"`{command}` ({file.source}), or do without: {file.without}"
     )
-
-
-def unconfirmed(key: str) -> str:
-    """What to say behind an address that may be wrong; nothing where it is known."""
-    if FILES[key].confirmed:
-        return ""
-    return f" (not confirmed; if it is wrong, see {AUTHORS_PAGE} and add --url {key}=ADDRESS)"

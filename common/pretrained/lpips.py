@@ -33,11 +33,14 @@ class LPIPS:
         network = _Distance()
         path = find("vgg16", weights_dir)
         # the file holds the classifier too
-        weights = {k: v for k, v in load(path).items() if k.startswith("features.")}
-        load_weights(network, weights, path)
+        weights = {
+            k.removeprefix("features."): v
+            for k, v in load(path).items()
+            if k.startswith("features.")
+        }
+        load_weights(network.features, weights, path)
         path = find("lpips")
         weights = {k.split(".")[0].removeprefix("lin"): v for k, v in load(path).items()}
-        network.heads = nn.ParameterList(torch.empty(1, width, 1, 1) for width in WIDTHS)
         load_weights(network.heads, weights, path)
         self.network = Frozen(network)
 
@@ -54,6 +57,7 @@ class _Distance(nn.Module):
         with torch.device("meta"):  # the classifier beside the features is large
             features = vgg16(weights=None, init_weights=False).features[: TAPS[-1] + 1]
         self.features = features.to_empty(device="cpu")
+        self.heads = nn.ParameterList(torch.empty(1, width, 1, 1) for width in WIDTHS)
 
     def forward(self, images: Tensor, reference: Tensor) -> Tensor:
         with torch.no_grad():

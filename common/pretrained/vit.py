@@ -1,4 +1,4 @@
-"""Pretrained vision transformers, and the tokens that enter their blocks.
+"""Vision transformers pretrained as DINO and DINOv2, and the tokens that enter their blocks.
 
 Shapes: B batch, H W pixels, N patches, D width.
 """
@@ -6,9 +6,10 @@ Shapes: B batch, H W pixels, N patches, D width.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from common.checkpoint import load, load_weights
@@ -18,7 +19,7 @@ from common.pretrained.files import FILES, find
 POSITION_OFFSET = 0.1
 
 
-def vision_transformer(key: str, weights_dir: str | os.PathLike[str] | None = None) -> nn.Module:
+def vision_transformer(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Any:
     """The pretrained transformer of timm that `pretrained.FILES` lists as `key`.
 
     Raises:
@@ -27,16 +28,15 @@ def vision_transformer(key: str, weights_dir: str | os.PathLike[str] | None = No
     import timm  # takes seconds, which a run without such a network need not spend
 
     path = find(key, weights_dir)
-    network = timm.create_model(
-        FILES[key].timm, pretrained=False, num_classes=0, weight_init="skip"
-    )
+    name = str(FILES[key].timm)
+    network = timm.create_model(name, pretrained=False, num_classes=0, weight_init="skip")
     weights = load(path)
     weights.pop("mask_token", None)  # in DINOv2's first files; for its own training only
     load_weights(network, weights, path)
     return network
 
 
-def embed(network: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
+def embed(network: Any, images: Tensor, positions: Tensor) -> Tensor:
     """Tokens before the first block: [B, 3, H, W] → [B, 1 + N, D], the class token first."""
     patches = network.patch_embed.proj(images).flatten(2).mT  # [B, N, D]
     first = network.cls_token.expand(len(images), -1, -1)  # [B, 1, D]

@@ -1,168 +1,237 @@
 from __future__ import annotations
 
-import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import socket
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
-from common import images
+from common import distributed, images
 from common.distributed import Process
 from common.errors import UserError
-from common.metrics.extraction import Collector, Loading
+from common.metrics.extraction import (
+    Collector,
+    Crop,
+    ImageSet,
+    Loading,
+    extract,
+    oddities,
+    open_images,
+)
 from common.metrics.features import Extractor
-from common.metrics.fid import Statistics
-from common.metrics.references import Reference, of_features
+from common.metrics.fid import read_statistics, write_statistics
 from common.metrics.report import (
-    Judge,
-    Measures,
-    add_metric_flags,
-    choose,
-    measure,
-    measure_images,
-    measures_of,
+    Evaluator,
+    MetricConfig,
+    Reference,
+    compute_statistics,
+    load_reference,
     table,
 )
-from common.metrics.sources import open_images
 
 CPU = torch.device("cpu")
 ALONE = Process(0, 0, 1, CPU)
 
 
 class Means(nn.Module):
-    """The means of the first four rows of the first colour, as features and as logits."""
+    """Four means of colour an image, as features and logits."""
 
-    def forward(self, pictures):
-        return pictures[:, 0, :4].float().mean(2).repeat(1, 2)
+    def forward(self, pixels):
+        return pixels.float().mean(3).flatten(1)[:, :4].repeat(1, 2)
 
 
 @pytest.fixture
 def extractor():
-    return Extractor("inception", Means(), 4, 4, "abc", "file.pth", True, "none", CPU)
+    about = {"name": "inception", "weights": "abc", "file": "file.pth", "verified": True}
+    return Extractor(Means(), 4, 4, CPU, about)
 
 
 @pytest.fixture
-def pictures():
-    noise = torch.Generator().manual_seed(0)
-    return torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8, generator=noise)
+def folder(tmp_path):
+    """Six images in two classes, 30 x 40 and 40 x 30 pixels."""
+    noise = np.random.default_rng(0)
+    for k in range(6):
+        shape = (30, 40, 3) if k % 2 else (40, 30, 3)
+        path = tmp_path / "images" / str(k % 2) / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(256, size=shape, dtype=np.uint8)).save(path)
+    return tmp_path / "images"
 
 
-def collected(extractor, pictures):
-    collector = Collector(extractor)
-    collector.add(pictures)
-    return collector.features()
+def evaluator(extractor, reference=None, **settings):
+    found = reference and load_reference(str(reference), extractor, ALONE, Loading(4))
+    return Evaluator(MetricConfig(**settings), extractor, found, ALONE)
 
 
-@pytest.fixture
-def reference(extractor, pictures):
-    return of_features(collected(extractor, pictures[20:]), {"source": "there"}, "there")
+def test_statistics_survive_the_file(folder, extractor, tmp_path):
+    crops = open_images(folder, Crop("center", 16))
+    write_statistics(tmp_path / "s.npz", *compute_statistics(crops, extractor, ALONE, Loading(4)))
+    found, record = read_statistics(tmp_path / "s.npz")
+    features = extractor(torch.stack([crops[i][0] for i in range(6)]))[:, :4].double()
+    torch.testing.assert_close(found.mean, features.mean(0))
+    torch.testing.assert_close(found.root.T @ found.root, torch.cov(features.T))
+    assert record["images"] == 6 and record["preparation"] == "center crop of 16 x 16"
+    for about in ({"name": "random:0"}, {"weights": "def"}):
+        with pytest.raises(UserError, match=r"s\.npz"):
+            evaluator(replace(extractor, about=extractor.about | about), tmp_path / "s.npz")
+    with pytest.raises(UserError, match="5"):
+        evaluator(replace(extractor, width=5), tmp_path / "s.npz")
 
 
-@pytest.fixture
-def statistics():
-    return Reference(Statistics(torch.zeros(4).double(), torch.eye(4).double()), None, {})
+def test_statistics_of_unknown_origin_are_taken_for_those_of_inception(extractor, tmp_path):
+    np.savez(tmp_path / "adm.npz", mu=np.ones(4), sigma=np.eye(4))
+    assert evaluator(extractor, tmp_path / "adm.npz").reference.warnings
+    other = replace(extractor, about=extractor.about | {"name": "random:0"})
+    with pytest.raises(UserError, match="random"):
+        evaluator(other, tmp_path / "adm.npz")
 
 
-def test_a_set_against_itself(extractor, pictures, reference):
-    found = measure(collected(extractor, pictures[20:]), reference, extractor, Measures())
-    figures = found["figures"]
-    assert figures["fid"] == pytest.approx(0, abs=1e-6)
-    assert figures["precision"] == figures["recall"] == 1
-    assert "20 images of images are in there too, pixel by pixel" in found["warnings"]
-    assert found["images"]["digest"] == found["reference"]["digest"]
-    apart = measure(collected(extractor, pictures[:20]), reference, extractor, Measures())
-    assert apart["figures"]["fid"] > 1 and apart["warnings"] == []
-    text = table(apart)
-    assert text.startswith("20 images of images\nagainst 20 images of there\nextractor inception")
-    assert f"{apart['figures']['fid']:.6g}" in text
+def test_what_a_reference_allows_is_measured_and_the_rest_named(folder, extractor, tmp_path):
+    np.savez(tmp_path / "adm.npz", mu=np.ones(4), sigma=np.eye(4))
+    for reference, figures in (
+        (folder, {"fid", "inception_score", "kid", "precision", "recall"}),
+        (tmp_path / "adm.npz", {"fid", "inception_score"}),
+        (None, {"inception_score"}),
+    ):
+        found = evaluator(extractor, reference)
+        record = found.measure(open_images(folder, Crop("center", 30)))
+        assert {k for k in record["figures"] if not k.endswith("_std")} == figures
+        assert len(record["not_measured"]) == {5: 0, 2: 2, 1: 3}[len(figures)]
+        for name in record["not_measured"]:
+            with pytest.raises(UserError, match=name):
+                replace(found, config=MetricConfig(metrics=name)).check("x", 6)
+        assert "6 images of" in table(record)
+        json.dumps(record)
 
 
-def test_what_a_reference_allows(extractor, reference, statistics):
-    def allowed(metrics, extractor, statistics, features):
-        return choose(Measures(metrics), extractor, statistics, features)
-
-    assert allowed(None, extractor, True, True) == (("fid", "is", "kid", "prc"), {})
-    metrics, left = allowed(None, extractor, True, False)
-    assert metrics == ("fid", "is")
-    assert left == dict.fromkeys(("kid", "prc"), "the reference has statistics only, not images")
-    metrics, left = allowed(None, extractor, False, False)
-    assert metrics == ("is",) and left["fid"] == left["prc"] == "there is no reference"
-    without = replace(extractor, name="dinov2", classes=0)
-    assert allowed(None, without, True, True)[1] == {"is": "dinov2 names no classes"}
-    assert allowed(("prc",), extractor, True, True) == (("prc",), {})
-    for metric, given in (("kid", (extractor, True, False)), ("is", (without, True, True))):
-        with pytest.raises(UserError, match=f"--metrics: found {metric}, but "):
-            allowed((metric,), *given)
+def test_too_few_images_are_refused_before_the_work(extractor, folder):
+    found = evaluator(extractor, folder)
+    for count in (1, 3):
+        with pytest.raises(UserError, match=f"folder: found {count}"):
+            found.check("folder", count)
+    with pytest.raises(UserError, match="splits"):
+        replace(found, config=MetricConfig(splits=4)).check("folder", 6)
+    with pytest.raises(UserError, match="fdi"):
+        MetricConfig(metrics="fid,fdi")
 
 
-def test_without_a_reference_there_is_the_score(extractor, pictures):
-    found = measure(collected(extractor, pictures), None, extractor, Measures())
-    assert found["figures"].keys() == {"inception_score", "inception_score_std"}
-    assert found["reference"] is None and found["not_measured"].keys() == {"fid", "kid", "prc"}
+def test_what_is_odd_is_counted(folder, extractor, tmp_path):
+    first, second, third = sorted(folder.glob("0/*.png"))
+    (tmp_path / "odd").mkdir()
+    for name in ("a.png", "b.png", "e.png"):
+        shutil.copy(first, tmp_path / "odd" / name)
+    Image.open(second).save(tmp_path / "odd" / "c.png", format="JPEG")  # whatever it is called
+    Image.open(third).resize((50, 64)).save(tmp_path / "odd" / "d.png")
+    found = extract(open_images(tmp_path / "odd"), extractor, ALONE, Loading(2))
+    told = " ".join(oddities(found.facts))
+    assert "1 of 5 images are JPEG" in told and "1 of 5 images are of another size" in told
+    assert "2 of 5 images are copies" in told
+    strict = ImageSet(sorted((tmp_path / "odd").iterdir()), "odd", strict=True)
+    assert strict[1][0].shape == (3, 40, 30)
+    for k, name in ((2, "c.png"), (3, "d.png")):
+        with pytest.raises(UserError, match=name):
+            strict[k]
+    record = evaluator(extractor, folder).measure(open_images(folder))
+    assert any("6 images" in text and "are in" in text for text in record["warnings"])
 
 
-def test_too_few_images_are_refused(extractor, pictures, reference, statistics):
-    few = collected(extractor, pictures[:3])
-    with pytest.raises(UserError, match=r"mine: found 3 image\(s\), expected at least 4 for prc"):
-        measure(few, reference, extractor, Measures(), "mine")
-    assert measure(few, statistics, extractor, Measures())["figures"]["fid"] > 0
-    with pytest.raises(UserError, match=r"mine: found 1 image\(s\), expected at least 2 for fid"):
-        one = collected(extractor, pictures[:1])
-        measure(one, statistics, extractor, Measures(), "mine")
-    with pytest.raises(UserError, match=r"--splits: found 2 for 3 images"):
-        measure(few, statistics, extractor, Measures(splits=2))
+def test_a_damaged_file_is_an_error_and_no_gap(folder, extractor):
+    path = sorted(folder.glob("0/*.png"))[1]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=path.name):
+        extract(open_images(folder), extractor, ALONE, Loading())
 
 
-def test_random_features_say_so_in_every_name(extractor, pictures, reference):
-    random = replace(extractor, name="random:3", file=None)
-    found = measure(collected(random, pictures[:20]), reference, random, Measures(splits=2))
-    assert len(found["figures"]) == 9
-    assert all(name.startswith("random_features_") for name in found["figures"])
-    assert any("no figure here is an FID" in text for text in found["warnings"])
+def test_names_and_order_of_the_images_do_not_matter(picture_folders, random_extractor, tmp_path):
+    files = sorted(picture_folders[0].iterdir())
+    for k, number in enumerate(torch.randperm(9, generator=torch.Generator().manual_seed(0))):
+        shutil.copy(files[number], tmp_path / f"{k:02d}.png")
+    reference = Reference.of(
+        extract(open_images(picture_folders[1]), random_extractor, ALONE, Loading()), "other"
+    )
+    found = Evaluator(MetricConfig(splits=4), random_extractor, reference, ALONE)
+    a, b = (found.measure(open_images(where)) for where in (picture_folders[0], tmp_path))
+    for name, value in a["figures"].items():  # of one subset of KID there is no deviation
+        assert value is None or b["figures"][name] == pytest.approx(value, rel=1e-4), name
+    # and parts by class would not have been the same
+    collector = Collector(random_extractor)
+    collector.add([open_images(picture_folders[0])[k][0] for k in range(9)])
+    assert not np.allclose(
+        *(rows[:4].mean(0) for rows in (collector.rows[1], collector.rows[1][4:]))
+    )
 
 
-def test_weights_that_cannot_be_compared_are_told(extractor, pictures, statistics):
-    unknown = replace(extractor, verified=False)
-    found = measure(collected(unknown, pictures), statistics, unknown, Measures())
-    assert "file.pth: no published SHA-256 to compare these weights with" in found["warnings"]
-    wide = replace(extractor, width=4)
-    few = measure(collected(wide, pictures[:4]), statistics, wide, Measures())
-    assert few["warnings"] == [
-        "4 images for 4 features: the Fréchet distance is far larger than that of many images"
-    ]
+def test_crops(folder, tmp_path):
+    # an image of 4 equal pixels a side: halving by averages keeps them, bicubic would not
+    small = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8)
+    Image.fromarray(small.repeat(4, 0).repeat(4, 1)).save(tmp_path / "x.png")
+    found, _ = ImageSet([tmp_path / "x.png"], "x", Crop("adm-center", 8))[0]
+    assert np.array_equal(found.permute(1, 2, 0), small[:, 2:10])
+    node = {
+        "target": "common.data.folders.ImageFolder",
+        "params": {"root": str(folder), "size": 16},
+    }
+    path = tmp_path / "data.yaml"
+    path.write_text(yaml.safe_dump({"data": {"params": {"validation": node}}}))
+    crops, cut = open_images(path), open_images(path, Crop("center", 16))
+    assert len(crops) == len(cut) == 6
+    for k in range(6):
+        plain = images.resize_to_cover(images.read_rgb(crops.dataset.paths[k]), 16, 16)
+        assert torch.equal(crops[k][0], images.crop(plain, 16, 16, None))
+        assert torch.equal(crops[k][0], cut[k][0])
+    with pytest.raises(UserError, match="random crops"):
+        open_images(path, overrides=["data.params.validation.params.train=true"])
+    for source, part in ((path, "train"), (tmp_path / "gone", "validation")):
+        with pytest.raises(UserError, match=str(source)):
+            open_images(source, part=part)
 
 
-def test_a_jpeg_is_a_warning_among_images_of_any_origin_and_an_error_among_generated_ones(
-    extractor, pictures, statistics, tmp_path
+def one_of_several(rank, world, port, given, folder):
+    if world > 1:
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        numbers |= {"MASTER_PORT": port, "MASTER_ADDR": "localhost"}
+        os.environ.update({name: str(value) for name, value in numbers.items()})
+    torch.set_num_threads(1)
+    one, other, extractor = given
+    with distributed.launch("cpu") as process:
+        config = MetricConfig(splits=2, metric_bsz=2)
+        reference = load_reference(str(other), extractor, process, config.loading)
+        record = Evaluator(config, extractor, reference, process).measure(open_images(one))
+        assert (record is not None) == process.is_main
+        if record is not None:
+            (folder / f"{world}.json").write_text(json.dumps(record))
+
+
+def test_any_number_of_processes_gives_the_same_figures(
+    picture_folders, random_extractor, tmp_path
 ):
-    for k, picture in enumerate(pictures[:6]):
-        images.save_image(tmp_path / f"{k}.png", picture)
-    Image.open(tmp_path / "5.png").save(tmp_path / "5.jpg")
-    (tmp_path / "5.png").unlink()
-    measures = Measures(loading=Loading(4))
-    found = measure_images(open_images(tmp_path), statistics, extractor, measures, ALONE)
-    assert found["warnings"] == [
-        f"{tmp_path}: 1 of 6 images are JPEG or WebP, whose compression changes every figure"
-    ]
-    assert found["images"]["preparation"] == "as they are" and found["seconds"] > 0
-    files = sorted(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"5.jpg: found JPEG"):
-        Judge(measures, extractor, statistics, ALONE).measure(files)
-    found = Judge(measures, extractor, statistics, ALONE).measure(files[:5])
-    assert found["images"]["images"] == 5 and found["images"]["source"] == str(tmp_path)
-
-
-def test_flags():
-    parser = argparse.ArgumentParser()
-    add_metric_flags(parser)
-    assert measures_of(parser.parse_args([])) == Measures()
-    words = "--fid_stats a.npz --metrics kid,fid,kid --extractor random --splits 3 --metric_bsz 5"
-    flags = parser.parse_args(words.split())
-    expected = Measures(("kid", "fid"), "random", 3, Loading(5, 0))
-    assert measures_of(flags) == expected and flags.reference == "a.npz"
-    with pytest.raises(UserError, match="--metrics: found 'fdi', expected some of fid,is,kid,prc"):
-        measures_of(parser.parse_args(["--metrics", "fdi"]))
-    with pytest.raises(UserError, match="--metric_workers: found -1, expected at least 0"):
-        measures_of(parser.parse_args(["--metric_workers", "-1"]))
+    context = multiprocessing.get_context("fork")
+    for world in (1, 2, 3):  # 5 batches: uneven for 2 and 3 processes
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        given = (*picture_folders, random_extractor)
+        processes = [
+            context.Process(target=one_of_several, args=(rank, world, port, given, tmp_path))
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    records = [json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 2, 3)]
+    assert [r["processes"] for r in records] == [1, 2, 3]
+    assert len(records[0]["figures"]) == 9
+    for record in records:
+        record["figures"].pop("kid_std", None)  # of one subset there is none
+        record["figures"].pop("random_features_kernel_distance_std", None)
+        assert record["figures"] == pytest.approx(records[0]["figures"], rel=1e-6)

@@ -17,6 +17,11 @@ def lpips(pretrained_folder):
 
 
 @pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
 def pair(generator):
     return torch.rand(2, 3, 3, 32, 48, generator=generator) * 2 - 1
 
@@ -79,7 +84,7 @@ def test_under_autocast_the_distance_stays_in_float32(lpips, pair):
 def test_a_file_of_other_weights_is_named(pretrained_folder, tmp_path):
     path = tmp_path / "vgg16-397923af.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3), "fc.bias": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"397923af.pth: .* 25 missing: features.0.bias, features"):
+    with pytest.raises(UserError, match=r"397923af.pth: .* 25 missing: 0.bias"):
         LPIPS(tmp_path)
     shutil.copy(pretrained_folder / path.name, path)
     with open(path, "r+b") as file:
