@@ -170,26 +170,34 @@ def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: An
     """
     entries = {"target": (str, {}, True), "params": (dict[str, Any] | None, {}, False)}
     node = _checked(entries, node, where)
-    name, where_params = node["target"], f"{where}.params"
-    build = find(name, f"{where}.target")
-    params = {**IMPLIED.get(name, {}), **(node.get("params") or {})}
-    signature = inspect.signature(build).parameters.values()
-    named = {p.name: p for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    build = find(node["target"], f"{where}.target")
+    params = {**IMPLIED.get(node["target"], {}), **(node.get("params") or {})}
+    return construct(build, params, f"{where}.params", **injected)
+
+
+def construct(build: Callable[..., T], params: Any, where: str, **injected: Any) -> T:
+    """Call `build` with `params`, checked by its signature, and with what is `injected`.
+
+    Raises:
+        UserError: naming a key of `params` that is unknown, missing, of a type or out of a range
+            that the signature does not declare, or injected.
+    """
     for key in injected:
         if key in params:
-            raise UserError(f"{where_params}.{key}: set here, but the program sets it itself")
+            raise UserError(f"{where}.{key}: set here, but the program sets it itself")
     if dataclasses.is_dataclass(build):
-        return structured(build, {**params, **injected}, where_params)
+        return structured(build, {**params, **injected}, where)
+    signature = inspect.signature(build).parameters.values()
     hints = _type_hints(build)
     entries = {
-        key: (hints.get(key, Any), {}, p.default is p.empty)
-        for key, p in named.items()
-        if key not in injected
+        p.name: (hints.get(p.name, Any), {}, p.default is p.empty)
+        for p in signature
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in injected
     }
     if any(p.kind is p.VAR_KEYWORD for p in signature):
-        entries |= {key: (Any, {}, False) for key in params if key not in entries}
-    arguments = _checked(entries, params, where_params)
-    return _build(build, {**arguments, **injected}, where_params)
+        entries = {**{key: (Any, {}, False) for key in params}, **entries}
+    arguments = _checked(entries, params, where)
+    return _build(build, {**arguments, **injected}, where)
 
 
 def allow_foreign_targets() -> None:
@@ -213,6 +221,8 @@ def find(name: str, where: str) -> Callable[..., Any]:
         )
     try:
         found = getattr(importlib.import_module(module_name), attribute, None)
+    except ValueError:  # no module before the name
+        found = None
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it needs is not installed

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import vgg16
 
+from common.config import allow_foreign_targets
 from common.images import save_image
 from common.metrics.features import load_extractor
 from common.panoramas.dataset import Panoramas
@@ -18,6 +19,8 @@ from common.pretrained.files import FILES
 
 # The models of the tests are small: threads cost more than they bring.
 torch.set_num_threads(1)
+# Some of them describe classes of their own in configurations.
+allow_foreign_targets()
 
 
 @pytest.fixture(scope="session")

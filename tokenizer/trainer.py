@@ -161,11 +161,9 @@ def build_trainer(
         "callbacks": callbacks,
     }
     params = {"enable_model_summary": False, **options}
-    node = {"target": "pytorch_lightning.Trainer", "params": params}
     try:
-        return config.instantiate(node, "lightning.trainer", **fixed)
-    except UserError as error:
-        message = str(error).replace("lightning.trainer.params", "lightning.trainer")
-        raise UserError(message) from None
+        return config.construct(pl.Trainer, params, "lightning.trainer", **fixed)
+    except UserError:
+        raise
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"lightning.trainer: {error}") from None

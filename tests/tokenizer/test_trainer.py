@@ -30,7 +30,7 @@ def test_a_trainer_of_one_process(tmp_path):
 
 def test_processes_and_machines(tmp_path, monkeypatch):
     found = {}
-    monkeypatch.setattr(subject.config, "instantiate", lambda node, where, **g: found.update(g))
+    monkeypatch.setattr(subject.config, "construct", lambda *_, **g: found.update(g))
     build_trainer(tmp_path, {}, Process(5, 1, 8, CPU, local_world=4), True)
     assert (found["accelerator"], found["devices"], found["num_nodes"]) == ("cpu", 4, 2)
     assert isinstance(found["strategy"], AveragedGradients)
