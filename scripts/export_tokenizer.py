@@ -9,29 +9,25 @@ model.params.ckpt_path, such as configs/second_stage/tokenizer_config.yaml.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from common import cli
 from common.errors import run_cli
-from tokenizer.exported import export
-from tokenizer.loading import load_tokenizer, tokenizer_from_config
+from tokenizer.checkpoints import export, load_tokenizer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add("source", type=Path, help="a checkpoint of ours, or a YAML file that names one")
-    add("folder", type=Path, help="to write model.safetensors and config.json to")
+    add("source", type=Path, help="checkpoint of ours, or YAML file that names another")
+    add("folder", type=Path, help="where model.safetensors and config.json go")
+    add("--config_path", type=Path, metavar="YAML", help="sizes of a released checkpoint")
     add("--vae_norm", type=float, help="scale of the tokens, instead of the checkpoint's")
+    add("--overwrite", action="store_true", help="replace the export of another tokenizer")
     add("overrides", nargs="*", metavar="key=value", help="over the YAML file, by dotted key")
-    flags = parser.parse_args()
-    if flags.source.suffix in (".yaml", ".yml"):
-        tokenizer = tokenizer_from_config(flags.source, flags.vae_norm, flags.overrides)
-    else:
-        tokenizer = load_tokenizer(flags.source, token_scale=flags.vae_norm)
-    export(tokenizer, flags.folder)
+    flags = cli.parse(parser)
+    tokenizer = load_tokenizer(flags.source, flags.config_path, flags.overrides, flags.vae_norm)
+    export(tokenizer, flags.folder, flags.overwrite)
     print(
         f"{flags.folder}: {tokenizer.channels} channels a column of {tokenizer.height} × "
         f"{tokenizer.column_width} px, token scale {float(tokenizer.token_scale):.5f}"

@@ -3,8 +3,8 @@
     python scripts/train_tokenizer.py -b configs/quickstart/tokenizer.yaml
     torchrun --nproc_per_node=8 scripts/train_tokenizer.py -t True -b CONFIG.yaml [key=value ...]
 
-A run writes to logs/<date>T<time>_<config name>/{checkpoints,configs,images,logs,csv}, and at its
-end results.json. SIGUSR1 writes a checkpoint, SIGTERM writes one and leaves; -r goes on from there.
+A run writes to logs/<date>T<time>_<config name>/{checkpoints,configs,images,logs}, and at its end
+results.json. SIGUSR1 writes a checkpoint, SIGTERM and Ctrl-C write one and leave; -r goes on there.
 """
 
 from __future__ import annotations
@@ -12,54 +12,75 @@ from __future__ import annotations
 import argparse
 import datetime
 import pdb
+import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from common import distributed
+from common import cli, config, distributed
+from common.distributed import Process
 from common.errors import UserError, run_cli
-from common.signals import Interrupted
-from tokenizer import settings
-from tokenizer.run import Run, check_machine, train
-from tokenizer.trainer import quieten, wandb_logger
+from tokenizer.train import Run, read_settings, train
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+SPEED = ("compile", "channels_last", "grad_checkpointing")
+IGNORED = ["project=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank=", "world_size="]
+
+
+def boolean(word: str) -> bool:
+    """True or False as a word, as the released flags take it."""
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"found {word!r}, expected True or False")
+    return word.lower() == "true"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     run = parser.add_argument_group("the run").add_argument
+    switch = {"nargs": "?", "const": True, "type": boolean, "default": False, "metavar": "BOOL"}
     run("-b", "--base", nargs="+", default=[], metavar="YAML", help="configs, merged in order")
-    run("-t", "--train", default="True", metavar="BOOL", help="train, or only check the configs")
+    run("-t", "--train", **switch | {"default": True}, help="train, or only check the configs")
     run("-n", "--name", help="name of the run, instead of the first config's")
-    run("-f", "--postfix", default="", help="added to the name of the run")
-    run(
-        "-r", "--resume", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints"
-    )
-    run("-s", "--seed", type=int, help="of weights, order and noise (default: the config's, or 0)")
-    run("-l", "--logdir", type=Path, default=Path("logs"), help="where runs go (default logs)")
-    run("-d", "--debug", action="store_true", help="open the debugger where an error occurs")
-    run("--no-test", action="store_true", help="measure nothing on data.params.test at the end")
-    run("--scale_lr", action="store_true", help="multiply a new run's rate by the global batch")
+    run("-f", "--postfix", default="", help="end of the name of the run")
+    run("-r", "--resume", type=Path, metavar="RUN", help="run folder or checkpoint to go on from")
+    run("-s", "--seed", type=int, help="random seed of weights, order and noise")
+    run("-l", "--logdir", type=Path, default=Path("logs"), help="folder of all runs")
+    run("-d", "--debug", **switch, help="open the debugger where an error occurs")
+    run("--no-test", **switch, help="measure nothing on data.params.test at the end")
+    run("--scale_lr", **switch, help="multiply a new run's rate by the global batch size")
     run("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
-    run("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
-    machine = parser.add_argument_group("machine and speed")
-    speed = machine.add_argument
-    speed("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    speed("-nodes", "--nodes", type=int, help="machines; must be what torchrun was told")
-    speed("-ngpu", "--ngpu", type=int, help="GPUs a machine; must be what torchrun was told")
+    run("--wandb", metavar="PROJECT", help="project of Weights & Biases to log to as well")
+    run("--allow_foreign_targets", action="store_true", help="run code that targets name anywhere")
+    speed = parser.add_argument_group("machine and speed").add_argument
+    speed("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    speed("-nodes", "--nodes", type=int, help="machines, as torchrun was told")
+    speed("-ngpu", "--ngpu", type=int, help="GPUs a machine, as torchrun was told")
     speed("--gpus", metavar="0,1,...", help="numbers of the GPUs that each machine uses")
-    speed("--precision", choices=settings.PRECISIONS, help="of convolutions and products")
-    speed("--accumulate", type=int, metavar="N", help="make an update of N batches")
-    settings.add_speed_flags(machine)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="over the configs, by dotted key"
-    )
-    flags = settings.parse(parser)
-    if flags.train.lower() not in ("true", "false"):
-        raise UserError(f"-t/--train: found {flags.train!r}, expected True or False")
+    speed("--precision", choices=PRECISIONS, help="number format of convolutions and products")
+    speed("--accumulate", type=int, metavar="N", help="batches of an update")
+    speed("--compile", action="store_true", help="compile encoder and decoder")
+    speed("--channels_last", action="store_true", help="keep channels innermost in memory")
+    speed("--grad_checkpointing", action="store_true", help="less memory for more arithmetic")
+    cli.accept_ignored(parser, IGNORED)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="over the configs")
+    flags = cli.parse(parser)
+    # `-b config.yaml key=value` makes argparse read what follows the files as one more of them
+    misread = [word for word in flags.base if "=" in word and not Path(word).exists()]
+    flags.base = [word for word in flags.base if word not in misread]
+    # a later override wins, wherever on the line it stands
+    flags.overrides = [word for word in sys.argv[1:] if word in (*flags.overrides, *misread)]
     return flags
+
+
+def overrides(flags: argparse.Namespace) -> list[str]:
+    """The key=value words of the command line, and the keys that its flags stand for."""
+    given = {
+        "seed": flags.seed,
+        "lightning.trainer.accumulate_grad_batches": flags.accumulate,
+        "lightning.trainer.precision": PRECISIONS.get(flags.precision),
+        **{f"model.params.{name}": getattr(flags, name) or None for name in SPEED},
+    }
+    words = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return [*flags.overrides, *words]
 
 
 def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]]:
@@ -68,52 +89,60 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
         if not flags.base:
             raise UserError("-b/--base: no config given; expected one YAML file or more")
         name = (flags.name or Path(flags.base[0]).stem) + flags.postfix
-        now = distributed.agreed(f"{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}")
+        if name in ("", "..") or Path(name).name != name:
+            raise UserError(f"-n/--name, -f/--postfix: found {name!r}, expected a file name")
+        now = distributed.broadcast_object(f"{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}")
         return flags.logdir / f"{now}_{name}", None, flags.base
     file = flags.resume
     if file.is_dir():
         file = file / "checkpoints" / "last.ckpt"
     if not file.is_file():
-        raise UserError(
-            f"-r/--resume: found no checkpoint {file}; expected a run's folder or a "
-            "checkpoint inside its checkpoints/"
-        )
+        raise UserError(f"-r/--resume: found no checkpoint {file}; expected a run or a checkpoint")
     if flags.base:
-        raise UserError(
-            "-b/--base: given along with -r/--resume, which goes on with the run's own config; "
-            "expected key=value for what shall change"
-        )
+        raise UserError("-b/--base: given along with -r/--resume; expected key=value for changes")
     folder = file.parent.parent
     return folder, file, [folder / "configs" / "config.yaml"]
 
 
 def gpu_numbers(words: str | None) -> list[int] | None:
     """The numbers of `--gpus 0,1,...`."""
-    if words is None:
-        return None
     try:
-        return [int(word) for word in words.split(",") if word.strip()]
+        return None if words is None else [int(word) for word in words.split(",") if word.strip()]
     except ValueError:
         raise UserError(f"--gpus: found {words!r}, expected numbers such as 0,1") from None
 
 
+def check_machine(process: Process, flags: argparse.Namespace) -> None:
+    """Compare what the launcher was told with what the program is told."""
+    machines = process.world // process.local_world
+    for flag, told, started in (
+        ("-nodes", flags.nodes, machines),
+        ("-ngpu", flags.ngpu, process.local_world),
+    ):
+        if told not in (None, started):
+            raise UserError(f"{flag}: found {told}, but torchrun started {started}")
+
+
+def wandb_logger(project: str, folder: Path):
+    """Lightning's logger for Weights & Biases, whose package is an option."""
+    from pytorch_lightning.loggers import WandbLogger
+
+    try:
+        return WandbLogger(project=project, name=folder.name, save_dir=folder)
+    except ModuleNotFoundError:
+        raise UserError("--wandb: the package wandb is missing; `pip install wandb`") from None
+
+
 def main() -> None:
     flags = parse()
-    quieten()
+    if flags.allow_foreign_targets:
+        config.allow_foreign_targets()
     gpus = gpu_numbers(flags.gpus)
-    with distributed.launch(flags.device, gpus) as process, debugging(flags.debug):
-        check_machine(process, flags.nodes, flags.ngpu)
+    with distributed.launch(flags.device, gpus) as process:
+        check_machine(process, flags)
         folder, resume, files = locate_run(flags)
-        given = {
-            "seed": flags.seed,
-            "lightning.trainer.accumulate_grad_batches": flags.accumulate,
-            "lightning.trainer.precision": settings.PRECISIONS.get(flags.precision),
-        }
-        shortcuts = [f"{key}={value}" for key, value in given.items() if value is not None]
-        shortcuts += settings.speed_overrides(flags)
-        told = settings.read(files, [*flags.overrides, *shortcuts])
-        fit = flags.train.lower() == "true"
-        loggers = [wandb_logger(flags.wandb, folder)] if flags.wandb and fit else []
+        settings = read_settings(files, overrides(flags))
+        loggers = [wandb_logger(flags.wandb, folder)] if flags.wandb and flags.train else []
         run = Run(
             folder,
             process,
@@ -124,30 +153,17 @@ def main() -> None:
             flags.scale_lr,
             test=not flags.no_test,
         )
-        say = print if process.is_main else lambda *_, **__: None
-        if gpus and process.device.type == "cpu":
-            say("--gpus: there is no GPU here; training on the CPU")
         try:
-            train(run, told, fit)
-        except Interrupted:
-            say(f"left on SIGTERM; `-r {folder}` goes on from {run.checkpoint('last')}")
-            return
-        if fit:
-            say(f"checkpoint: {run.checkpoint('last')}")
-        else:
-            say("the configs are sound; nothing was trained (--train False)")
-
-
-@contextmanager
-def debugging(wanted: bool) -> Iterator[None]:
-    """Open the debugger where an error occurs."""
-    try:
-        yield
-    except Exception:
-        if wanted:
-            traceback.print_exc()
-            pdb.post_mortem()
-        raise
+            train(run, settings, flags.train)
+        except Exception:
+            if flags.debug:
+                traceback.print_exc()
+                pdb.post_mortem()
+            raise
+        if process.is_main and flags.train:
+            print(f"checkpoint: {folder / 'checkpoints' / 'last.ckpt'}")
+        elif process.is_main:
+            print("the configs are sound; nothing was trained (--train False)")
 
 
 if __name__ == "__main__":

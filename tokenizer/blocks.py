@@ -1,4 +1,4 @@
-"""Building blocks of the convolutional autoencoder.
+"""Residual, attention and resampling blocks of the convolutional autoencoder.
 
 Shapes: B batch, c channels, h w feature map, sh sw stride.
 """
@@ -44,11 +44,6 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
 def conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
     """3×3 convolution padded by reflection, so that no border is marked."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
-
-
-def column_conv(in_channels: int, out_channels: int) -> nn.Conv1d:
-    """Convolution over three neighbouring columns, padded by reflection."""
-    return nn.Conv1d(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
 
 
 class ResidualBlock(nn.Module):

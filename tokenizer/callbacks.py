@@ -1,155 +1,158 @@
-"""What happens beside the updates of a training: pictures, checkpoints, messages, progress."""
+"""Callback of a run: its configuration, checkpoints, validation and messages."""
 
 from __future__ import annotations
 
-import copy
-import sys
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
 from common import config, images
 from common.distributed import Process
-from common.logger import Unreadable
-from common.signals import Interrupted, Requests
+from common.io import replacing
+from common.logger import MetricLogger, UnreadableImages
+from common.signals import Preempted, PreemptionHandler
+from tokenizer.evaluate import available_lpips, comparison, evaluate
 from tokenizer.lightning import TokenizerModule
-from tokenizer.validation import compared
+
+SHOWN = 8  # validation images in a grid
 
 
-class Reconstructions(Callback):
-    """Writes validation images, their reconstructions with EMA weights, and the differences.
+class RunFolder(pl.Callback):
+    """Keeps a run's folder.
 
-    The three stand below each other; differences are absolute, three times as bright.
-
-    Args:
-        folder: where the pictures go, one a validation.
-        count: images in a picture.
-    """
-
-    def __init__(self, folder: Path, count: int = 8) -> None:
-        self.folder = folder
-        self.count = count
-
-    def on_validation_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        dataset = trainer.datamodule.datasets["validation"]
-        count = min(self.count, len(dataset))
-        evenly = [k * len(dataset) // count for k in range(count)]  # some of each class
-        real = torch.stack([dataset[i][0] for i in evenly])
-        with torch.inference_mode():
-            tokenizer = module.ema.model
-            posterior = tokenizer.encode(images.to_float(real.to(module.device)))
-            fake = images.to_uint8(tokenizer.decode(posterior.mode())).cpu()
-        path = self.folder / f"step_{module.step:08d}.png"
-        images.save_grid(path, compared(real, fake), columns=count)
-
-
-class Checkpoints(Callback):
-    """Writes `last.ckpt` between two updates: when a signal asks for it, and every so often.
-
-    SIGUSR1 goes on after it, SIGTERM leaves the training by `Interrupted`. What is written during
-    the validation of an epoch goes on with the next one.
+    After each epoch: validation with EMA weights (`logs/metrics.csv`, `images/step_*.png`), then
+    `checkpoints/last.ckpt`, and a copy of it as `best.ckpt` if its PSNR is the highest. Between
+    two updates: `last.ckpt` every so often, and when a signal asks for it. A validation that a
+    signal cuts short is made up for after the resume, because the checkpoint says that it is due.
 
     Args:
-        path: of the checkpoint.
+        folder: of the run.
+        settings: of the run (`tokenizer.train.Settings`), written as `configs/config.yaml`.
         process: this process.
-        every: updates between two checkpoints; 0 for none but those asked for.
+        signals: what they ask for.
     """
 
-    def __init__(self, path: Path, process: Process, every: int = 0) -> None:
-        self.path, self.process, self.every = path, process, every
-        self.requests = Requests(process)
-        self.progress: dict[str, Any] = {}  # Lightning's, after the last update
-
-    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        self.requests.__enter__()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: TokenizerModule, *_: Any) -> None:
-        if not module.between_updates:
-            return
-        epochs = trainer.fit_loop.epoch_progress
-        for counts in (epochs.total, epochs.current):
-            # Lightning forgets this in the epoch after a resume from the last batch of another
-            counts.ready = counts.started = counts.processed + 1
-        self.progress = copy.deepcopy(trainer.fit_loop.state_dict())
-        self._attend(trainer, module, due=self.every > 0 and module.step % self.every == 0)
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, index: int, *___: Any
+    def __init__(
+        self, folder: Path, settings: Any, process: Process, signals: PreemptionHandler
     ) -> None:
-        data = trainer.datamodule
-        everywhere = len(data.datasets["validation"]) // self.process.world  # some have one more
-        shared = index * data.batch_size < everywhere
-        if shared and module.between_updates and not trainer.sanity_checking:
-            self._attend(trainer, module)
+        self.folder, self.settings, self.process, self.signals = folder, settings, process, signals
+        self.last = self.checkpoint("last")
+        self.complete = False  # whether the epoch has had all its batches
+        self.progress = {"epochs": 0, "due": False, "best": float("-inf"), "best_step": -1}
 
-    def _attend(self, trainer: pl.Trainer, module: TokenizerModule, due: bool = False) -> None:
-        save, leave = self.requests.agreed()
-        if save or due:
-            trainer.save_checkpoint(self.path)
-        if save:
-            trainer.print(f"\ncheckpoint after {module.step} updates: {self.path}")
-        if leave:
-            raise Interrupted
+    def checkpoint(self, name: str) -> Path:
+        return self.folder / "checkpoints" / f"{name}.ckpt"
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
-        if self.progress:
-            checkpoint["loops"]["fit_loop"] = self.progress
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.progress)
 
-    def on_exception(self, *_: Any) -> None:
-        self.requests.__exit__()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.requests.__exit__()
-
-
-class UnreadablePictures(Callback):
-    """Names pictures that could not be read, after the epochs in which there were more."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.progress = dict(state_dict)
 
     def on_fit_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        self.watched = [
-            Unreadable(dataset, f"data.params.{name}", module.device)
+        self.lpips = module.objective.perceptual or available_lpips(module.weights_dir)
+        self.unreadable = [
+            UnreadableImages(dataset, f"data.params.{name}", module.device)
             for name, dataset in trainer.datamodule.datasets.items()
         ]
 
+    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        if self.process.is_main:  # a run that cannot start replaces no other's files
+            config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
+            module.metrics = MetricLogger(self.folder / "logs", module.step)
+        if self.progress["best_step"] == module.step and trainer.ckpt_path:
+            self.copy(Path(trainer.ckpt_path), "best")  # which a kill may have prevented
+        self._leave(self.signals.requested()[1], "no update was lost")
+        if self.progress["due"]:
+            self._finish_epoch(trainer, module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, index: int
+    ) -> None:
+        if not module.between_updates:
+            return
+        options = self.settings.lightning
+        trainer.should_stop = 0 <= options.trainer.max_steps <= module.step
+        self.complete = index + 1 >= trainer.num_training_batches
+        if not self.complete:
+            every = options.checkpoint_every
+            due = trainer.should_stop or (every > 0 and module.step % every == 0)
+            self._attend(trainer, module, due)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        for message in [watched.news() for watched in self.watched]:
+        if not self.complete:
+            return
+        self.progress["epochs"] += 1
+        self._finish_epoch(trainer, module)
+        for message in [watched.news() for watched in self.unreadable]:
             if message:
                 trainer.print(f"\n{message}")
 
+    def on_train_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        if module.metrics is not None:
+            module.metrics.close()
 
-class SavedConfig(Callback):
-    """Writes the configuration when training starts: one that cannot start replaces no other."""
+    def _finish_epoch(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        self.progress["due"] = True
+        epochs, improved = self.progress["epochs"], False
+        dataset = trainer.datamodule.datasets.get("validation")
+        if dataset and epochs % self.settings.lightning.trainer.check_val_every_n_epoch == 0:
+            improved = self._validate(trainer, module, dataset)
+        self.progress["due"] = False
+        trainer.save_checkpoint(self.last)
+        if improved:
+            self.copy(self.last, "best")
+        if self.settings.lightning.checkpoint_keep_all:
+            self.copy(self.last, f"epoch_{epochs:06d}")
+        self._attend(trainer, module)
 
-    def __init__(self, settings: DictConfig, path: Path) -> None:
-        self.settings, self.path = settings, path
+    def _validate(self, trainer: pl.Trainer, module: TokenizerModule, dataset: Any) -> bool:
+        """Measure and show reconstructions; whether they are better than all before."""
+        tokenizer = module.average
+        training = tokenizer.training
+        tokenizer.eval()
+        found = evaluate(
+            tokenizer,
+            dataset,
+            self.process,
+            batch_size=trainer.datamodule.batch_size,
+            num_workers=trainer.datamodule.num_workers,
+            lpips=self.lpips,
+            attend=lambda: self._attend(trainer, module),
+        )
+        values = dict(found.means)
+        if found.token_scale is not None:  # neither collapsed nor diverged
+            module.set_token_scale(found.token_scale)
+            values["token_scale"] = found.token_scale
+        module.record(values, "val")
+        if self.process.is_main:
+            count = min(SHOWN, len(dataset))
+            evenly = [k * len(dataset) // count for k in range(count)]  # some of each class
+            path = self.folder / "images" / f"step_{module.step:08d}.png"
+            images.save_grid(path, comparison(tokenizer, dataset, evenly), columns=count)
+        tokenizer.train(training)
+        improved = values["psnr"] > self.progress["best"]
+        if improved:
+            self.progress |= {"best": values["psnr"], "best_step": module.step}
+        return improved
 
-    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if trainer.is_global_zero:
-            config.save(self.settings, self.path)
+    def _attend(self, trainer: pl.Trainer, module: TokenizerModule, due: bool = False) -> None:
+        save, leave = self.signals.requested()
+        if save or due:
+            trainer.save_checkpoint(self.last)
+        if save and not leave:
+            trainer.print(f"\ncheckpoint after {module.step} updates: {self.last}")
+        self._leave(leave, f"`-r {self.folder}` goes on from {self.last}")
 
+    def _leave(self, number: int, saved: str) -> None:
+        if number:
+            raise Preempted(number, saved)
 
-class Progress(TQDMProgressBar):
-    """One line; in a file, where every change is a new one, few of them."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100)
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Begin where the epoch is: Lightning leaves this out after a resume in its middle."""
-        super().on_train_start(trainer, module)
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        bar = self.train_progress_bar
-        bar.reset(int(self.total_train_batches))
-        bar.initial = bar.n = done
-        bar.set_description(f"Epoch {trainer.current_epoch}")
-
-    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, module)
-        metrics.pop("v_num", None)
-        return metrics
+    def copy(self, source: Path, name: str) -> None:
+        target = self.checkpoint(name)
+        if self.process.is_main and source != target:
+            with source.open("rb") as old, replacing(target) as new:
+                shutil.copyfileobj(old, new)

@@ -1,17 +1,15 @@
-"""The sizes of the networks, under the names of the released YAML files."""
+"""Sizes of the tokenizer's networks, under the names of the released YAML files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, TypeVar, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from common.coerce import Mismatch, coerce, describe
-from common.config import check_keys
+from common.config import Fraction, Natural, Positive, limits
 from common.errors import UserError
 
-T = TypeVar("T")
+Multipliers = Annotated[tuple[int, ...], limits(min=1)]
 
 
 @dataclass(frozen=True)
@@ -32,50 +30,41 @@ class AutoencoderConfig:
         double_enc: two encoder outputs (mean and variance); the column tokenizer has one.
     """
 
-    resolution: int
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    z_channels: int
-    len_down_scale: int
-    attn_resolutions: tuple[int, ...] = ()
-    in_channels: int = 3
-    out_ch: int = 3
-    dropout: float = 0.0
-    norm_groups: int = 32
+    resolution: Positive
+    ch: Positive
+    ch_mult: Multipliers
+    num_res_blocks: Natural
+    z_channels: Positive
+    len_down_scale: Natural
+    attn_resolutions: Multipliers = ()
+    in_channels: Literal[3] = 3
+    out_ch: Literal[3] = 3
+    dropout: Fraction = 0.0
+    norm_groups: Positive = 32
     semantic_map: Literal["base", "mid", "res"] = "res"
-    double_enc: bool = False
+    double_enc: Literal[False] = False
 
     def __post_init__(self) -> None:
-        sizes = ("resolution", "ch", "z_channels", "in_channels", "out_ch", "norm_groups")
-        _at_least_one(self, "ddconfig", *sizes)
-        if self.double_enc:
-            raise UserError(
-                "ddconfig.double_enc: true is not supported: the posterior has a fixed "
-                "noise range, so the encoder gives the mean alone; expected false"
-            )
-        if self.semantic_map not in ("base", "mid", "res"):
-            raise UserError(
-                f"ddconfig.semantic_map: found {self.semantic_map!r}, "
-                "expected one of base, mid, res"
-            )
+        if not self.ch_mult:
+            raise UserError("ch_mult: found no levels, expected one or more")
         if self.resolution % self.height_factor:
             raise UserError(
-                f"ddconfig.resolution: found {self.resolution}, expected a multiple of "
+                f"resolution: found {self.resolution}, expected a multiple of "
                 f"{self.height_factor} ({len(self.ch_mult)} levels in ch_mult)"
             )
         if self.num_res_blocks < 1 and len(set(self.ch_mult)) > 1:
             raise UserError(
-                f"ddconfig.num_res_blocks: found {self.num_res_blocks}, expected 1 or more with "
-                f"ch_mult {list(self.ch_mult)}: without blocks all levels have one width"
+                f"num_res_blocks: found {self.num_res_blocks}, expected 1 or more with ch_mult "
+                f"{list(self.ch_mult)}: without blocks all levels have one width"
             )
-        for level, width in enumerate(self.widths[:-1]):
-            ratio = math.prod(self.stride(level))
-            if width % ratio:
-                raise UserError(
-                    f"ddconfig.ch: found {width} channels (ch × ch_mult) at level {level}, "
-                    f"expected a multiple of {ratio}, into which downsampling divides them"
-                )
+        for level, width in enumerate(self.widths):
+            ratio = math.prod(self.stride(level)) if level < self.levels - 1 else 1
+            for unit, what in ((ratio, "downsampling"), (self.norm_groups, "norm_groups")):
+                if width % unit:
+                    raise UserError(
+                        f"ch: found {width} channels (ch × ch_mult) at level {level}, expected a "
+                        f"multiple of {unit}, by which {what} divides them"
+                    )
 
     @property
     def levels(self) -> int:
@@ -113,66 +102,66 @@ class SemanticConfig:
     """Sizes of the semantic decoder (`sematicconfig`).
 
     Args:
-        z_channels: channels of the decoder features it reads.
-        ch: channels of the first level; level i has `ch * ch_mult[i]`.
+        ch: unit of width; level i takes `ch * ch_mult[i]` channels and gives
+            `ch * ch_mult[i + 1]`, the last one `out_ch`. The first takes the decoder's deepest
+            features.
         num_res_blocks: residual blocks a level.
         out_ch: channels of the map it predicts, those of the frozen network it is aligned with.
-        resolution, in_channels, attn_resolutions, downsample_scale: in released files, without
-            effect there; anything but "no attention, no resampling" is refused.
+        z_channels, resolution, in_channels: in released files, without effect.
+        attn_resolutions, downsample_scale: in released files, where there is neither attention nor
+            resampling.
     """
 
-    z_channels: int
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    out_ch: int
-    dropout: float = 0.0
-    norm_groups: int = 32
+    ch: Positive
+    ch_mult: Multipliers
+    num_res_blocks: Positive
+    out_ch: Positive
+    dropout: Fraction = 0.0
+    norm_groups: Positive = 32
+    z_channels: int | None = None
     resolution: int | None = None
     in_channels: int | None = None
     attn_resolutions: tuple[int, ...] = ()
-    downsample_scale: int = 0
+    downsample_scale: Literal[0] = 0
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "sematicconfig", "z_channels", "ch", "out_ch", "norm_groups")
-        for key in ("attn_resolutions", "downsample_scale"):
-            if getattr(self, key):
+        if not self.ch_mult or self.attn_resolutions:
+            key = "attn_resolutions" if self.ch_mult else "ch_mult"
+            expected = "none" if self.ch_mult else "one level or more"
+            raise UserError(f"{key}: found {list(getattr(self, key))}, expected {expected}")
+        for width in self.widths:
+            if width % self.norm_groups:
                 raise UserError(
-                    f"sematicconfig.{key}: found {getattr(self, key)!r}, expected "
-                    "none: the semantic decoder has neither attention nor resampling"
+                    f"norm_groups: found {self.norm_groups}, expected a number that divides the "
+                    f"{width} channels of a level"
                 )
 
-
-def _at_least_one(config: AutoencoderConfig | SemanticConfig, where: str, *names: str) -> None:
-    """Refuse sizes below one, and no levels."""
-    sizes = {name: (getattr(config, name),) for name in names} | {"ch_mult": config.ch_mult}
-    for name, values in sizes.items():
-        if not values or min(values) < 1:
-            found = getattr(config, name)
-            raise UserError(f"{where}.{name}: found {found}, expected positive numbers")
+    @property
+    def widths(self) -> list[int]:
+        """Channels that enter each level, and those that leave the last one."""
+        return [*(self.ch * m for m in self.ch_mult), self.out_ch]
 
 
-def parse(kind: type[T], section: Mapping[str, Any] | T, where: str) -> T:
-    """A section of a YAML file as its dataclass.
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What decides a tokenizer's network, as its checkpoint carries it; see `Tokenizer`."""
 
-    Raises:
-        UserError: naming a key that is unknown, missing or of a wrong type.
-    """
-    if isinstance(section, kind):
-        return section
-    hints = get_type_hints(kind)
-    check_keys(section, hints, where)
-    values = {}
-    for field in fields(kind):
-        if field.name in section:
-            value, hint = section[field.name], hints[field.name]
-            try:
-                values[field.name] = coerce(value, hint)
-            except Mismatch:
-                raise UserError(
-                    f"{where}.{field.name}: found {value!r}, expected {describe(hint)}"
-                ) from None
-        elif field.default is MISSING:
-            expected = describe(hints[field.name])
-            raise UserError(f"{where}: missing key {field.name!r}; expected {expected}")
-    return kind(**values)
+    ddconfig: AutoencoderConfig
+    embed_dim: Positive
+    std: Annotated[float, limits(min=0)] = 2.5
+    sematicconfig: SemanticConfig | None = None
+    post_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        config, semantic = self.ddconfig, self.sematicconfig
+        columns = config.z_channels * config.rows
+        if self.post_channels not in (None, columns):
+            raise UserError(
+                f"post_channels: found {self.post_channels}, expected z_channels × "
+                f"(resolution / {config.height_factor}) = {columns}"
+            )
+        if semantic is not None and semantic.widths[0] != config.widths[-1]:
+            raise UserError(
+                f"sematicconfig.ch_mult: found {semantic.widths[0]} channels (ch × ch_mult[0]) "
+                f"that enter, expected the {config.widths[-1]} of the decoder's deepest level"
+            )

@@ -1,17 +1,17 @@
-"""The convolutional decoder and the semantic decoder beside it.
+"""Convolutional decoder, and the semantic decoder beside it.
 
-Shapes: B batch, H W pixels, z channels, h = H/f_h rows, L = W/f_w columns, P = z·h.
+Shapes: B batch, H W pixels, z channels, h = H/f_h rows, L = W/f_w columns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.blocks import Level, Middle, Upsample, column_conv, conv3, norm
-from tokenizer.columns import rasterise
+from tokenizer.blocks import Level, Middle, Upsample, conv3, norm
 from tokenizer.config import AutoencoderConfig, SemanticConfig
 
 
@@ -24,16 +24,13 @@ class Decoded:
 
 
 class Decoder(nn.Module):
-    """Column vectors [B, L, P] → images [B, 3, H, W]."""
+    """Features [B, z, h, L] → images [B, 3, H, W]."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.rows = config.rows
         self.semantic_map = config.semantic_map
-        columns = config.z_channels * config.rows
         options = (config.dropout, config.norm_groups)
         widths, deepest = config.widths, config.widths[-1]
-        self.mix_columns = column_conv(columns, columns)
         self.conv_in = conv3(config.z_channels, deepest)
         self.middle = Middle(deepest, *options)
         # level 0 is the shallowest, as in the encoder
@@ -48,22 +45,20 @@ class Decoder(nn.Module):
         self.norm_out = norm(widths[0], config.norm_groups)
         self.conv_out = conv3(widths[0], config.out_ch)
 
-    def forward(self, columns: Tensor) -> Decoded:
-        x, features = self.trunk(columns)
-        return Decoded(self.conv_out(x), features)  # [B, 3, H, W]
+    def forward(self, features: Tensor) -> Decoded:
+        x, semantic = self.trunk(features)
+        return Decoded(self.conv_out(x), semantic)  # [B, 3, H, W]
 
-    def trunk(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """All but the last convolution: its input [B, ch, H, W], and the semantic features."""
-        x = self.mix_columns(columns.mT).mT  # [B, L, P]
-        x = rasterise(x, self.rows)  # [B, z, h, L]
-        features = {}
-        x = features["base"] = self.conv_in(x)  # [B, ch·m, h, L]
-        x = features["mid"] = self.middle(x)  # [B, ch·m, h, L]
+        seen = {}
+        x = seen["base"] = self.conv_in(features)  # [B, ch·m, h, L]
+        x = seen["mid"] = self.middle(x)  # [B, ch·m, h, L]
         for level, upsample in zip(self.levels[::-1], self.upsamples[::-1], strict=True):
             x = level(x)
-            features.setdefault("res", x)  # of the deepest level
+            seen.setdefault("res", x)  # of the deepest level
             x = upsample(x)
-        return F.silu(self.norm_out(x)), features[self.semantic_map]
+        return F.silu(self.norm_out(x)), seen[self.semantic_map]
 
 
 class SemanticDecoder(nn.Module):
@@ -71,13 +66,13 @@ class SemanticDecoder(nn.Module):
 
     def __init__(self, config: SemanticConfig) -> None:
         super().__init__()
-        widths = [config.ch * m for m in config.ch_mult]
+        widths = [*(config.ch * m for m in config.ch_mult), config.out_ch]
         self.levels = nn.ModuleList(
             Level(below, width, config.num_res_blocks, False, config.dropout, config.norm_groups)
-            for below, width in zip([config.z_channels, *widths], widths, strict=False)
+            for below, width in pairwise(widths)
         )
-        self.norm_out = norm(widths[-1], config.norm_groups)
-        self.conv_out = conv3(widths[-1], config.out_ch)
+        self.norm_out = norm(config.out_ch, config.norm_groups)
+        self.conv_out = conv3(config.out_ch, config.out_ch)
 
     def forward(self, features: Tensor) -> Tensor:
         for level in self.levels:

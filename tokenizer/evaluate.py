@@ -1,68 +1,70 @@
-"""What a tokenizer loses: reconstructions against the very crops that they were made of.
+"""Evaluation of reconstructions: PSNR, SSIM, LPIPS and features against the crops they are made of.
 
-Shapes: N pictures, B of a batch, H W pixels.
+Shapes: N images, B of a batch, H W pixels.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from common import distributed, images
 from common.distributed import Process
 from common.errors import UserError
-from common.metrics.extraction import Collector, Features, Loading, batches, share
+from common.logger import progress_bar
+from common.metrics.extraction import Collector, Features
 from common.metrics.features import Extractor
-from common.metrics.pixel import psnr
+from common.metrics.pixel import psnr, ssim
 from common.precision import full_float32
+from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
+from common.signals import ignore_signals
 from tokenizer.model import Tokenizer
-from tokenizer.validation import Fidelity, compared
+from tokenizer.scale import Moments
 
-SHOWN = 4  # pictures each of the best, the median and the worst
+SHOWN = 4  # images each of the best, the median and the worst
+DIFFERENCE_GAIN = 3  # of the differences that are shown
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found over all pictures.
+    """What was found over all images.
 
     Args:
         means: PSNR and SSIM, and LPIPS if its network was given.
-        real, fake: features of the crops and of their reconstructions, if an extractor was given.
-        order: numbers of the pictures, the highest PSNR first.
+        token_scale: 1/std of sampled tokens; None where they have collapsed.
+        order: numbers of the images, the highest PSNR first, on the first process.
+        real, fake: features of the crops and of their reconstructions, on the first process, if an
+            extractor was given.
     """
 
     means: dict[str, float]
-    real: Features | None
-    fake: Features | None
+    token_scale: float | None
     order: list[int]
+    real: Features | None = None
+    fake: Features | None = None
 
 
-def check_pictures(tokenizer: Tokenizer, dataset: Dataset, where: str) -> None:
-    """Refuse pictures that the tokenizer does not take.
-
-    Args:
-        dataset: see `common.metrics.extraction.ImageSet`.
-        where: they come from, for the message.
-    """
-    height, width = dataset[0][0].shape[1:]
-    unit = tokenizer.column_width
-    if height != tokenizer.height or width % unit or width < 2 * unit:
-        raise UserError(
-            f"{where}: found pictures of {height} x {width} pixels, expected a height of "
-            f"{tokenizer.height} and a width that is a multiple of {unit}, at least {2 * unit}"
-        )
+def available_lpips(weights_dir: str | os.PathLike[str] | None) -> LPIPS | None:
+    """LPIPS where its network is at hand."""
+    return LPIPS(weights_dir) if pretrained.present("vgg16", weights_dir) else None
 
 
 @torch.inference_mode()
-def reconstruct(tokenizer: Tokenizer, pictures: Tensor, device: torch.device) -> Tensor:
-    """uint8 [B, 3, H, W] → the same shape and type, rounded as a saved image is, on `device`."""
+def reconstruct(tokenizer: Tokenizer, batch: Tensor, moments: Moments | None = None) -> Tensor:
+    """uint8 [B, 3, H, W] → the same shape and type, rounded as a saved image is, on the tokenizer's
+    device; the posterior is added to `moments`."""
     with full_float32():
-        real = images.to_float(pictures.to(device))
-        return images.to_uint8(tokenizer.decode(tokenizer.encode(real).mode()))
+        real = images.to_float(batch.to(tokenizer.token_scale.device))
+        posterior = tokenizer.encode(real)
+        if moments is not None:
+            moments.add(posterior)
+        return images.to_uint8(tokenizer.decode(posterior.mode()))
 
 
 @torch.inference_mode()
@@ -70,48 +72,64 @@ def evaluate(
     tokenizer: Tokenizer,
     dataset: Dataset,
     process: Process,
-    loading: Loading,
+    *,
+    batch_size: int = 32,
+    num_workers: int = 0,
     lpips: LPIPS | None = None,
     extractor: Extractor | None = None,
-) -> Evaluation | None:
-    """Reconstruct every picture once, over all processes, and compare 8-bit images.
+    attend: Callable[[], None] | None = None,
+) -> Evaluation:
+    """Reconstruct every image once, over all processes, and compare 8-bit images.
 
     Args:
-        tokenizer: on the process's device.
-        dataset: of crops, see `common.metrics.extraction.ImageSet`.
-        process: this process.
-        loading: how pictures are read.
+        tokenizer: in evaluation mode, on the process's device.
+        dataset: whose items begin with an image, uint8 [3, H, W].
+        process: this process; each takes its share.
+        batch_size, num_workers: of the loader of one process.
         lpips: measures LPIPS.
         extractor: of features for the rFID.
+        attend: called between batches, by all processes together.
 
-    Returns:
-        The evaluation on the first process, None elsewhere.
+    Raises:
+        UserError: there are fewer images than processes.
     """
-    fidelity = Fidelity(lpips)
+    if len(dataset) < process.world:
+        raise UserError(f"found {len(dataset)} images for {process.world} processes")
+    numbers = range(process.rank, len(dataset), process.world)
+    loader = DataLoader(
+        Subset(dataset, numbers), batch_size, num_workers=num_workers, worker_init_fn=ignore_signals
+    )
+    measures = {"psnr": psnr, "ssim": ssim} | ({"lpips": lpips} if lpips else {})
     collectors = [Collector(extractor) for _ in range(2)] if extractor else []
-    values = [torch.empty(0)]
-    for pictures, facts in batches(dataset, process, loading, "reconstructions"):
-        levels = reconstruct(tokenizer, pictures, process.device)
-        real, fake = (images.to_float(x.to(process.device)) for x in (pictures, levels))
-        with full_float32():
-            fidelity.add(fake, real)
-        values.append(psnr(fake, real).cpu())
-        if extractor:
-            collectors[0].add(pictures, facts)
-            collectors[1].add(levels)
-    mine = [k for part in share(len(dataset), loading.batch_size, process) for k in part]
-    ranked = torch.stack([torch.cat(values).double(), torch.tensor(mine).double()], dim=1)
-    ranked = distributed.gathered(ranked.to(process.device))
-    means = fidelity.means(process.device)
-    features = [collector.features() for collector in collectors] or [None, None]
-    if ranked is None:
-        return None
-    order = ranked[:, 1].int()[ranked[:, 0].argsort(descending=True)]
-    return Evaluation(means, *features, order.tolist())
+    moments, rows = Moments(), []
+    with progress_bar(len(numbers), "reconstructions", "image", process.is_main) as bar:
+        for index, (batch, *_) in enumerate(loader):
+            levels = reconstruct(tokenizer, batch, moments)
+            real, fake = (images.to_float(x.to(levels.device)) for x in (batch, levels))
+            with full_float32():
+                found = [measure(fake, real).double() for measure in measures.values()]
+            rows.append(torch.stack(found, dim=1))
+            for collector, pixels in zip(collectors, (batch, levels), strict=False):
+                collector.add(pixels)
+            bar.update(len(batch))
+            # some processes have one more batch, before which they do not meet
+            if attend and index * batch_size < len(dataset) // process.world:
+                attend()
+    values = torch.cat(rows)  # [N, measures]
+    means = distributed.all_reduce_sum(values.sum(0)) / len(dataset)
+    number = torch.tensor(numbers, dtype=torch.float64, device=values.device)
+    ranked = distributed.gather(torch.stack([values[:, 0], number], dim=1))
+    order = [] if ranked is None else ranked[ranked[:, 0].argsort(descending=True), 1].int()
+    return Evaluation(
+        dict(zip(measures, means.tolist(), strict=True)),
+        moments.scale(process.device),
+        list(map(int, order)),
+        *(collector.features() for collector in collectors),
+    )
 
 
 def extremes(order: list[int]) -> list[int]:
-    """The numbers of the best, the median and the worst pictures, none of them twice."""
+    """The numbers of the best, the median and the worst images, none of them twice."""
     count = min(SHOWN, len(order) // 3)
     if count == 0:
         return order
@@ -119,10 +137,10 @@ def extremes(order: list[int]) -> list[int]:
     return order[:count] + order[middle : middle + count] + order[-count:]
 
 
-def grid(
-    tokenizer: Tokenizer, dataset: Dataset, numbers: list[int], device: torch.device
-) -> Tensor:
-    """Pictures, their reconstructions and the differences, see `compared`."""
+def comparison(tokenizer: Tokenizer, dataset: Dataset, numbers: list[int]) -> Tensor:
+    """Images of a data set, their reconstructions and their absolute differences, three times as
+    bright: the three rows of a grid, uint8 [3·N, 3, H, W]."""
     real = torch.stack([dataset[k][0] for k in numbers])
-    fake = [reconstruct(tokenizer, picture[None], device).cpu() for picture in real]
-    return compared(real, torch.cat(fake))
+    fake = torch.cat([reconstruct(tokenizer, image[None]).cpu() for image in real])
+    difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)
+    return torch.cat([real, fake, difference.to(torch.uint8)])

@@ -1,4 +1,4 @@
-"""Training of the tokenizer: two optimizers by hand, EMA, validation with EMA weights.
+"""Lightning module of the tokenizer: two optimizers by hand, and the EMA copy.
 
 Shapes: B batch, H W pixels.
 """
@@ -6,25 +6,27 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from common import config as configuration
 from common import distributed, images, seeding
 from common.checkpoint import load_weights
+from common.config import instantiate, limits, structured
 from common.ema import EMA
 from common.errors import UserError
+from common.logger import MetricLogger
+from common.schedule import WarmupDecay
+from tokenizer import checkpoints
 from tokenizer.blocks import Level
-from tokenizer.config import parse
-from tokenizer.loading import load_tokenizer
+from tokenizer.config import AutoencoderConfig, SemanticConfig
 from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
-from tokenizer.scale import Moments
-from tokenizer.schedule import Schedule
-from tokenizer.validation import Fidelity, available_lpips
+
+WARM = 10**6  # updates after which the warm-up of no EMA has an effect
+SCHEDULE = "model.params.scheduler_config"
 
 
 class TokenizerModule(LightningModule):
@@ -38,11 +40,14 @@ class TokenizerModule(LightningModule):
         ddconfig, sematicconfig, embed_dim, post_channels, std: sizes, see `Tokenizer`.
         lossconfig: target and params of the objective.
         learning_rate: base rate of both Adams (`base_learning_rate` of the YAML file).
-        scheduler_config: multiplier of the autoencoder's rate, see `Schedule`.
+        scheduler_config: multiplier of the autoencoder's rate: keys of `WarmupDecay`, or target
+            and params.
+        use_ema: keep an EMA copy, which validation, export and stage two take.
         ema_decay: of the EMA copy, after its warm-up.
         grad_clip: largest gradient norm of either update; 0 turns clipping off.
-        ckpt_path: a tokenizer to start from, of our training or released.
-        stage2: train decoder, semantic decoder and the convolution before them only, from the EMA
+        ckpt_path: a tokenizer to start from, of our training or released; its discriminator too,
+            if it is of the objective's kind.
+        stage2: train decoder, semantic decoder and the convolutions before them only, from the EMA
             weights of `ckpt_path`; the tokens stay as they are.
         compile: compile encoder and decoder.
         channels_last: keep feature maps with their channels innermost.
@@ -57,16 +62,17 @@ class TokenizerModule(LightningModule):
 
     def __init__(
         self,
-        ddconfig: Mapping[str, Any],
+        ddconfig: AutoencoderConfig,
         embed_dim: int,
-        lossconfig: Mapping[str, Any],
+        lossconfig: dict[str, Any],
         std: float = 2.5,
-        sematicconfig: Mapping[str, Any] | None = None,
+        sematicconfig: SemanticConfig | None = None,
         post_channels: int | None = None,
         learning_rate: float = 1.92e-4,
-        scheduler_config: Mapping[str, Any] | None = None,
-        ema_decay: float = 0.9999,
-        grad_clip: float = 1.0,
+        scheduler_config: dict[str, Any] | None = None,
+        use_ema: bool = True,
+        ema_decay: Annotated[float, limits(min=0, below=1)] = 0.99,
+        grad_clip: Annotated[float, limits(min=0)] = 0.0,
         ckpt_path: str | None = None,
         stage2: bool = False,
         compile: bool = False,
@@ -78,65 +84,66 @@ class TokenizerModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        if not 0 <= ema_decay < 1:
-            raise UserError(f"ema_decay: found {ema_decay}, expected a number in [0, 1)")
-        for least, values in {
-            1: {"embed_dim": embed_dim, "accumulate": accumulate},
-            0: {"std": std, "grad_clip": grad_clip, "base_learning_rate": learning_rate},
-        }.items():
-            for key, value in values.items():
-                if not value >= least:
-                    raise UserError(f"{key}: found {value}, expected {least} or more")
         self.tokenizer = Tokenizer(ddconfig, embed_dim, std, sematicconfig, post_channels)
-        self.ema = EMA(self.tokenizer, ema_decay, warmup=True)
-        self.objective: Objective = configuration.instantiate(
+        self.ema = EMA(self.tokenizer, ema_decay, warmup=True) if use_ema else None
+        self.objective: Objective = instantiate(
             lossconfig, "model.params.lossconfig", weights_dir=weights_dir
         )
         self._check(stage2, ckpt_path)
         if ckpt_path is not None:
             self._start_from(ckpt_path, stage2)
         if stage2:
-            self.tokenizer.encoder.requires_grad_(False)
-            self.tokenizer.to_tokens.requires_grad_(False)
-        self.schedule = parse(Schedule, scheduler_config or {}, "scheduler_config")
+            bottleneck = self.tokenizer.bottleneck
+            for part in (self.tokenizer.encoder, bottleneck.mix_columns, bottleneck.to_tokens):
+                part.requires_grad_(False)
+        rates = scheduler_config or {}
+        self.schedule: WarmupDecay = (
+            instantiate(rates, SCHEDULE)
+            if "target" in rates
+            else structured(WarmupDecay, rates, SCHEDULE)
+        )
         self.learning_rate = learning_rate
         self.grad_clip = grad_clip
         self.accumulate = accumulate
         self.weights_dir = weights_dir
         self.seed = seed
+        self.step = 0  # updates of the autoencoder so far
+        self.metrics: MetricLogger | None = None
+        self._batches = 0  # of the update being made
         self._make_fast(compile, channels_last, grad_checkpointing)
 
     def _check(self, stage2: bool, ckpt_path: str | None) -> None:
         alignment, semantic = self.objective.alignment, self.tokenizer.semantic_decoder
         if stage2 and ckpt_path is None:
             raise UserError("ckpt_path: missing; stage2 starts from a tokenizer's checkpoint")
-        if stage2 and alignment is not None:
-            raise UserError(
-                "lossconfig.params.semantic_loss_w: found "
-                f"{self.objective.semantic_weight}, expected 0 with stage2: true"
-            )
-        if alignment is not None and semantic is None:
+        if alignment is None:
+            return
+        if stage2:
+            raise UserError("lossconfig.params.semantic_loss_w: expected 0 with stage2: true")
+        if semantic is None:
             raise UserError(
                 "sematicconfig: missing; lossconfig.params.semantic_loss_w asks for a semantic "
                 "decoder (expected its sizes, or semantic_loss_w 0)"
             )
-        if alignment is not None and semantic.conv_out.out_channels != alignment.channels:
+        if semantic.conv_out.out_channels != alignment.channels:
             raise UserError(
                 f"sematicconfig.out_ch: found {semantic.conv_out.out_channels}, expected the "
                 f"{alignment.channels} channels of the network it is aligned with"
             )
 
     def _start_from(self, path: str, stage2: bool) -> None:
-        sizes = self.tokenizer.sizes
-        average = load_tokenizer(path, sizes, ema=True)
-        raw = average if stage2 else load_tokenizer(path, sizes, ema=False)
-        load_weights(self.tokenizer, raw.state_dict(), path)
-        load_weights(self.ema.model, average.state_dict(), path)
+        state = checkpoints.read(path, self.tokenizer.sizes)
+        average = state.weights(self.tokenizer, ema=True)
+        raw = average if stage2 else state.weights(self.tokenizer, ema=False)
+        load_weights(self.tokenizer, raw, path)
+        if self.ema is not None:
+            load_weights(self.ema.model, average, path)
+            self.ema.updates.fill_(WARM)  # so that what is loaded is not washed out at once
+        state.fill_discriminator(self.objective.discriminator)
 
     def _make_fast(self, compile: bool, channels_last: bool, recompute: bool) -> None:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.tokenizer.to(memory_format=self.layout)
-        self.ema.to(memory_format=self.layout)
+        self.to(memory_format=self.layout)
         for level in self.tokenizer.modules():
             if isinstance(level, Level):
                 level.recompute = recompute
@@ -145,6 +152,11 @@ class TokenizerModule(LightningModule):
             # without the last convolution, for whose weight the adaptive factor asks by itself
             decoder = self.tokenizer.decoder
             decoder.trunk = torch.compile(decoder.trunk)
+
+    @property
+    def average(self) -> Tokenizer:
+        """The tokenizer that is evaluated and exported: the EMA copy, if there is one."""
+        return self.tokenizer if self.ema is None else self.ema.model
 
     @property
     def between_updates(self) -> bool:
@@ -166,10 +178,7 @@ class TokenizerModule(LightningModule):
         ]
 
     def on_fit_start(self) -> None:
-        self.step = self.first_step = int(self.ema.updates)  # updates of the autoencoder so far
-        self._batches = 0  # of the update being made
-        self._lpips = self.objective.perceptual or available_lpips(self.weights_dir)
-        distributed.broadcast(self)
+        distributed.broadcast_module(self)
 
     def on_train_start(self) -> None:
         """Bring the optimizers' moments into the layout of their weights, which may have changed
@@ -195,12 +204,12 @@ class TokenizerModule(LightningModule):
 
         fake = self.reconstruct(real, draws)
         loss = self.objective.autoencoder_loss(
-            real, fake, self.tokenizer.decoder.conv_out.weight, self.step, draws
+            fake, self.tokenizer.decoder.conv_out.weight, self.step, draws
         )
         self.manual_backward(loss.total / self.accumulate)
         terms = loss.terms
         if adversarial:
-            loss = self.objective.discriminator_loss(real, fake.images, draws)
+            loss = self.objective.discriminator_loss(fake.target, fake.images, draws)
             self.manual_backward(loss.total / self.accumulate)
             terms = terms | loss.terms
 
@@ -214,15 +223,28 @@ class TokenizerModule(LightningModule):
         self.step += 1
         every = self.trainer.log_every_n_steps
         if every and self.step % every == 0:
-            means = distributed.mean(torch.stack([v.float() for v in terms.values()])).tolist()
-            self._record({"lr": rate, **dict(zip(terms, means, strict=True))}, "train")
+            stacked = torch.stack([v.float() for v in terms.values()])
+            means = distributed.all_reduce_mean(stacked).tolist()
+            self.record({"lr": rate, **dict(zip(terms, means, strict=True))}, "train")
         self.log("pixel", terms["pixel"], prog_bar=True, logger=False)
+
+    def reconstruct(self, real: Tensor, draws: seeding.BatchDraws) -> Reconstruction:
+        """What the autoencoder makes of images [B, 3, H, W] with the posterior's noise."""
+        posterior = self.tokenizer.encode(real)
+        tokens, target = posterior.sample(draws), real
+        images, semantics = None, None
+        if self.objective.semantic(self.step):
+            images, semantics = self.tokenizer.decode_with_semantics(tokens)
+        else:
+            images = self.tokenizer.decode(tokens)
+        return Reconstruction(target, images, semantics, posterior)
 
     def apply_gradients(self, rate: float, adversarial: bool) -> dict[str, Tensor]:
         """Both optimizers' steps, and EMA; the gradients' norms before clipping."""
         autoencoder, discriminator = self._optimizers(rate)
         norms = {"grad_norm": self._update(autoencoder, self.tokenizer)}
-        self.ema.update(self.tokenizer)
+        if self.ema is not None:
+            self.ema.update(self.tokenizer)
         if adversarial:
             norms["disc_grad_norm"] = self._update(discriminator, self.objective.discriminator)
         return norms
@@ -230,14 +252,6 @@ class TokenizerModule(LightningModule):
     def prepare(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] of a batch of uint8 ones and their labels."""
         return images.to_float(batch[0]).contiguous(memory_format=self.layout)
-
-    def reconstruct(self, real: Tensor, draws: seeding.BatchDraws) -> Reconstruction:
-        """What the autoencoder makes of images [B, 3, H, W] with the posterior's noise."""
-        posterior = self.tokenizer.encode(real)
-        tokens = posterior.sample(draws)
-        if self.objective.semantic(self.step):
-            return Reconstruction(*self.tokenizer.decode_with_semantics(tokens), posterior)
-        return Reconstruction(self.tokenizer.decode(tokens), None, posterior)
 
     def _optimizers(self, rate: float) -> tuple[Any, torch.optim.Optimizer | None]:
         """Both optimizers, the autoencoder's at `rate`, the discriminator's at the base rate.
@@ -260,41 +274,24 @@ class TokenizerModule(LightningModule):
         optimizer.zero_grad()
         return norm
 
-    def _record(self, values: Mapping[str, float], group: str) -> None:
-        """Write values at the number of updates, whatever Lightning counts."""
+    def record(self, values: Mapping[str, float], group: str) -> None:
+        """Write values under the number of the autoencoder's updates."""
+        named = {f"{group}/{k}": v for k, v in values.items()}
+        if self.metrics is not None:
+            self.metrics.scalars(self.step, named)
         for logger in self.loggers:
-            logger.log_metrics({f"{group}/{k}": v for k, v in values.items()}, step=self.step)
-
-    def on_validation_epoch_start(self) -> None:
-        self._moments = Moments()
-        self._fidelity = Fidelity(self._lpips)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        """Fidelity with EMA weights, and the moments of the tokens."""
-        real = self.prepare(batch)
-        posterior = self.ema.model.encode(real)
-        self._fidelity.add(self.ema.model.decode(posterior.mode()), real)
-        self._moments.add(posterior)
-
-    def on_validation_epoch_end(self) -> None:
-        values = self._fidelity.means(self.device)
-        self.log_dict({f"val/{k}": v for k, v in values.items()}, logger=False, sync_dist=True)
-        self.log("psnr", values["psnr"], prog_bar=True, logger=False, sync_dist=True)
-        if not self.trainer.sanity_checking:
-            scale = self._moments.scale(self.device)
-            if scale is not None:  # neither collapsed nor diverged
-                self.set_token_scale(scale)
-                values["token_scale"] = scale
-            self._record(values, "val")
+            logger.log_metrics(named, step=self.step)
 
     def set_token_scale(self, scale: float) -> None:
         """The tokens' scale, 1/std, which the checkpoint carries to stage two."""
-        for tokenizer in (self.tokenizer, self.ema.model):
+        for tokenizer in (self.tokenizer, self.average):
             tokenizer.token_scale.fill_(scale)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fail with the names of weights that do not fit, which Lightning's own loading buries."""
         load_weights(self, checkpoint["state_dict"], "the checkpoint to go on from")
+        self.step = checkpoint["updates"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tokenizer"] = self.tokenizer.sizes
+        checkpoint["updates"] = self.step

@@ -1,4 +1,4 @@
-"""The tokenizer: images of any width to column tokens and back.
+"""Tokenizer: images of any width to column tokens and back.
 
 Shapes: B batch, H W pixels, f_w column width, L = W/f_w columns, C token channels.
 """
@@ -12,13 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.checkpoint import weights_hash
+from common.config import structured
 from common.errors import UserError
 from common.seeding import BatchDraws
-from tokenizer.blocks import column_conv
-from tokenizer.config import AutoencoderConfig, SemanticConfig, parse
+from tokenizer.bottleneck import ColumnBottleneck
+from tokenizer.config import AutoencoderConfig, SemanticConfig, TokenizerConfig
 from tokenizer.decoder import Decoder, SemanticDecoder
 from tokenizer.encoder import Encoder
 from tokenizer.posterior import Posterior
+
+# Where weights stood before the bottleneck was a module; fingerprints and old files name them so.
+FORMER_NAMES = {
+    "bottleneck.mix_columns.": "encoder.mix_columns.",
+    "bottleneck.to_tokens.": "to_tokens.",
+    "bottleneck.from_tokens.": "from_tokens.",
+    "bottleneck.unmix_columns.": "decoder.mix_columns.",
+}
 
 
 class Tokenizer(nn.Module):
@@ -30,6 +40,9 @@ class Tokenizer(nn.Module):
         std: largest noise scale of the posterior.
         sematicconfig: sizes of the semantic decoder; without it there is none.
         post_channels: channels of a column before it becomes a token; only checked.
+
+    Raises:
+        UserError: sizes that do not fit together.
     """
 
     token_scale: Tensor
@@ -43,38 +56,17 @@ class Tokenizer(nn.Module):
         post_channels: int | None = None,
     ) -> None:
         super().__init__()
-        config = parse(AutoencoderConfig, ddconfig, "ddconfig")
-        columns = config.z_channels * config.rows
-        if post_channels not in (None, columns):
-            raise UserError(
-                f"post_channels: found {post_channels}, expected z_channels × "
-                f"(resolution / {config.height_factor}) = {columns}"
-            )
-        self.config = config
-        self.channels = embed_dim
-        self.std = std
+        sizes = {"ddconfig": ddconfig, "embed_dim": embed_dim, "std": std}
+        sizes |= {"sematicconfig": sematicconfig, "post_channels": post_channels}
+        sizes = structured(TokenizerConfig, sizes)
+        self.config = config = sizes.ddconfig
+        self.channels, self.std = sizes.embed_dim, sizes.std
         self.encoder = Encoder(config)
-        self.to_tokens = column_conv(columns, embed_dim)
-        self.from_tokens = column_conv(embed_dim, columns)
+        self.bottleneck = ColumnBottleneck(config.z_channels, config.rows, sizes.embed_dim)
         self.decoder = Decoder(config)
-        self.semantic_decoder = None
-        # plain values that build the same network
-        self.sizes = {
-            "ddconfig": asdict(config),
-            "embed_dim": embed_dim,
-            "std": std,
-            "sematicconfig": None,
-            "post_channels": post_channels,
-        }
-        if sematicconfig is not None:
-            semantic = parse(SemanticConfig, sematicconfig, "sematicconfig")
-            if semantic.z_channels != config.widths[-1]:
-                raise UserError(
-                    f"sematicconfig.z_channels: found {semantic.z_channels}, expected the "
-                    f"{config.widths[-1]} channels of the decoder's deepest level"
-                )
-            self.semantic_decoder = SemanticDecoder(semantic)
-            self.sizes["sematicconfig"] = asdict(semantic)
+        semantic = sizes.sematicconfig
+        self.semantic_decoder = None if semantic is None else SemanticDecoder(semantic)
+        self.sizes = asdict(sizes)  # plain values that build the same network
         # 1/std of sampled tokens, measured in training; the methods below alone scale by it
         self.register_buffer("token_scale", torch.ones(()))
 
@@ -86,6 +78,12 @@ class Tokenizer(nn.Module):
     def column_width(self) -> int:
         return self.config.column_width
 
+    @property
+    def fingerprint(self) -> str:
+        """A short name of the weights that make tokens and images, whatever the tokens' scale."""
+        state = {former_name(k): v for k, v in self.state_dict().items() if k != "token_scale"}
+        return weights_hash(state)
+
     def encode(self, images: Tensor) -> Posterior:
         """Images [B, 3, H, W] in [-1, 1] → the posterior of their tokens, mean [B, L, C].
 
@@ -95,8 +93,7 @@ class Tokenizer(nn.Module):
         if images.ndim != 4:
             raise UserError(f"images: found shape {list(images.shape)}, expected [B, 3, H, W]")
         self.check_size(*images.shape[2:])
-        columns = self.encoder(images)  # [B, L, P]
-        return self.posterior(self.to_tokens(columns.mT).mT)  # [B, L, C]
+        return self.posterior(self.bottleneck.encode(self.encoder(images)))  # [B, L, C]
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse images that cannot be encoded; see `encode`."""
@@ -114,15 +111,13 @@ class Tokenizer(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens [B, L, C], L ≥ 2, in the posterior's scale → images [B, 3, H, L·f_w]."""
-        return self.decoder(self._columns(tokens)).images
+        return self.decoder(self._features(tokens)).images
 
     def decode_with_semantics(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] and the semantic map [B, out_ch, h, L] of tokens [B, L, C]."""
         if self.semantic_decoder is None:
-            raise UserError(
-                "this tokenizer has no semantic decoder: its config lacks sematicconfig"
-            )
-        decoded = self.decoder(self._columns(tokens))
+            raise UserError("sematicconfig: missing; this tokenizer has no semantic decoder")
+        decoded = self.decoder(self._features(tokens))
         return decoded.images, self.semantic_decoder(decoded.features)
 
     @torch.no_grad()
@@ -142,7 +137,15 @@ class Tokenizer(nn.Module):
         """Images [B, 3, H, L·f_w] of stage two's tokens [B, L, C]."""
         return self.decode(self.unscaled(tokens))
 
-    def _columns(self, tokens: Tensor) -> Tensor:
+    def _features(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] < 2:
             raise UserError(f"number of tokens: found {tokens.shape[1]}, expected at least 2")
-        return self.from_tokens(tokens.mT).mT
+        return self.bottleneck.decode(tokens)
+
+
+def former_name(name: str) -> str:
+    """The name of a weight before the bottleneck was a module."""
+    for now, before in FORMER_NAMES.items():
+        if name.startswith(now):
+            return before + name.removeprefix(now)
+    return name

@@ -1,11 +1,10 @@
-"""The scale of the tokens: the factor that gives sampled tokens unit variance for stage two.
+"""Token scale: the factor that gives sampled tokens unit variance for stage two.
 
 Shapes: B batch, L columns, C token channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from common import checkpoint, distributed, images
 from common.distributed import Process
 from common.errors import UserError
-from common.logger import progress
-from tokenizer.loading import load_tokenizer
+from common.logger import progress_bar
+from common.signals import ignore_signals
+from tokenizer import checkpoints
 from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior
 
@@ -36,9 +36,9 @@ class Moments:
 
     def scale(self, device: torch.device) -> float | None:
         """1/std over all processes; None where the tokens have collapsed or diverged."""
-        count, first, second = distributed.total(self.sums.to(device)).tolist()
+        count, first, second = distributed.all_reduce_sum(self.sums.to(device)).tolist()
         variance = second / count - (first / count) ** 2 if count else 0.0
-        return variance**-0.5 if variance > 0 else None
+        return variance**-0.5 if 0 < variance < float("inf") else None
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def measure_scale(
 
     Args:
         tokenizer: with the weights that stage two will use.
-        dataset: of uint8 images [3, H, W] and labels; training pictures, with their crops.
+        dataset: of uint8 images [3, H, W] and labels; training images, with their crops.
         process: this process; each takes its share.
         batch_size, num_workers: of the loader of one process.
         limit: use at most so many images, evenly spread over the data set.
@@ -67,39 +67,37 @@ def measure_scale(
         raise UserError(f"found {count} images for {process.world} processes, expected one each")
     numbers = [k * len(dataset) // count for k in range(count)]
     share = Subset(dataset, numbers[process.rank :: process.world])
-    loader = DataLoader(share, batch_size, num_workers=num_workers)
+    loader = DataLoader(share, batch_size, num_workers=num_workers, worker_init_fn=ignore_signals)
     moments = Moments()
-    with progress(len(loader), "token scale", "batch", process.is_main) as bar:
-        for pictures, _ in loader:
-            moments.add(tokenizer.encode(images.to_float(pictures.to(process.device))))
+    with progress_bar(len(loader), "token scale", "batch", process.is_main) as bar:
+        for batch, _ in loader:
+            moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
             bar.update()
     scale = moments.scale(process.device)
     if scale is None:
         raise UserError("the tokens of this tokenizer have no finite spread; was it trained?")
+    tokenizer.token_scale.fill_(scale)
     return scale
 
 
-def rescale(paths: Sequence[Path], dataset: Dataset, process: Process, **options: int) -> float:
-    """Measure the scale of the tokens of checkpoints and store it there; see `measure_scale`.
+def rescale(path: Path, dataset: Dataset, process: Process, **options: int) -> Tokenizer:
+    """The tokenizer of a checkpoint, after measuring the scale of its tokens and storing it there.
+
+    The first process reads the file, once, and sends the weights to the others.
 
     Args:
-        paths: checkpoints of one run of `scripts/train_tokenizer.py`, written whole or not at all;
-            those of the same update have the same scale.
-
-    Returns:
-        The scale of the last one.
+        path: a checkpoint of `scripts/train_tokenizer.py`.
+        dataset, process, options: see `measure_scale`.
     """
-    scales: dict[int, float] = {}  # by the updates of a checkpoint
-    for path in paths:
-        file = checkpoint.load(path)
-        updates = int(file["state_dict"]["ema.updates"])
-        if updates not in scales:
-            tokenizer = load_tokenizer(path).to(process.device)
-            scales[updates] = measure_scale(tokenizer, dataset, process, **options)
+    file = checkpoint.load(path) if process.is_main else {}
+    tokenizer = checkpoints.load_on_all(
+        process, lambda: checkpoints.from_checkpoint(file, path).build()
+    )
+    scale = measure_scale(tokenizer, dataset, process, **options)
+    if process.is_main:
         for name, tensor in file["state_dict"].items():
             if name.endswith("token_scale"):
-                tensor.fill_(scales[updates])
-        if process.is_main:
-            checkpoint.save(path, file)
+                tensor.fill_(scale)
+        checkpoint.save(path, file)
     distributed.barrier()
-    return scales[updates]
+    return tokenizer

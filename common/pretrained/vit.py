@@ -43,16 +43,19 @@ def embed(network: Any, images: Tensor, positions: Tensor) -> Tensor:
     return torch.cat([first, patches], 1) + positions
 
 
-def resize_positions(table: Tensor, rows: int, columns: int) -> Tensor:
+def resize_positions(table: Tensor, rows: int, columns: int, smooth: bool = False) -> Tensor:
     """Position embeddings [1, 1 + n², D] of a class token and a square → of another grid.
 
-    Bicubic without smoothing and a little off the centre, as in DINOv2's own code; timm smooths
-    and does not move.
+    Bicubic: `smooth` with a filter where the grid shrinks, as in timm; else without one and a
+    little off the centre, as in DINOv2's own code.
     """
     side = round((table.shape[1] - 1) ** 0.5)
     if rows == columns == side:
         return table
     grid = table[:, 1:].mT.unflatten(2, (side, side))  # [1, D, n, n]
-    scales = tuple((new + POSITION_OFFSET) / side for new in (rows, columns))
-    grid = F.interpolate(grid, scale_factor=scales, mode="bicubic")  # [1, D, rows, columns]
+    if smooth:
+        grid = F.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
+    else:
+        scales = tuple((new + POSITION_OFFSET) / side for new in (rows, columns))
+        grid = F.interpolate(grid, scale_factor=scales, mode="bicubic")  # [1, D, rows, columns]
     return torch.cat([table[:, :1], grid.flatten(2).mT], 1)

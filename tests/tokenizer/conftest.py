@@ -19,9 +19,8 @@ SIZES = {
         "norm_groups": 8,
     },
     "sematicconfig": {
-        "z_channels": 32,
         "ch": 16,
-        "ch_mult": (1, 1),
+        "ch_mult": (2, 1),
         "num_res_blocks": 1,
         "out_ch": 24,
         "norm_groups": 8,

@@ -4,18 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import UserError
 from tokenizer.blocks import (
     AttentionBlock,
     Downsample,
     Level,
     ResidualBlock,
     Upsample,
-    column_conv,
     conv3,
     shuffle,
     unshuffle,
 )
+from tokenizer.bottleneck import column_conv, columnise, rasterise
 
 STRIDES = [(2, 2), (2, 1)]
 
@@ -127,6 +126,8 @@ def test_recomputing_activations_changes_nothing():
         assert torch.equal(plain, recomputed)
 
 
-def test_widths_that_do_not_fit_the_groups_are_named():
-    with pytest.raises(UserError, match="12 channels cannot be normalised in 8 groups"):
-        ResidualBlock(12, 16, groups=8)
+def test_columns_hold_their_channels_row_by_row():
+    features = torch.arange(24.0).view(1, 2, 3, 4)  # [B, z, h, w]
+    columns = columnise(features)
+    assert columns[0, 1].tolist() == [1, 5, 9, 13, 17, 21]  # channel slowest, row fastest
+    assert torch.equal(rasterise(columns, 3), features)

@@ -14,7 +14,7 @@ from tokenizer.scale import Moments, measure_scale
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 
 
-def pictures(count):
+def some_images(count):
     values = torch.randint(256, (count, 3, 16, 16), dtype=torch.uint8)
     return TensorDataset(values, torch.zeros(count))
 
@@ -36,7 +36,7 @@ def test_tokens_without_spread_have_no_scale(value):
 
 
 def test_batches_and_shares_do_not_matter(tokenizer):
-    dataset = pictures(7)
+    dataset = some_images(7)
     whole = images.to_float(torch.stack([dataset[i][0] for i in range(7)]))
     moments = Moments()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_batches_and_shares_do_not_matter(tokenizer):
     expected = moments.scale(ALONE.device)
     for batch_size in (2, 7):
         assert measure_scale(tokenizer, dataset, ALONE, batch_size) == pytest.approx(expected)
-    # every second picture
+    # every second image
     some = Moments()
     with torch.no_grad():
         some.add(tokenizer.encode(whole[[0, 2, 4]]))
@@ -56,7 +56,7 @@ def test_batches_and_shares_do_not_matter(tokenizer):
 def test_a_tokenizer_that_learned_nothing_is_named(tokenizer):
     tokenizer.std = 0.0
     with torch.no_grad():
-        for parameter in tokenizer.to_tokens.parameters():
+        for parameter in tokenizer.bottleneck.to_tokens.parameters():
             parameter.zero_()
     with pytest.raises(UserError, match="no finite spread"):
-        measure_scale(tokenizer, pictures(2), ALONE)
+        measure_scale(tokenizer, some_images(2), ALONE)

@@ -1,4 +1,4 @@
-"""Alignment of the semantic decoder with what a frozen DINOv2 sees (paper, tokenizer section).
+"""Alignment of the semantic decoder with a frozen DINOv2 (paper, tokenizer section).
 
 Shapes: B batch, H W pixels, D width of DINOv2, N patches.
 """
@@ -66,5 +66,5 @@ class _PatchTokens(nn.Module):
         table = self.transformer.pos_embed
         key = (rows, columns, table.device)
         if key not in self._positions:
-            self._positions[key] = resize_positions(table, rows, columns)
+            self._positions[key] = resize_positions(table, rows, columns, smooth=True)
         return self._positions[key]

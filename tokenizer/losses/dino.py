@@ -1,4 +1,6 @@
-"""A discriminator on the features of a frozen DINO (after Sauer et al. 2023, StyleGAN-T).
+"""DINO discriminator: heads on the features of a frozen DINO (after Sauer et al. 2023, StyleGAN-T).
+
+The frozen network uses exact GELU, as DINO was trained; the released code uses its tanh form.
 
 Shapes: B batch, H W pixels, D width of DINO, N patches, F features (5).
 """

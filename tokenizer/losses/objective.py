@@ -1,18 +1,20 @@
-"""What the tokenizer is trained for (paper, tokenizer section): faithful, compact, real-looking.
+"""Objective of the tokenizer (paper, tokenizer section): faithful, compact, real-looking.
 
 Shapes: B batch, H W pixels, h L the semantic map.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import distributed
+from common.config import Natural, Positive, limits
 from common.errors import UserError
 from common.pretrained.lpips import LPIPS
 from common.seeding import BatchDraws
@@ -22,14 +24,7 @@ from tokenizer.losses.dino import CROP_DRAWS, DinoDiscriminator
 from tokenizer.losses.patchgan import PatchGAN
 from tokenizer.posterior import Posterior
 
-# Keys of released files that have one meaning here.
-FIXED = {
-    "disc_factor": 1.0,
-    "disc_in_channels": 3,
-    "disc_conditional": False,
-    "use_actnorm": False,
-    "logvar_init": 0.0,
-}
+Weight = Annotated[float, limits(min=0)]
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -47,7 +42,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: nn.Para
     that the factor does not depend on how the batch is split.
     """
     norms = [
-        distributed.mean(torch.autograd.grad(term, weight, retain_graph=True)[0]).norm()
+        distributed.all_reduce_mean(torch.autograd.grad(term, weight, retain_graph=True)[0]).norm()
         for term in (reconstruction, adversarial)
     ]
     return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4).detach()
@@ -58,11 +53,13 @@ class Reconstruction:
     """What the autoencoder makes of a batch of images.
 
     Args:
+        target: what it should make, [B, 3, H, W] in [-1, 1].
         images: [B, 3, H, W], about [-1, 1].
         semantics: the semantic map [B, c, h, L], or None where it is not wanted.
         posterior: of the images' tokens.
     """
 
+    target: Tensor
     images: Tensor
     semantics: Tensor | None
     posterior: Posterior
@@ -74,6 +71,37 @@ class Loss:
 
     total: Tensor
     terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the autoencoder's loss.
+
+    Args:
+        name: in the logs.
+        weight: of its value in the sum.
+        measure: its value, and the figure for the logs.
+        start: first step with it.
+        faithful: whether it is part of the reconstruction that the adaptive weight looks at.
+    """
+
+    name: str
+    weight: float
+    measure: Callable[[Reconstruction], tuple[Tensor, Tensor]]
+    start: int = 0
+    faithful: bool = False
+
+
+def absolute_error(fake: Reconstruction) -> tuple[Tensor, Tensor]:
+    """Summed over pixels and channels, divided by B; logged as a mean."""
+    total = (fake.images.float() - fake.target).abs().sum() / len(fake.target)
+    return total, total / fake.target[0].numel()
+
+
+def divergence(fake: Reconstruction) -> tuple[Tensor, Tensor]:
+    """The posterior's KL divergence, averaged over B."""
+    value = fake.posterior.kl().mean()
+    return value, value
 
 
 class Objective(nn.Module):
@@ -95,52 +123,35 @@ class Objective(nn.Module):
         semantic_iter_start: first step with the alignment.
         weights_dir: folder of the pretrained networks, see `common.pretrained.files.find`.
         disc_factor, disc_in_channels, disc_conditional, use_actnorm, logvar_init: in released
-            files; anything but their values there is refused.
+            files, with the one meaning that they have there.
 
     Raises:
-        UserError: a value that cannot be, or a network whose weights are not there.
+        UserError: a network whose weights are not there.
     """
 
     def __init__(
         self,
-        pixelloss_weight: float = 1.0,
-        perceptual_weight: float = 1.0,
-        kl_weight: float = 0.01,
+        pixelloss_weight: Weight = 1.0,
+        perceptual_weight: Weight = 1.0,
+        kl_weight: Weight = 0.01,
         disc_type: Literal["dino", "patchgan", "none"] = "dino",
         disc_loss: Literal["hinge", "vanilla"] = "hinge",
-        disc_weight: float = 0.5,
-        disc_start: int = 5001,
-        disc_width: int = 64,
-        disc_num_layers: int = 3,
-        semantic_loss_w: float = 5.0,
-        semantic_iter_start: int = 20001,
+        disc_weight: Weight = 0.5,
+        disc_start: Natural = 5001,
+        disc_width: Positive = 64,
+        disc_num_layers: Positive = 3,
+        semantic_loss_w: Weight = 5.0,
+        semantic_iter_start: Natural = 20001,
         weights_dir: str | None = None,
-        disc_factor: float = 1.0,
-        disc_in_channels: int = 3,
-        disc_conditional: bool = False,
-        use_actnorm: bool = False,
-        logvar_init: float = 0.0,
+        disc_factor: Annotated[float, limits(choices=(1.0,))] = 1.0,
+        disc_in_channels: Literal[3] = 3,
+        disc_conditional: Literal[False] = False,
+        use_actnorm: Literal[False] = False,
+        logvar_init: Annotated[float, limits(choices=(0.0,))] = 0.0,
     ) -> None:
         super().__init__()
-        given = locals()
-        losses = {"hinge": hinge_loss, "vanilla": vanilla_loss}
-        for key, choices in {
-            "disc_loss": tuple(losses),
-            "disc_type": ("dino", "patchgan", "none"),
-            **{key: (value,) for key, value in FIXED.items()},
-        }.items():
-            if given[key] not in choices:
-                expected = f"one of {', '.join(map(str, choices))}" if choices[1:] else choices[0]
-                raise UserError(
-                    f"lossconfig.params.{key}: found {given[key]!r}, expected {expected}"
-                )
-        self.pixel_weight = pixelloss_weight
-        self.perceptual_weight = perceptual_weight
-        self.kl_weight = kl_weight
-        self.disc_weight = disc_weight
-        self.disc_start = disc_start
-        self.disc_loss = losses[disc_loss]
-        self.semantic_weight = semantic_loss_w
+        self.disc_weight, self.disc_start = disc_weight, disc_start
+        self.disc_loss = {"hinge": hinge_loss, "vanilla": vanilla_loss}[disc_loss]
         self.semantic_start = semantic_iter_start
         self.perceptual = LPIPS(weights_dir) if perceptual_weight else None
         self.alignment = Alignment(weights_dir) if semantic_loss_w else None
@@ -149,6 +160,14 @@ class Objective(nn.Module):
             self.discriminator = DinoDiscriminator(weights_dir)
         elif disc_type == "patchgan":
             self.discriminator = PatchGAN(disc_width, disc_num_layers)
+        self.terms = [Term("pixel", pixelloss_weight, absolute_error, faithful=True)]
+        if self.perceptual is not None:
+            self.terms.append(Term("lpips", perceptual_weight, self._lpips, faithful=True))
+        self.terms.append(Term("kl", kl_weight, divergence))
+        if self.alignment is not None:
+            self.terms.append(
+                Term("semantic", semantic_loss_w, self._alignment, semantic_iter_start)
+            )
 
     def adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in this step."""
@@ -159,41 +178,30 @@ class Objective(nn.Module):
         return self.alignment is not None and step >= self.semantic_start
 
     def autoencoder_loss(
-        self,
-        images: Tensor,
-        fake: Reconstruction,
-        last_weight: nn.Parameter,
-        step: int,
-        draws: BatchDraws,
+        self, fake: Reconstruction, last_weight: nn.Parameter, step: int, draws: BatchDraws
     ) -> Loss:
         """The autoencoder's loss.
 
         Args:
-            images: [B, 3, H, W] in [-1, 1].
-            fake: what the autoencoder makes of them.
+            fake: what the autoencoder makes, and of what.
             last_weight: of the decoder's last convolution, for the adaptive factor.
             step: updates of the autoencoder so far.
             draws: randomness of the discriminator's augmentation.
         """
-        pixels = (fake.images.float() - images).abs().sum() / len(images)
-        reconstruction = self.pixel_weight * pixels
-        terms = {"pixel": pixels / images[0].numel()}
-        if self.perceptual is not None:
-            terms["lpips"] = self.perceptual(fake.images, images).mean()
-            reconstruction = (
-                reconstruction + self.perceptual_weight * images[0].numel() * terms["lpips"]
-            )
-        terms["kl"] = fake.posterior.kl().mean()
-        total = reconstruction + self.kl_weight * terms["kl"]
-        if self.semantic(step):
-            terms["semantic"] = self.alignment.loss(fake.semantics, images)
-            total = total + self.semantic_weight * terms["semantic"]
+        logged: dict[str, Tensor] = {}
+        faithful, others = [], []
+        for term in self.terms:
+            if step >= term.start:
+                value, logged[term.name] = term.measure(fake)
+                (faithful if term.faithful else others).append(term.weight * value)
+        reconstruction = sum(faithful[1:], faithful[0])
+        total = sum(others, reconstruction)
         if self.adversarial(step):
-            terms["adversarial"] = -self._without_gradients(fake.images, draws).mean()
-            terms["d_weight"] = adaptive_weight(reconstruction, terms["adversarial"], last_weight)
-            total = total + self.disc_weight * terms["d_weight"] * terms["adversarial"]
-        terms |= {"rec": reconstruction, "total": total}
-        return Loss(total, {k: v.detach() for k, v in terms.items()})
+            logged["adversarial"] = -self._without_gradients(fake.images, draws).mean()
+            logged["d_weight"] = adaptive_weight(reconstruction, logged["adversarial"], last_weight)
+            total = total + self.disc_weight * logged["d_weight"] * logged["adversarial"]
+        logged |= {"rec": reconstruction, "total": total}
+        return Loss(total, {k: v.detach() for k, v in logged.items()})
 
     def discriminator_loss(self, images: Tensor, fake: Tensor, draws: BatchDraws) -> Loss:
         """The discriminator's loss on real images and on reconstructions, both [B, 3, H, W]."""
@@ -201,6 +209,14 @@ class Objective(nn.Module):
         loss = self.disc_loss(real, fake)
         terms = {"disc": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
         return Loss(loss, {k: v.detach() for k, v in terms.items()})
+
+    def _lpips(self, fake: Reconstruction) -> tuple[Tensor, Tensor]:
+        value = self.perceptual(fake.images, fake.target).mean()
+        return fake.target[0].numel() * value, value
+
+    def _alignment(self, fake: Reconstruction) -> tuple[Tensor, Tensor]:
+        value = self.alignment.loss(fake.semantics, fake.target)
+        return value, value
 
     def _judge(self, images: Tensor, draws: BatchDraws) -> Tensor:
         """The discriminator's logits, in float32."""
@@ -215,3 +231,10 @@ class Objective(nn.Module):
         logits = self._judge(images, draws)
         self.discriminator.requires_grad_(True)
         return logits
+
+
+class NoObjective(nn.Module):
+    """The `DummyLoss` of released files, with which a tokenizer is loaded and not trained."""
+
+    def __init__(self) -> None:
+        raise UserError("lossconfig.target: found DummyLoss, expected an objective to train with")

@@ -1,4 +1,4 @@
-"""Discriminators: networks that tell real images from reconstructions.
+"""PatchGAN: a discriminator of overlapping patches.
 
 Shapes: B batch, H W pixels.
 """
@@ -30,7 +30,7 @@ class BatchNorm(nn.BatchNorm2d):
         variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
         # in float64, because the subtraction below cancels digits
         variance, mean = variance.double(), mean.double()
-        moments = _Total.apply(torch.stack([mean, variance + mean.square()])) / world
+        moments = _Sum.apply(torch.stack([mean, variance + mean.square()])) / world
         mean, square = moments.unbind()
         variance = square - mean.square()
         with torch.no_grad():
@@ -44,16 +44,16 @@ class BatchNorm(nn.BatchNorm2d):
         return ((x - mean) * scale + bias).to(x.dtype)
 
 
-class _Total(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     """The sum over all processes; backward, the sum of all their gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return distributed.total(x)
+        return distributed.all_reduce_sum(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return distributed.total(gradient.contiguous())
+        return distributed.all_reduce_sum(gradient.contiguous())
 
 
 class PatchGAN(nn.Module):
@@ -66,6 +66,7 @@ class PatchGAN(nn.Module):
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
         super().__init__()
+        self.least = 3 * 2**layers  # pixels of a side, for a logit to be left
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
         stack: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i, (below, above) in enumerate(pairwise(widths), start=1):

@@ -72,23 +72,25 @@ def batch():
     images = torch.rand(2, 3, 32, 48) * 2 - 1
     fake = torch.einsum("oc,bchw->bohw", weight, columns).expand(2, 3, 32, 48)
     semantics = torch.randn(2, 768, 2, 3, requires_grad=True)
-    return images, Reconstruction(fake, semantics, Posterior(torch.randn(2, 4, 6), 2.5)), weight
+    return Reconstruction(images, fake, semantics, Posterior(torch.randn(2, 4, 6), 2.5)), weight
 
 
-def pixels(images, fake):
-    return (images - fake.images).abs().sum() / len(images)
+def pixels(fake):
+    return (fake.target - fake.images).abs().sum() / len(fake.target)
 
 
 def test_losses_are_summed_over_an_image_and_averaged_over_the_batch(batch):
-    images, fake, weight = batch
+    fake, weight = batch
     objective = plain(pixelloss_weight=2.0, kl_weight=0.1, disc_type="none")
-    loss = objective.autoencoder_loss(images, fake, weight, 10**9, draws())
+    loss = objective.autoencoder_loss(fake, weight, 10**9, draws())
     kl = 0.5 * fake.posterior.mean.square().sum() / 2
     assert loss.terms.keys() == {"total", "rec", "pixel", "kl"}
-    torch.testing.assert_close(loss.terms["rec"], 2 * pixels(images, fake).detach())
-    torch.testing.assert_close(loss.terms["pixel"], (images - fake.images).abs().mean().detach())
+    torch.testing.assert_close(loss.terms["rec"], 2 * pixels(fake).detach())
+    torch.testing.assert_close(
+        loss.terms["pixel"], (fake.target - fake.images).abs().mean().detach()
+    )
     torch.testing.assert_close(loss.terms["kl"], kl)
-    torch.testing.assert_close(loss.total, 2 * pixels(images, fake) + 0.1 * kl)
+    torch.testing.assert_close(loss.total, 2 * pixels(fake) + 0.1 * kl)
 
 
 @pytest.mark.parametrize(("step", "takes_part"), [(0, False), (5000, False), (5001, True)])
@@ -101,14 +103,14 @@ def test_the_adversary_waits_for_its_first_step(batch, step, takes_part):
 
 
 def test_the_adversarial_term(batch):
-    images, fake, weight = batch
+    fake, weight = batch
     objective = plain(kl_weight=0.0, disc_type="patchgan", disc_weight=0.25, disc_start=0)
     objective.discriminator = Judge()
-    loss = objective.autoencoder_loss(images, fake, weight, 0, draws())
+    loss = objective.autoencoder_loss(fake, weight, 0, draws())
     adversarial = -0.5 * fake.images.sum() / 2
-    factor = adaptive_weight(pixels(images, fake), adversarial, weight)
+    factor = adaptive_weight(pixels(fake), adversarial, weight)
     torch.testing.assert_close(loss.terms["d_weight"], factor)
-    torch.testing.assert_close(loss.total, pixels(images, fake) + 0.25 * factor * adversarial)
+    torch.testing.assert_close(loss.total, pixels(fake) + 0.25 * factor * adversarial)
     loss.total.backward()
     assert objective.discriminator.factor.grad is None
     assert objective.discriminator.factor.requires_grad
@@ -116,11 +118,11 @@ def test_the_adversarial_term(batch):
 
 
 def test_the_discriminator_learns_and_the_autoencoder_does_not(batch):
-    images, fake, weight = batch
+    fake, weight = batch
     objective = plain(disc_type="patchgan", disc_loss="hinge")
     objective.discriminator = Judge()
-    loss = objective.discriminator_loss(images, fake.images, draws())
-    logits = [0.5 * x.sum((1, 2, 3)) for x in (images, fake.images)]
+    loss = objective.discriminator_loss(fake.target, fake.images, draws())
+    logits = [0.5 * x.sum((1, 2, 3)) for x in (fake.target, fake.images)]
     torch.testing.assert_close(loss.total, hinge_loss(*logits))
     loss.total.backward()
     assert objective.discriminator.factor.grad is not None
@@ -137,9 +139,9 @@ def whole(pretrained_folder):
 
 def test_the_terms_of_the_paper(whole, batch):
     """Rec = Σ(|x − x̂| + LPIPS), KL, alignment and adversary, each from its step on."""
-    images, fake, weight = batch
+    fake, weight = batch
     expected = (
-        pixels(images, fake) + images[0].numel() * whole.perceptual(fake.images, images).mean()
+        pixels(fake) + fake.target[0].numel() * whole.perceptual(fake.images, fake.target).mean()
     )
     kl = 0.01 * fake.posterior.kl().mean()
     found = [whole.autoencoder_loss(*batch, step, draws(3)) for step in range(3)]
@@ -154,7 +156,7 @@ def test_the_terms_of_the_paper(whole, batch):
     # each use of spectral normalisation moves its estimates a little
     torch.testing.assert_close(found[1].total, total, rtol=1e-2, atol=0.0)
 
-    semantic = whole.alignment.loss(fake.semantics, images)
+    semantic = whole.alignment.loss(fake.semantics, fake.target)
     terms = found[2].terms
     torch.testing.assert_close(terms["semantic"], semantic.detach())
     sum_of_terms = terms["rec"] + kl + 0.5 * terms["d_weight"] * terms["adversarial"]
@@ -163,28 +165,14 @@ def test_the_terms_of_the_paper(whole, batch):
 
 
 def test_gradients_reach_what_is_trained_alone(whole, batch):
-    images, fake, weight = batch
-    whole.autoencoder_loss(images, fake, weight, 2, draws()).total.backward()
+    fake, weight = batch
+    whole.autoencoder_loss(fake, weight, 2, draws()).total.backward()
     assert weight.grad is not None and fake.semantics.grad is not None
     assert all(p.grad is None for p in whole.parameters())
-    loss = whole.discriminator_loss(images, fake.images, draws())
+    loss = whole.discriminator_loss(fake.target, fake.images, draws())
     loss.total.backward()
     assert all(p.grad is not None for p in whole.discriminator.parameters())
     assert {name.split(".")[1] for name in whole.state_dict()} == {"heads"}  # no frozen network
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"disc_loss": "wasserstein"}, "disc_loss: found 'wasserstein', expected one of hinge"),
-        ({"disc_type": "gan"}, "disc_type: found 'gan', expected one of dino, patchgan, none"),
-        ({"use_actnorm": True}, "use_actnorm: found True, expected False"),
-        ({"logvar_init": 1.0}, "logvar_init: found 1.0, expected 0.0"),
-    ],
-)
-def test_unknown_terms_are_named(params, message):
-    with pytest.raises(UserError, match=f"lossconfig.params.{message}"):
-        Objective(**params)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def train(rows: slice = slice(None), norm: type = BatchNorm) -> dict[str, torch.
     adversarial = -discriminator(fake).mean()
     discriminator.requires_grad_(True)
     alone = torch.autograd.grad(adversarial, weight, retain_graph=True)[0]
-    alone = distributed.mean(alone)
+    alone = distributed.all_reduce_mean(alone)
     (adversarial / alone.norm() + (fake - real).abs().mean()).backward()
     distributed.average_gradients([weight])
 
@@ -106,7 +106,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}
     common |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-    common |= {"PYTHONPATH": Path(__file__).parents[2], "CUDA_VISIBLE_DEVICES": ""}
+    common |= {"PYTHONPATH": Path(__file__).parents[3], "CUDA_VISIBLE_DEVICES": ""}
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, str(tmp_path)],

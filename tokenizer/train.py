@@ -1,0 +1,301 @@
+"""Training of the tokenizer: from the settings of a run to checkpoints and a record of results."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
+
+from common import checkpoint, config, provenance, seeding
+from common.config import Natural, limits, setting, structured
+from common.data import DataModule
+from common.distributed import Process
+from common.errors import UserError
+from common.io import write_json
+from common.signals import PreemptionHandler
+from tokenizer.callbacks import RunFolder
+from tokenizer.evaluate import available_lpips, evaluate
+from tokenizer.lightning import TokenizerModule
+from tokenizer.scale import rescale
+
+# What Lightning says of this training, and its user can neither change nor need know.
+NOISE = (
+    ".*isinstance.treespec, LeafSpec.* is deprecated",
+    r".*Found \d+ module\(s\) in eval mode",  # the EMA copy
+    ".*does not have many workers",
+    r".*number of training batches \(\d+\) is smaller than the logging interval",
+)
+UNLIMITED = sys.maxsize  # epochs
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Arguments of Lightning's trainer that have a meaning here (`lightning.trainer`)."""
+
+    max_epochs: int | None = setting(None, "epochs; 1000 without max_steps, -1: no limit", min=-1)
+    max_steps: int = setting(-1, "updates; -1: no limit", min=-1)
+    limit_train_batches: int | None = setting(None, "batches of an epoch", min=1)
+    accumulate_grad_batches: int = setting(1, "batches of an update", min=1)
+    check_val_every_n_epoch: int = setting(1, "epochs between two validations", min=1)
+    log_every_n_steps: int = setting(50, "updates between two rows of metrics; 0: none", min=0)
+    precision: str = setting(
+        "32-true",
+        "of convolutions and products",
+        choices=("32-true", "32", "bf16-mixed", "bf16"),
+    )
+    benchmark: bool | None = setting(None, "let cuDNN measure which kernels are fastest")
+    deterministic: bool | None = setting(None, "take deterministic kernels only")
+    detect_anomaly: bool = setting(False, "look for NaN in the backward pass")
+    enable_progress_bar: bool = setting(True, "show how far an epoch is")
+
+
+@dataclass(frozen=True)
+class LightningConfig:
+    """How a run goes (`lightning`)."""
+
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint_every: Natural = 0  # updates between two checkpoints; 0: one after each epoch
+    checkpoint_keep_all: bool = False  # keep the checkpoint of every epoch
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The module and its base learning rate (`model`)."""
+
+    params: dict[str, Any]
+    target: str = "tokenizer.lightning.TokenizerModule"
+    base_learning_rate: Annotated[float, limits(min=0)] = 1.92e-4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a YAML file of stage one says."""
+
+    model: ModelConfig
+    data: dict[str, Any]
+    lightning: LightningConfig = field(default_factory=LightningConfig)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is, beside its settings.
+
+    Args:
+        folder: `checkpoints/`, `configs/`, `images/`, `logs/` and `results.json` go there.
+        process: this process.
+        resume: a checkpoint to go on from.
+        gpus: numbers of the GPUs that the processes of a machine take, if not the first ones.
+        loggers: further ones than TensorBoard's and CSV.
+        weights_dir: folder of the pretrained networks.
+        scale_lr: multiply the rate of a new run by the global batch size.
+        test: measure reconstructions of the test set at the end, if there is one.
+    """
+
+    folder: Path
+    process: Process
+    resume: Path | None = None
+    gpus: Sequence[int] | None = None
+    loggers: Sequence[Logger] = ()
+    weights_dir: str | None = None
+    scale_lr: bool = False
+    test: bool = True
+
+
+class AveragedGradients(DDPStrategy):
+    """Many processes without the DDP wrapper.
+
+    Each of the two optimizers leaves the other's parameters without a gradient, which the wrapper
+    would have to search for in every step; the module averages what it has computed instead.
+    """
+
+    def configure_ddp(self) -> None:
+        pass
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints written whole or not at all, and read without running code from the file."""
+
+    def save_checkpoint(
+        self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        checkpoint.save(path, checkpoint_)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        state = checkpoint.load(path)
+        absent = {"state_dict", "optimizer_states", "loops", "tokenizer", "updates"} - state.keys()
+        if absent:
+            raise UserError(
+                f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint of "
+                "scripts/train_tokenizer.py (ckpt_path starts from others)"
+            )
+        return state
+
+
+def train(run: Run, settings: Settings, fit: bool = True) -> None:
+    """Train a tokenizer.
+
+    Args:
+        run: where, and from what.
+        settings: of the run.
+        fit: otherwise only build everything, which finds mistakes in the settings.
+
+    Raises:
+        UserError: a mistake in the settings.
+        Preempted: a signal asked to leave; the checkpoint has been written.
+    """
+    seeding.seed_everything(settings.seed)
+    data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
+    data.setup("fit")
+    settings = _whole_updates(settings, data, run.process.world)
+    if run.scale_lr and run.resume is None:  # a run's own config has the rate that it uses
+        images = data.batch_size * run.process.world
+        images *= settings.lightning.trainer.accumulate_grad_batches
+        rate = settings.model.base_learning_rate * images
+        settings = replace(settings, model=replace(settings.model, base_learning_rate=rate))
+    module = build_module(settings, run.weights_dir, run.resume)
+    least = getattr(module.objective.discriminator, "least", 0)
+    for name, dataset in data.datasets.items():
+        height, width = dataset[0][0].shape[1:]
+        try:
+            module.tokenizer.check_size(height, width)
+        except UserError as error:
+            raise UserError(f"data.params.{name}: {error}") from None
+        if min(height, width) < least:
+            raise UserError(
+                f"model.params.lossconfig.params.disc_num_layers: needs images of {least} pixels, "
+                f"found {height} × {width} in data.params.{name}"
+            )
+    signals = PreemptionHandler(run.process)
+    folder = RunFolder(run.folder, settings, run.process, signals)
+    trainer = build_trainer(settings.lightning.trainer, run, folder)
+    if not fit:
+        return
+    if run.process.is_main:
+        print(f"{'resuming' if run.resume else 'training'} in {run.folder}", flush=True)
+    where = provenance.describe(Path(__file__).parents[1])
+    began = time.monotonic()
+    with signals:
+        trainer.fit(module, datamodule=data, ckpt_path=run.resume)
+    if not folder.last.exists():
+        raise UserError("no update was made; expected lightning.trainer.max_epochs above 0")
+    results = {
+        "updates": module.step,
+        "seconds": time.monotonic() - began,
+        **_measure(run, data, folder, folder.progress["best_step"] == module.step),
+    }
+    if run.process.is_main:
+        record = {"results": results, "settings": asdict(settings), "environment": where}
+        write_json(run.folder / "results.json", record | {"processes": run.process.world})
+
+
+def build_module(
+    settings: Settings, weights_dir: str | None = None, resume: Path | None = None
+) -> TokenizerModule:
+    """The module that the settings describe; a resumed one gets its weights later."""
+    params = dict(settings.model.params)
+    if resume is not None and params.get("ckpt_path"):
+        params["ckpt_path"] = ""  # the file it once started from may be gone
+    return config.instantiate(
+        {"target": settings.model.target, "params": params},
+        "model",
+        learning_rate=settings.model.base_learning_rate,
+        seed=settings.seed,
+        accumulate=settings.lightning.trainer.accumulate_grad_batches,
+        weights_dir=weights_dir,
+    )
+
+
+def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder) -> pl.Trainer:
+    """Lightning's trainer of a run."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    process = run.process
+    on_gpu = process.device.type == "cuda"
+    devices: Any = list(run.gpus) if on_gpu and run.gpus else process.local_world
+    epochs = options.max_epochs
+    if epochs in (None, -1):
+        epochs = 1000 if epochs is None and options.max_steps < 0 else UNLIMITED
+    bar = TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else 100)
+    return pl.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=[process.device.index] if on_gpu and process.world == 1 else devices,
+        num_nodes=process.world // process.local_world,
+        strategy=AveragedGradients() if process.world > 1 else "auto",
+        use_distributed_sampler=False,
+        plugins=[AtomicCheckpoints()],
+        logger=list(run.loggers) or False,
+        callbacks=[folder, bar] if options.enable_progress_bar else [folder],
+        enable_progress_bar=options.enable_progress_bar,
+        enable_checkpointing=False,  # the callback's part
+        enable_model_summary=False,
+        max_epochs=epochs,
+        limit_train_batches=options.limit_train_batches,
+        log_every_n_steps=options.log_every_n_steps,
+        precision=options.precision,
+        benchmark=options.benchmark,
+        deterministic=options.deterministic,
+        detect_anomaly=options.detect_anomaly,
+    )
+
+
+def _whole_updates(settings: Settings, data: DataModule, world: int) -> Settings:
+    """The settings with a number of batches for each epoch that makes whole updates."""
+    options = settings.lightning.trainer
+    together = options.accumulate_grad_batches
+    batches = len(data.datasets["train"]) // (data.batch_size * world)
+    if together == 1:
+        return settings
+    limit = options.limit_train_batches or batches // together * together
+    if limit % together or not 0 < limit <= batches:
+        raise UserError(
+            f"lightning.trainer.limit_train_batches: found {limit}, expected a multiple of "
+            f"accumulate_grad_batches, {together}, up to the {batches} batches of an epoch"
+        )
+    trainer = replace(options, limit_train_batches=limit)
+    return replace(settings, lightning=replace(settings.lightning, trainer=trainer))
+
+
+def _measure(run: Run, data: DataModule, folder: RunFolder, last_is_best: bool) -> dict[str, Any]:
+    """The scale of the checkpoints' tokens, and the fidelity of the best one (or the last)."""
+    options = {"batch_size": data.batch_size, "num_workers": data.num_workers}
+    tokenizer, name = rescale(folder.last, data.datasets["train"], run.process, **options), "last"
+    best = folder.checkpoint("best")
+    if best.exists():
+        name = "best"
+        if last_is_best:
+            folder.copy(folder.last, "best")
+        else:
+            tokenizer = rescale(best, data.datasets["train"], run.process, **options)
+    results: dict[str, Any] = {"checkpoint": name, "token_scale": float(tokenizer.token_scale)}
+    lpips = available_lpips(run.weights_dir)
+    for part in ("validation", "test") if run.test else ("validation",):
+        dataset = data.datasets.get(part)
+        if dataset:
+            means = evaluate(tokenizer, dataset, run.process, lpips=lpips, **options).means
+            results[part] = {"images": len(dataset), **means}
+            if run.process.is_main:
+                print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in results[part].items()))
+    return results
+
+
+def read_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
+    """The settings in YAML files, later ones over earlier ones, then the overrides.
+
+    Raises:
+        UserError: naming the file or the key.
+    """
+    return structured(Settings, config.load(files, overrides))
