@@ -14,6 +14,7 @@ import datetime
 import pdb
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli, config, distributed
@@ -23,13 +24,22 @@ from tokenizer.train import Run, read_settings, train
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 SPEED = ("compile", "channels_last", "grad_checkpointing")
+SWITCHES = ("-t", "--train", "-d", "--debug", "--no-test", "--scale_lr")
 IGNORED = ["project=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank=", "world_size="]
 
 
+def switched(words: Sequence[str]) -> list[str]:
+    """A command line whose switches have a value each: `-t`, `-t True` and `-t False` are sound."""
+    found: list[str] = []
+    for word in words:
+        if word.lower() in ("true", "false") and found and found[-1][-5:] == "=True":
+            found[-1] = f"{found[-1][:-5]}={word}"
+        else:
+            found.append(f"{word}=True" if word in SWITCHES else word)
+    return found
+
+
 def boolean(word: str) -> bool:
-    """True or False as a word, as the released flags take it."""
-    if word.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"found {word!r}, expected True or False")
     return word.lower() == "true"
 
 
@@ -62,7 +72,7 @@ def parse() -> argparse.Namespace:
     speed("--grad_checkpointing", action="store_true", help="less memory for more arithmetic")
     cli.accept_ignored(parser, IGNORED)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="over the configs")
-    flags = cli.parse(parser)
+    flags = cli.parse(parser, switched(sys.argv[1:]))
     # `-b config.yaml key=value` makes argparse read what follows the files as one more of them
     misread = [word for word in flags.base if "=" in word and not Path(word).exists()]
     flags.base = [word for word in flags.base if word not in misread]
