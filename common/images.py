@@ -1,4 +1,4 @@
-"""Pictures between files and tensors.
+"""Images: from files to tensors and back.
 
 `H W` pixels. Tensors are uint8 in 0..255, or float32 in [-1, 1] as the models take and give them.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from common.errors import UserError
 from common.io import replacing
 
 Interpolation = Literal["bicubic", "pil_bilinear", "cv2_bilinear"]
+MAX_PIXELS = 2**27  # of a resized image
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
@@ -33,23 +35,29 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """Read a picture of any common kind as upright RGB; transparency becomes white.
+    """Read a image of any common kind as upright RGB; transparency becomes white.
 
     Raises:
-        UserError: naming the file, when it is missing, damaged or no picture.
+        UserError: naming the file, when it is missing, damaged or no image.
     """
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise ValueError("a pipe, which would be waited for")
         with Image.open(path) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such picture") from None
+        raise UserError(f"{path}: no such image") from None
     except Exception as error:  # damaged files fail in many ways, depending on the decoder
-        raise UserError(f"{path}: not a readable picture ({error})") from error
+        raise UserError(f"{path}: not a readable image ({error})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":  # by custom in [0, 1], if nothing in it is larger
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        values = values * 255 if values.max() <= 1 else values
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
         pixels = np.asarray(image).astype(np.float64) / 257
         image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
@@ -61,7 +69,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """An RGB picture as uint8 [3, H, W]."""
+    """An RGB image as uint8 [3, H, W]."""
     return _channels_last(image).contiguous()
 
 
@@ -82,6 +90,9 @@ def resize_to_cover(
 
     Returns:
         uint8 [3, H, W] with H ≥ height and W ≥ width, one of them equal.
+
+    Raises:
+        UserError: it would be too large for memory.
     """
     pixels = _channels_last(image)
     scale = max(height / image.height, width / image.width)
@@ -89,6 +100,9 @@ def resize_to_cover(
     size = (max(height, whole(image.height * scale)), max(width, whole(image.width * scale)))
     if size == pixels.shape[1:]:
         return pixels
+    if size[0] * size[1] > MAX_PIXELS:
+        found = f"{image.height} x {image.width}"
+        raise UserError(f"an image of {found} pixels: too narrow to be resized to {height}")
     if interpolation == "cv2_bilinear":
         return interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
     mode = interpolation.removeprefix("pil_")
@@ -140,13 +154,13 @@ def save_image(path: str | os.PathLike[str], image: torch.Tensor) -> None:
 def save_grid(
     path: str | os.PathLike[str], images: torch.Tensor, columns: int, pad: int = 2
 ) -> None:
-    """Write `images` [N, 3, H, W] as one picture, row by row, on white.
+    """Write `images` [N, 3, H, W] as one image, row by row, on white.
 
     Args:
         path: the file to write.
         images: uint8, or float in [-1, 1].
-        columns: pictures in a row.
-        pad: white pixels around each picture.
+        columns: images in a row.
+        pad: white pixels around each image.
     """
     images = images if images.dtype == torch.uint8 else to_uint8(images)
     count, channels, height, width = images.shape

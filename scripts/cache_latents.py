@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from common import config, distributed
-from common.data.caching import Views, cache
+from common.data.latents import LatentHeader, Views, cache_latents
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from generator.data import add_image_flags, image_data
@@ -61,21 +61,23 @@ def main() -> None:
         tokenizer = tokenizer_from_config(flags.config_path, overrides=flags.overrides)
         dataset = image_data(flags, tokenizer, train=True, seed=flags.seed)
         views = Views(dataset, flags.crops)
-        header = {
-            "tokenizer": identity(tokenizer),
-            "token_scale": float(tokenizer.token_scale),
-            "class_names": list(dataset.class_names),
-            "layout": "means [image, crop and flip, column, channel], in the posterior's scale",
-            "data": describe_data(flags),
-            "seed": flags.seed,
-        }
+        header = LatentHeader(
+            tokenizer=identity(tokenizer),
+            token_scale=float(tokenizer.token_scale),
+            std=float(tokenizer.std),
+            height=tokenizer.height,
+            column_width=tokenizer.column_width,
+            class_names=list(dataset.class_names),
+            data=describe_data(flags),
+            seed=flags.seed,
+        )
         tokenizer = tokenizer.to(process.device)
 
         def means(pictures: Tensor) -> Tensor:
             with full_float32():
                 return tokenizer.encode(pictures).mode()
 
-        fresh = cache(
+        fresh = cache_latents(
             views,
             means,
             header,

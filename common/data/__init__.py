@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.data.folders import ImageFolder
+from common.data.folders import ImageFolder, ImageList
 from common.data.imagenet import ImageNetTrain, ImageNetValidation
 from common.data.latents import LatentDataset
-from common.data.lists import ImageList
 
 __all__ = [
     "DataModule",

@@ -1,4 +1,4 @@
-"""Pictures with labels.
+"""Image data sets: labelled images from folders and from lists.
 
 A data set has `__len__`, `class_names`, and `__getitem__(i) -> (uint8 [3, H, W], label)`. In
 training `i` is a `Draw`, whose number seeds the crop and the flip: a draw looks the same whatever
@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from common import images
+from common.config import Positive
 from common.data.sampler import Draw
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.seeding import stream
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
+# A line of a list; a suffix says where a path with spaces ends and a label begins.
+ENTRY = re.compile(rf"(.*\.(?:{'|'.join(s[1:] for s in SUFFIXES)}))(?:\s+(\d+))?", re.IGNORECASE)
+MAX_CLASSES = 10**6
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ class Paths(Sequence[str]):
     """File names in one block of memory, which forked workers share.
 
     A list of strings each worker would come to hold for itself, because reading a string counts a
-    reference inside it: gigabytes, for a million pictures and the workers of eight GPUs.
+    reference inside it: gigabytes, for a million images and the workers of eight GPUs.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -51,7 +55,7 @@ class Paths(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, i: int | slice) -> str | list[str]:
+    def __getitem__(self, i):
         index = range(len(self))[i]
         if isinstance(i, slice):
             return [self[k] for k in index]
@@ -59,9 +63,9 @@ class Paths(Sequence[str]):
 
 
 class ImageDataset(Dataset):
-    """Pictures from files, resized until the crop just fits inside, then cut.
+    """Images from files, resized until the crop just fits inside, then cut.
 
-    A picture that cannot be read is logged and counted, and the next readable one of the data set
+    An image that cannot be read is logged and counted, and the next readable one of the data set
     takes its place; `unreadable` is how many have been met, by all workers together.
 
     Args:
@@ -75,6 +79,8 @@ class ImageDataset(Dataset):
         interpolation: between pixels, when resizing; see `images.resize_to_cover`.
     """
 
+    kind = "images"
+
     def __init__(
         self,
         source: str | Path,
@@ -87,16 +93,12 @@ class ImageDataset(Dataset):
         interpolation: images.Interpolation = "bicubic",
     ) -> None:
         self.source, self.height, self.width = source, size, size if width is None else width
-        for name, value in (("size", self.height), ("width", self.width)):
-            if value < 1:
-                raise UserError(f"{name}: found {value}, expected at least 1 pixel")
         self.random_crop, self.flip, self.seed = random_crop, flip, seed
         self.interpolation = interpolation
-        self.train = random_crop or flip
         self.paths = Paths(listing.paths)
         self.labels = np.asarray(listing.labels)
         self.class_names = listing.class_names
-        # One flag a picture, in memory that workers share: a picture met twice counts once.
+        # One flag an image, in memory that workers share: an image met twice counts once.
         self.unreadable_flags = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
@@ -104,39 +106,41 @@ class ImageDataset(Dataset):
 
     @property
     def unreadable(self) -> int:
-        """How many pictures could not be read so far."""
+        """How many images could not be read so far."""
         return int(self.unreadable_flags.sum())
 
     def __getitem__(self, i: int | Draw) -> tuple[torch.Tensor, int]:
-        """Picture `i` as uint8 [3, size, width], and its label; an int is its own draw number."""
+        """Image `i` as uint8 [3, size, width], and its label; an int is its own draw number."""
         index, number = i if isinstance(i, Draw) else (i, i)
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        picture, index = self._read(index % len(self))
-        image = images.resize_to_cover(picture, self.height, self.width, self.interpolation)
-        randomness = stream(self.seed, "crop", number) if self.train else None
+        image, index = self._read(index % len(self))
+        randomness = stream(self.seed, "crop", number) if self.random_crop or self.flip else None
         place = randomness if self.random_crop else None
         image = images.crop(image, self.height, self.width, place)
-        if self.flip and randomness.random() < 0.5:
+        if self.flip and randomness is not None and randomness.random() < 0.5:
             image = image.flip(2)
         return image.contiguous(), int(self.labels[index])
 
-    def _read(self, start: int) -> tuple[Image.Image, int]:
-        """The first readable picture from `start` on, around the end, and its index."""
+    def _read(self, start: int) -> tuple[torch.Tensor, int]:
+        """The first readable image from `start` on, around the end, resized, and its index."""
         for step in range(len(self)):
             index = (start + step) % len(self)
             if self.unreadable_flags[index]:
                 continue
             try:
-                return images.read_rgb(self.paths[index]), index
+                path, size = self.paths[index], (self.height, self.width)
+                image = images.read_rgb(path)
+                return images.resize_to_cover(image, *size, self.interpolation), index
             except UserError as error:
                 self.unreadable_flags[index] = True
-                log.warning("%s; the next picture takes its place", error)
-        raise UserError(f"{self.source}: none of its {len(self)} pictures can be read")
+                found = printable(f"{path}: {error}".replace(f"{path}: {path}", path))
+                log.warning("%s; the next image takes its place", found)
+        raise UserError(f"{self.source}: none of its {len(self)} images can be read")
 
 
 class ImageFolder(ImageDataset):
-    """Pictures in `root/<class>/**`.
+    """Images in `root/<class>/**`.
 
     Labels count the class folders in the order of their names as strings (`10` before `2`).
 
@@ -150,32 +154,64 @@ class ImageFolder(ImageDataset):
         interpolation: when resizing: bicubic, pil_bilinear or cv2_bilinear.
 
     Raises:
-        UserError: `root` is missing, has no class folders, or one of them has no pictures.
+        UserError: `root` is missing, has no class folders, or one of them has no images.
     """
 
     def __init__(
         self,
         root: str,
-        size: int,
+        size: Positive,
         train: bool = False,
         flip: bool = True,
         seed: int = 0,
-        width: int | None = None,
+        width: Positive | None = None,
         interpolation: images.Interpolation = "bicubic",
     ) -> None:
         listing = list_folder(Path(root))
         super().__init__(root, listing, size, width, train, train and flip, seed, interpolation)
 
 
+class ImageList(ImageDataset):
+    """Images listed in a text file: a path a line, maybe with a label, `forest/1.jpg 7`.
+
+    Blank lines and lines that begin with `#` are left out. Without labels the class of an image is
+    its folder as it is listed, and labels count these in the order of their names.
+
+    Args:
+        file: the list.
+        size, train, flip, seed, width, interpolation: see `ImageFolder`.
+        root: folder that all paths start from, also those that begin with `/`, as in the lists of
+            Places365. Without it, relative paths start from the folder of the list.
+
+    Raises:
+        UserError: naming the file, and the line that is wrong. Of the images only the first one
+            is looked for; others that are missing count as unreadable.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        size: Positive,
+        train: bool = False,
+        flip: bool = True,
+        seed: int = 0,
+        width: Positive | None = None,
+        root: str | None = None,
+        interpolation: images.Interpolation = "bicubic",
+    ) -> None:
+        listing = read_list(file, os.path.dirname(file) if root is None else root, root is not None)
+        super().__init__(file, listing, size, width, train, train and flip, seed, interpolation)
+
+
 def list_folder(root: Path) -> Listing:
-    """Every picture in `root/<class>/**`; see `ImageFolder`."""
+    """Every image in `root/<class>/**`; see `ImageFolder`."""
     names = class_folders(root)
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = pictures_below(root / name)
+        found = images_below(root / name)
         if not found:
-            raise UserError(f"{root / name}: a class folder without pictures")
+            raise UserError(f"{root / name}: a class folder without images")
         paths += found
         labels += [label] * len(found)
     return Listing(paths, labels, names)
@@ -191,14 +227,79 @@ def class_folders(root: Path) -> list[str]:
     return names
 
 
-def pictures_below(folder: Path) -> list[str]:
-    """Every picture in a folder and those inside it, in the order of their paths."""
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-    )
+def images_below(folder: str | os.PathLike[str]) -> list[str]:
+    """Every image file in a folder and those inside it, in the order of their paths."""
+    return sorted(_walk(os.fspath(folder), ()))
 
 
-Pictures = ImageDataset  # the name of before, until its callers are renamed
+def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Links to folders are followed, but for those that lead back to one of those above."""
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, (*above, here))
+            elif (
+                os.path.splitext(entry.name)[1].lower() in SUFFIXES
+                and not entry.name.startswith(".")
+                and entry.is_file()  # no pipe, which would be waited for
+            ):
+                yield entry.path
+
+
+def read_list(file: str | Path, start: str | Path, rooted: bool) -> Listing:
+    """The images that a text file lists; see `ImageList`.
+
+    Args:
+        file: the list; bytes that are not UTF-8 stand for themselves, as in file names.
+        start: folder from which relative paths start,
+        rooted: and those that begin with `/` too.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+            return _parse(lines, os.fspath(start), file, rooted)
+    except OSError as error:
+        raise UserError(f"{file}: cannot read this list of images ({error.strerror})") from None
+
+
+def _parse(lines: Iterable[str], start: str, file: str | Path, rooted: bool) -> Listing:
+    paths: list[str] = []
+    labels: list[str] = []  # numbers, or the folders that are the classes
+    numbered = False
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        where = f"{file}: line {number}"
+        entry = ENTRY.fullmatch(line)
+        if entry is None:
+            raise UserError(
+                f"{where}: found {line!r}, expected the path of an image, and maybe a space and "
+                "its label, a whole number from 0 on"
+            )
+        path, label = entry.groups()
+        path = path.lstrip("/") if rooted else path
+        if not paths:
+            numbered = label is not None
+            if not os.path.exists(os.path.join(start, path)):
+                expected = f"expected paths that start from {start or '.'}"
+                raise UserError(f"{where}: no such image {os.path.join(start, path)}; {expected}")
+        if (label is not None) != numbered or (numbered and int(label) >= MAX_CLASSES):
+            expected = f"a label below {MAX_CLASSES} in all lines or in none"
+            raise UserError(f"{where}: found label {label}, expected {expected}")
+        paths.append(os.path.join(start, path))
+        labels.append(label if numbered else os.path.dirname(path) or ".")
+    if not paths:
+        raise UserError(f"{file}: lists no images")
+    if numbered:
+        values = [int(label) for label in labels]
+        return Listing(paths, values, [str(k) for k in range(max(values) + 1)])
+    names = sorted(set(labels))
+    order = {name: k for k, name in enumerate(names)}
+    return Listing(paths, [order[name] for name in labels], names)
+
+
+# names of before, until their callers are renamed
+Pictures, pictures_below = ImageDataset, images_below

@@ -1,60 +1,125 @@
-"""Cached tokens: the posterior means of a data set, which `common.data.caching` has written.
+"""Cached tokens: the posterior means of a data set, encoded once and then trained on.
 
 Means rather than samples are kept, so that the posterior's noise stays fresh in every epoch. Crops
-and flips are drawn when the pictures are encoded, so of each there may be several views, of which
-training takes one at a time.
+and flips are drawn when the images are encoded, so of each there may be several views, of which
+training takes one at a time. The file says all that training needs to know of the tokenizer.
 
-Shapes: N pictures, V views of each, L columns, C token channels.
+Shapes: N images, V views of each, L columns, C token channels, H W pixels.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
 import json
 import os
-from typing import Any
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from common import checkpoint
-from common.checkpoint import weights_hash
+from common import checkpoint, distributed, images
+from common.config import setting, structured
+from common.data.folders import ImageDataset
 from common.data.sampler import Draw
+from common.distributed import Process
 from common.errors import UserError
+from common.io import claim_folder
+from common.logger import UnreadableImages, progress_bar
 from common.seeding import stream
+from common.signals import ignore_signals
+
+SHARD = 256  # images
+LAYOUT = "means [image, crop and flip, column, channel], in the posterior's scale"
+
+
+@dataclass(frozen=True)
+class ViewsHeader:
+    """The views that a file of tokens holds of its images."""
+
+    images: int = setting(min=1)
+    pixels: tuple[int, int] = setting(help="height and width", min=1)
+    crops: int = setting(help="random crops an image; 0: the centre crop", min=0)
+    flips: bool = setting(help="whether each crop is followed by its flip")
+    files: str = setting(help="digest of the images' names and labels")
+
+
+@dataclass(frozen=True)
+class LatentHeader:
+    """What a file of tokens holds, and all that training needs to know of their tokenizer."""
+
+    tokenizer: str = setting(help="fingerprint of its weights")
+    token_scale: float = setting(help="factor from the posterior's to the model's scale", above=0)
+    std: float = setting(help="noise range of the posterior", min=0)
+    height: int = setting(help="of the images in pixels", min=1)
+    column_width: int = setting(help="of a token in pixels", min=1)
+    class_names: list[str]
+    views: ViewsHeader | None = setting(None, "filled in by `cache_latents`")
+    data: Any = setting(None, "the images, in plain values")
+    seed: int = setting(0, "of the crops")
+    layout: Literal["means [image, crop and flip, column, channel], in the posterior's scale"] = (
+        LAYOUT
+    )
+    kind: Literal["column latents"] = "column latents"
 
 
 class LatentDataset(Dataset):
-    """Posterior means [L, C] and labels from a file of `scripts/cache_latents.py`.
+    """Posterior means [L, C] and labels from a file of `cache_latents`.
 
     In training an item is a `Draw`, whose number chooses the view as it would choose crop and
-    flip of the picture; an int gives the first view.
+    flip of the image; an int gives the first view. The first process verifies the file's checksum,
+    which reads it once; otherwise tokens are read as they are needed.
 
     Args:
-        path: the file; its tokens are read as they are needed.
-        tokenizer: identity of the tokenizer in use.
+        path: the file.
+        tokenizer: fingerprint of the tokenizer in use; not compared if None.
         seed: of the choice among views.
 
-    Attributes:
-        header: what made the means.
-
     Raises:
-        UserError: the file is missing or of another kind, or another tokenizer made it.
+        UserError: the file is missing, damaged or of another kind, or another tokenizer made it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], tokenizer: str, seed: int = 0) -> None:
+    kind = "latents"
+
+    def __init__(
+        self, path: str | os.PathLike[str], tokenizer: str | None = None, seed: int = 0
+    ) -> None:
         self.path, self.seed = path, seed
         self.header = read_header(path)
-        if self.header["tokenizer"] != tokenizer:
+        if tokenizer is not None and self.header.tokenizer != tokenizer:
             raise UserError(
-                f"{path}: found tokens of tokenizer {self.header['tokenizer']}, expected those of "
+                f"{path}: found tokens of tokenizer {self.header.tokenizer}, expected those of "
                 f"{tokenizer}, the one given; encode the images again"
             )
-        self.class_names: list[str] = self.header["class_names"]
-        self.crops, self.flips = (self.header["views"][k] for k in ("crops", "flips"))
-        self._open()
+        self.class_names = self.header.class_names
+        self.crops, self.flips = self.header.views.crops, self.header.views.flips
+        self._open(verify=int(os.environ.get("RANK", "0")) == 0)
+        views = max(self.crops, 1) * (2 if self.flips else 1)
+        means, labels = self.means, self.labels
+        if (
+            means.ndim != 4
+            or means.dtype != torch.float32
+            or means.shape[:2] != (self.header.views.images, views)
+            or labels.shape != means.shape[:1]
+            or labels.min() < 0
+            or labels.max() >= len(self.class_names)
+        ):
+            raise UserError(
+                f"{path}: damaged: means {list(means.shape)} and labels {list(labels.shape)} from "
+                f"{int(labels.min())} to {int(labels.max())} are not those of its header "
+                f"({self.header.views}, {len(self.class_names)} classes)"
+            )
 
-    def _open(self) -> None:
-        tensors = checkpoint.load(self.path)  # mapped, not read
+    def _open(self, verify: bool = False) -> None:
+        tensors = checkpoint.load(self.path, verify)  # mapped, not read
+        if tensors.keys() != {"means", "labels"} or not len(tensors["labels"]):
+            raise UserError(f"{self.path}: holds {', '.join(tensors)}, expected means and labels")
         self.means, self.labels = tensors["means"], tensors["labels"]
 
     def __len__(self) -> int:
@@ -80,20 +145,169 @@ class LatentDataset(Dataset):
         self._open()
 
 
-def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What made a file of cached tokens.
+def read_header(path: str | os.PathLike[str]) -> LatentHeader:
+    """What a file of cached tokens holds.
 
     Raises:
         UserError: it is none, or of an earlier version.
     """
-    header = json.loads(checkpoint.load_metadata(path).get("header", "{}"))
-    if not {"tokenizer", "class_names", "views"} <= header.keys():
+    try:
+        values = json.loads(checkpoint.load_metadata(path).get("header", ""))
+        header = structured(LatentHeader, values, "header")
+    except (ValueError, RecursionError) as error:
+        reason = f" ({error})" if isinstance(error, UserError) else ""
         raise UserError(
-            f"{path}: not a file of cached tokens; expected one that scripts/cache_latents.py wrote"
-        )
+            f"{path}: not a file of cached tokens as this version of scripts/cache_latents.py "
+            f"writes it{reason}"
+        ) from None
+    if header.views is None or not header.class_names:
+        raise UserError(f"{path}: header: has no views or no class names")
     return header
 
 
+class Views(Dataset):
+    """The views of each image that are to be cached.
+
+    Args:
+        dataset: as training would open it. Where it flips at random, both are views.
+        crops: random crops an image; 0 for the centre crop alone.
+
+    Raises:
+        UserError: crops of a data set that has none.
+    """
+
+    def __init__(self, dataset: Dataset, crops: int = 0) -> None:
+        self.flips = bool(getattr(dataset, "flip", False))
+        if isinstance(dataset, ImageDataset):
+            dataset = copy.copy(dataset)
+            dataset.flip, dataset.random_crop = False, crops > 0
+        elif crops:
+            raise UserError("--crops: given, but this data draws no crops")
+        self.dataset, self.crops = dataset, crops
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        """The crops of image i, uint8 [crops, 3, H, W], not flipped, and its label."""
+        if not self.crops:
+            image, label = self.dataset[i]
+            return image[None], label
+        found = [self.dataset[Draw(i, crop * len(self) + i)] for crop in range(self.crops)]
+        return torch.stack([image for image, _ in found]), found[0][1]
+
+    def describe(self) -> ViewsHeader:
+        """Others for other views."""
+        height, width = self[0][0].shape[2:]
+        digest = hashlib.sha256()
+        if isinstance(self.dataset, ImageDataset):
+            for path in self.dataset.paths:
+                digest.update(os.fsencode(path) + b"\n")
+            digest.update(self.dataset.labels.tobytes())
+        files = digest.hexdigest()[:16]
+        return ViewsHeader(len(self), (height, width), self.crops, self.flips, files)
+
+
+def cache_latents(
+    views: Views,
+    encode: Callable[[Tensor], Tensor],
+    header: LatentHeader,
+    process: Process,
+    batch_size: int,
+    num_workers: int,
+    path: Path,
+) -> bool:
+    """Encode every view of every image once, each process its share of the shards.
+
+    Each `SHARD` of images goes to a file of its own; an attempt that was stopped goes on with those
+    that are missing, on any number of processes. At the end the shards are put together.
+
+    Args:
+        views: of the images.
+        encode: images [B, 3, H, W] in [-1, 1] on the process's device → means [B, L, C].
+        header: what makes the means.
+        process: this process.
+        batch_size, num_workers: of the loader of one process; `batch_size` counts images.
+        path: the file; `path`.parts is where shards lie in the meantime.
+
+    Returns:
+        Whether there was anything to do: not so, where the file is there and has this header.
+
+    Raises:
+        UserError: the file is there, or the beginning of one, with another header.
+    """
+    header = dataclasses.replace(header, views=views.describe())
+    # as JSON gives it back, which knows no tuples
+    values = json.loads(json.dumps(dataclasses.asdict(header)))
+    parts = path.with_name(f"{path.name}.parts")
+    if path.exists():
+        found = json.loads(json.dumps(dataclasses.asdict(read_header(path))))
+        for key, value in values.items():
+            if found[key] != value:
+                raise UserError(
+                    f"{path}: is there already, made with {key} {found[key]}, not {value}; "
+                    "expected another path, or the file removed"
+                )
+        if process.is_main:
+            shutil.rmtree(parts, ignore_errors=True)
+        return False
+    if process.is_main:
+        claim_folder(parts, values)
+    distributed.barrier()
+    files = [parts / f"{k:06d}.safetensors" for k in range(-(-len(views) // SHARD))]
+    missing = distributed.broadcast_object([k for k, file in enumerate(files) if not file.exists()])
+    mine = missing[process.rank :: process.world]
+    _encode(views, encode, mine, files, process, batch_size, num_workers)
+    distributed.barrier()
+    if process.is_main:
+        shards = [checkpoint.load(file) for file in files]  # mapped, not read
+        tensors = {name: [shard[name] for shard in shards] for name in ("means", "labels")}
+        checkpoint.save_safetensors(path, tensors, {"header": json.dumps(values)})
+        shutil.rmtree(parts)
+    distributed.barrier()
+    return True
+
+
+@torch.inference_mode()
+def _encode(
+    views: Views,
+    encode: Callable[[Tensor], Tensor],
+    shards: Sequence[int],
+    files: Sequence[Path],
+    process: Process,
+    batch_size: int,
+    num_workers: int,
+) -> None:
+    ends = {k: min((k + 1) * SHARD, len(views)) for k in shards}
+    batches = [
+        range(first, min(first + batch_size, end))
+        for k, end in ends.items()
+        for first in range(k * SHARD, end, batch_size)
+    ]
+    loader = DataLoader(
+        views, batch_sampler=batches, num_workers=num_workers, worker_init_fn=ignore_signals
+    )
+    means: list[Tensor] = []
+    labels: list[Tensor] = []
+    with progress_bar(len(batches), "encoding", "batch", process.is_main) as bar:
+        for batch, (items, names) in zip(batches, loader, strict=True):
+            pixels = images.to_float(items.to(process.device, non_blocking=True))
+            kinds = [pixels, pixels.flip(4)] if views.flips else [pixels]
+            found = torch.stack([encode(kind.flatten(0, 1)) for kind in kinds], dim=1)
+            means.append(found.unflatten(0, items.shape[:2]).flatten(1, 2).float().cpu())
+            labels.append(names)
+            shard = batch.start // SHARD
+            if batch.stop == ends[shard]:
+                tensors = {"means": torch.cat(means), "labels": torch.cat(labels)}
+                if not checkpoint.is_finite(tensors["means"]):
+                    raise UserError(f"{files[shard]}: the tokenizer's means are not finite")
+                checkpoint.save_safetensors(files[shard], tensors)
+                means, labels = [], []
+            bar.update()
+    message = UnreadableImages(views.dataset, "images", process.device).news()
+    if message and process.is_main:
+        print(message)
+
+
 # names of before, until their callers are renamed
-Latents = LatentDataset
-__all__ = ["LatentDataset", "Latents", "read_header", "weights_hash"]
+Latents, weights_hash = LatentDataset, checkpoint.weights_hash

@@ -1,4 +1,4 @@
-"""Data for Lightning: loaders that each process draws its exact share from."""
+"""Data loading for Lightning: each process draws its exact share, and goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.config import instantiate
+from common.config import Natural, Positive, instantiate
 from common.data.sampler import DrawSampler
 from common.errors import UserError
-from common.signals import leave_signals_to_the_trainer
+from common.signals import ignore_signals
 
 
 class ResumableLoader(DataLoader):
@@ -41,33 +41,28 @@ class DataModule(pl.LightningDataModule):
     """The data sets of a `data` node, each given as `{target, params}`.
 
     Training draws in a new order each epoch and leaves out an incomplete last batch; validation
-    and test go through the data set in order, every picture once over all processes. The trainer
+    and test go through the data set in order, every image once over all processes. The trainer
     needs `use_distributed_sampler=False`, because the share of each process is chosen here.
 
     Args:
-        batch_size: pictures in a batch of one process.
-        train: the training data set.
-        validation: the validation data set.
-        test: the test data set.
-        num_workers: processes that read pictures, for each training process.
+        batch_size: images in a batch of one process.
+        train, validation, test: the data sets.
+        num_workers: processes that read images, for each training process.
         seed: for the order of training.
         wrap: in released files, without effect.
     """
 
     def __init__(
         self,
-        batch_size: int,
+        batch_size: Positive,
         train: dict,
         validation: dict | None = None,
         test: dict | None = None,
-        num_workers: int = 0,
+        num_workers: Natural = 0,
         seed: int = 0,
         wrap: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise UserError(f"data.params.{name}: found {value}, expected at least {least}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.nodes = {"train": train, "validation": validation, "test": test}
         self.datasets: dict[str, Dataset] = {}
@@ -83,53 +78,35 @@ class DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches for training; see `ResumableLoader` for a start in the middle of an epoch."""
-        length, world = len(self.datasets["train"]), self._processes()[1]
-        together = self.batch_size * world
-        if length < together:
-            raise UserError(
-                f"data.params.batch_size: {self.batch_size} on {world} process(es) makes a batch "
-                f"of {together}, but data.params.train has {length} picture(s); expected at least "
-                "one whole batch"
-            )
-        return self._loader("train", shuffle=True)
+        return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Every validation picture once, or nothing if none are configured."""
-        return self._whole("validation")
+        """Every validation image once, or nothing if none are configured."""
+        return self._loader("validation", 1) if "validation" in self.datasets else []
 
     def test_dataloader(self) -> DataLoader | list:
-        """Every test picture once, or nothing if none are configured."""
-        return self._whole("test")
+        """Every test image once, or nothing if none are configured."""
+        return self._loader("test", 1) if "test" in self.datasets else []
 
-    def _whole(self, name: str) -> DataLoader | list:
-        if name not in self.datasets:
-            return []
-        length, world = len(self.datasets[name]), self._processes()[1]
-        if length < world:
+    def _loader(self, name: str, least: int) -> ResumableLoader:
+        """A loader of at least so many images for each process."""
+        dataset, train = self.datasets[name], name == "train"
+        alone = self.trainer is None
+        rank, world = (0, 1) if alone else (self.trainer.global_rank, self.trainer.world_size)
+        if len(dataset) < least * world:
             raise UserError(
-                f"data.params.{name}: has {length} picture(s) for {world} processes, "
-                "expected at least one for each"
+                f"data.params.{name}: has {len(dataset)} image(s), expected at least {least} "
+                f"({'one batch' if train else 'one image'}) for each of {world} process(es)"
             )
-        return self._loader(name, shuffle=False)
-
-    def _loader(self, name: str, shuffle: bool) -> ResumableLoader:
-        dataset = self.datasets[name]
-        rank, world = self._processes()
         sampler = DrawSampler(
-            len(dataset), rank, world, self.batch_size, self.seed, shuffle, drop_last=shuffle
+            len(dataset), rank, world, self.batch_size, self.seed, shuffle=train, drop_last=train
         )
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_the_trainer,
+            worker_init_fn=ignore_signals,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-    def _processes(self) -> tuple[int, int]:
-        """The rank of this process, and how many there are."""
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size

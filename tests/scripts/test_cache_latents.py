@@ -24,7 +24,7 @@ def test_cached_tokens_are_the_posterior_means_of_every_image(project):
             expected = tokenizer.encode(images.to_float(picture[None])).mode()[0]
         torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-5)
         assert cached_label == label
-    assert latents.header["token_scale"] == float(tokenizer.token_scale)
+    assert latents.header.token_scale == float(tokenizer.token_scale)
 
 
 def test_two_processes_write_one_file_in_the_order_of_the_data(project, together):
