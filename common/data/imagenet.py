@@ -100,15 +100,11 @@ def _listing(root: Path) -> Listing:
     """The images in `root/data`, as `root/filelist.txt` has them; it is written if need be."""
     data, path = root / "data", root / "filelist.txt"
     if not path.exists():
-        if not os.access(root, os.W_OK):
-            log.warning("%s: cannot be written; every process walks the folders", path)
+        try:
+            _keep_list(data, path)
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            log.warning("%s: not kept (%s); every process walks the folders", path, error)
             return list_folder(data)
-        # Many processes start together, on many machines; one of them walks the folders.
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                lines = (f"{os.path.relpath(found, data)}\n" for found in list_folder(data).paths)
-                with replacing(path) as file:
-                    file.write(os.fsencode("".join(lines)))
     listing, folders = read_list(path, data, rooted=True), class_folders(data)
     if listing.class_names != folders:
         name = min(set(listing.class_names) ^ set(folders))
@@ -118,3 +114,15 @@ def _listing(root: Path) -> Listing:
             "or read your own choice of images with common.data.ImageList"
         )
     return listing
+
+
+def _keep_list(data: Path, path: Path) -> None:
+    """Write the list of the images in `data`, a path relative to `data` a line."""
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError("the folder cannot be written")
+    # Many processes start together, on many machines; one of them walks the folders.
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            lines = (f"{os.path.relpath(found, data)}\n" for found in list_folder(data).paths)
+            with replacing(path) as file:
+                file.write(os.fsencode("".join(lines)))

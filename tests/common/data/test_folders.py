@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.data.folders import ImageFolder, Paths
-from common.data.sampler import Draw, DrawSampler
+from common.data.folders import ImageFolder, ImageList, Paths
+from common.data.sampler import Draw
 from common.errors import UserError
 
 
@@ -60,13 +61,6 @@ def test_every_kind_of_picture_has_the_shape_asked_for(folder, train, width):
         assert image.dtype == torch.uint8 and image.is_contiguous()
 
 
-def test_a_picture_of_the_right_size_is_not_touched(tmp_path):
-    picture = noise(32, 32)
-    write(tmp_path / "a" / "x.png", picture)
-    image, _ = ImageFolder(tmp_path, 32)[0]
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.array(picture))
-
-
 def test_a_draw_depends_on_its_number_and_nothing_else(folder):
     data = ImageFolder(folder, 24, train=True, seed=5)
     again = ImageFolder(folder, 24, train=True, seed=5)
@@ -107,39 +101,12 @@ def test_an_unreadable_picture_is_replaced_logged_once_and_counted(folder, caplo
     assert len(caplog.messages) == 1
 
 
-def test_the_last_picture_is_replaced_by_the_first(folder):
-    damage(folder / "cat" / "cmyk.jpg")
-    data = ImageFolder(folder, 32)
-    assert data.paths[-1].endswith("cmyk.jpg")
-    image, label = data[len(data) - 1]
-    assert label == 0 and torch.equal(image, data[0][0])
-
-
 def test_workers_share_the_count(folder):
     damage(folder / "10" / "a.jpg")
     damage(folder / "cat" / "clear.png")
     data = ImageFolder(folder, 32)
     assert len(list(DataLoader(data, batch_size=1, num_workers=2))) == 6
     assert data.unreadable == 2
-
-
-def test_nothing_readable_is_an_error(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.png").write_text("no picture")
-    data = ImageFolder(tmp_path, 32)
-    with pytest.raises(UserError, match="none of its 1 pictures can be read"):
-        data[0]
-
-
-def test_wrong_folders_are_named(tmp_path):
-    with pytest.raises(UserError, match="absent: no such folder"):
-        ImageFolder(tmp_path / "absent", 32)
-    write(tmp_path / "flat" / "x.png", noise(4, 4))
-    with pytest.raises(UserError, match="flat: found no folders in it, expected a folder for each"):
-        ImageFolder(tmp_path / "flat", 32)
-    (tmp_path / "flat" / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: a class folder without pictures"):
-        ImageFolder(tmp_path / "flat", 32)
 
 
 def test_links_are_followed(folder, tmp_path):
@@ -157,18 +124,6 @@ def test_indices_end_and_the_data_set_can_be_copied(folder):
         data[6]
 
 
-def test_loaded_batches_do_not_depend_on_workers(folder):
-    data = ImageFolder(folder, 24, train=True)
-
-    def batches(workers):
-        sampler = DrawSampler(len(data), 0, 1, 2, seed=1)
-        sampler.set_epoch(4)
-        return list(DataLoader(data, batch_size=2, sampler=sampler, num_workers=workers))
-
-    for (a, label_a), (b, label_b) in zip(batches(0), batches(2), strict=True):
-        assert torch.equal(a, b) and torch.equal(label_a, label_b)
-
-
 def test_paths_are_a_sequence_of_any_file_names():
     names = ["a/1.jpg", "", "ü/第.png", "not utf-8 \udce9.jpg"]
     paths = Paths(names)
@@ -178,7 +133,95 @@ def test_paths_are_a_sequence_of_any_file_names():
         paths[4]
 
 
-@pytest.mark.parametrize("sizes", [(0, None), (32, 0)])
-def test_sizes_without_pixels_are_refused(folder, sizes):
-    with pytest.raises(UserError, match="found 0, expected at least 1 pixel"):
-        ImageFolder(folder, sizes[0], width=sizes[1])
+def test_wrong_folders_are_named(tmp_path):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(UserError, match=str(path)):
+            ImageFolder(path, 32)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_text("no image")
+    with pytest.raises(UserError, match="none of its 1 images"):
+        ImageFolder(tmp_path, 32)[0]
+
+
+def test_pipes_loops_and_images_beyond_memory_stop_nothing(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name / "1.png", noise(8, 8))
+        (tmp_path / name / "other").symlink_to(tmp_path / ("b" if name == "a" else "a"))
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    write(tmp_path / "a" / "0.png", Image.new("L", (1, 5_000_000)))
+    data = ImageFolder(tmp_path, 64)
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1]  # a, a/other, and a's own again below b
+    assert data[0][0].shape == (3, 64, 64) and data.unreadable == 1
+
+
+LISTED = ("f/forest/broad leaf/1.jpg", "a/airfield/1 (2).PNG", "c/church/indoor/x.jpg", "flat.png")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Images of different colours, a folder below the list."""
+    root = tmp_path / "images"
+    for k, name in enumerate(LISTED):
+        write(root / name, Image.new("RGB", (12, 10), (60 * k, 0, 0)), quality=98)
+    return root
+
+
+def listed(folder, text, name="list.txt"):
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def colours(data):
+    return [round(data[i][0][0].float().mean().item() / 60) for i in range(len(data))]
+
+
+def test_without_labels_the_class_is_the_folder_as_it_is_listed(root):
+    data = ImageList(listed(root, "\n".join(["# a comment", "", *LISTED])), 8)
+    assert data.class_names == [".", "a/airfield", "c/church/indoor", "f/forest/broad leaf"]
+    assert [data[i][1] for i in range(4)] == [3, 1, 2, 0]
+    assert colours(data) == [0, 1, 2, 3]
+    assert data[0][0].shape == (3, 8, 8)
+
+
+def test_labels_follow_the_path_after_any_space(root):
+    text = f"{LISTED[0]} 2\n  {LISTED[1]}\t0\r\n{LISTED[2]}   2"
+    data = ImageList(listed(root, text), 8)
+    assert [data[i][1] for i in range(3)] == [2, 0, 2]
+    assert data.class_names == ["0", "1", "2"]
+    assert colours(data) == [0, 1, 2]
+
+
+def test_paths_start_from_the_root_or_the_folder_of_the_list(root, tmp_path, monkeypatch):
+    text = "".join(f"/{name} {k}\n" for k, name in enumerate(LISTED))  # as Places365 writes them
+    elsewhere = listed(tmp_path, text)
+    data = ImageList(elsewhere, 8, root=str(root))
+    assert [data[i][1] for i in range(4)] == colours(data) == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"line 1: no such image /f/forest"):
+        ImageList(elsewhere, 8)
+    absolute = listed(tmp_path, "\n".join(str(root / name) for name in LISTED), "absolute.txt")
+    assert colours(ImageList(absolute, 8)) == [0, 1, 2, 3]
+    listed(root, LISTED[3], "here.txt")
+    monkeypatch.chdir(root)
+    assert colours(ImageList("here.txt", 8)) == [3]
+
+
+def test_names_that_are_not_utf_8_are_found(root):
+    name = b"caf\xe9.png"
+    os.rename(os.fsencode(root / LISTED[3]), os.fsencode(root) + b"/" + name)
+    (root / "list.txt").write_bytes(b"\xef\xbb\xbf" + name + b" 3\n")  # some editors mark UTF-8 so
+    assert colours(ImageList(str(root / "list.txt"), 8)) == [3]
+
+
+def test_missing_pictures_count_as_unreadable(root):
+    data = ImageList(listed(root, f"{LISTED[0]} 0\nabsent.jpg 1\n{LISTED[1]} 2"), 8)
+    assert data[1][1] == 2 and data.unreadable == 1
+    assert data.paths[data.unreadable_flags.nonzero().item()] == str(root / "absent.jpg")
+
+
+@pytest.mark.parametrize(
+    "text", ["\n{0} 0\n{1} -1", "{0} 0\n{1} cat", "notes.txt", "{0} 0\n{1}", "#"]
+)
+def test_mistakes_name_the_list(root, text):
+    file = listed(root, text.format(*LISTED))
+    with pytest.raises(UserError, match=file):
+        ImageList(file, 8)

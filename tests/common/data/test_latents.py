@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
 import json
-import multiprocessing
 import os
 import pickle
 
@@ -10,13 +10,47 @@ import torch
 from PIL import Image
 
 from common import checkpoint, images
-from common.data.caching import Views, cache
-from common.data.folders import Draw, ImageFolder
-from common.data.latents import Latents, weights_hash
+from common.data import latents
+from common.data.folders import ImageFolder
+from common.data.latents import LatentDataset, LatentHeader, Views, ViewsHeader, cache_latents
+from common.data.sampler import Draw
 from common.distributed import Process
 from common.errors import UserError
 
-HEADER = {"tokenizer": "abc", "class_names": ["a", "b"]}
+ALONE = Process(0, 0, 1, torch.device("cpu"))
+HEADER = LatentHeader("abc", 0.5, 2.5, 4, 1, ["a", "b"])
+
+
+class Colours:
+    """Pictures of one colour, their number."""
+
+    def __init__(self, count=7):
+        self.count, self.asked = count, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        self.asked.append(i)
+        return torch.full((3, 4, 8), i, dtype=torch.uint8), i % 2
+
+
+def encode(pictures):
+    """A column a pixel, of one channel: the red of the first row."""
+    return pictures[:, 0, 0, :, None].contiguous()
+
+
+def cache(path, dataset=None, header=HEADER, crops=0, process=ALONE, workers=0):
+    views = Views(Colours() if dataset is None else dataset, crops)
+    return cache_latents(views, encode, header, process, 3, workers, path)
+
+
+def write(path, means, crops=1, flips=False, **changes):
+    """Means [N, V, L, C], of classes 0, 1, 0, …"""
+    views = ViewsHeader(len(means), (4, 4), crops, flips, "")
+    header = dataclasses.asdict(dataclasses.replace(HEADER, views=views)) | changes
+    tensors = {"means": means, "labels": torch.arange(len(means)) % 2}
+    checkpoint.save_safetensors(path, tensors, {"header": json.dumps(header)})
 
 
 @pytest.fixture
@@ -24,17 +58,120 @@ def path(tmp_path):
     return tmp_path / "tokens.safetensors"
 
 
-def write(path, means, crops=1, flips=False):
-    """Means [N, V, L, C], of classes 0, 1, 0, …"""
-    header = HEADER | {"views": {"crops": crops, "flips": flips}}
-    tensors = {"means": means, "labels": torch.arange(len(means)) % 2}
-    checkpoint.save_safetensors(path, tensors, {"header": json.dumps(header)})
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(latents, "SHARD", 4)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Three pictures, four pixels high, whose red grows to the right."""
+    folder = tmp_path / "data" / "a"
+    folder.mkdir(parents=True)
+    for k in range(3):
+        image = Image.new("RGB", (10, 4))
+        image.putdata([(20 * x + k, 0, 0) for _ in range(4) for x in range(10)])
+        image.save(folder / f"{k}.png")
+    return lambda **given: ImageFolder(str(folder.parent), 4, **{"train": True, **given})
+
+
+def reds(mean):
+    return ((mean[:, 0] + 1) * 127.5).round().int().tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_image_is_encoded_in_order(path, small_shards, workers):
+    assert cache(path, workers=workers)
+    found = LatentDataset(path, "abc")
+    assert len(found) == 7 and found.class_names == ["a", "b"]
+    assert [reds(found[i][0])[0] for i in range(7)] == list(range(7))
+    assert [found[i][1] for i in range(7)] == [0, 1, 0, 1, 0, 1, 0]
+    assert found.means.shape == (7, 1, 8, 1)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_was_stopped_goes_on(path, small_shards, monkeypatch):
+    """On another number of processes: the second of two encodes what the first one lacks."""
+    join = latents.checkpoint.save_safetensors
+
+    def killed(where, *given):
+        if where == path:
+            raise KeyboardInterrupt
+        join(where, *given)
+
+    monkeypatch.setattr(latents.checkpoint, "load", lambda _: {"means": None, "labels": None})
+    monkeypatch.setattr(latents.checkpoint, "save_safetensors", killed)
+    first = Colours(17)
+    with pytest.raises(KeyboardInterrupt):
+        cache(path, first, process=Process(0, 0, 2, torch.device("cpu")))
+    assert set(first.asked) == {*range(4), *range(8, 12), 16}
+    monkeypatch.undo()
+    monkeypatch.setattr(latents, "SHARD", 4)
+    second = Colours(17)
+    cache(path, second)
+    assert set(second.asked) == {0, *range(4, 8), *range(12, 16)}  # 0 for its size
+    found = LatentDataset(path, "abc")
+    assert [reds(found[i][0])[0] for i in range(17)] == list(range(17))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_shard_that_was_being_written_is_not_there(path, small_shards):
+    """Killed in the middle of it: what follows is encoded again, and nothing else."""
+
+    class Killed(Colours):
+        def __getitem__(self, i):
+            if i == 6:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache(path, Killed())
+    parts = path.with_name(f"{path.name}.parts")
+    assert {p.name for p in parts.iterdir()} == {"settings.json", "000000.safetensors"}
+    dataset = Colours()
+    cache(path, dataset)
+    assert set(dataset.asked) == {0, 4, 5, 6}
+
+
+def test_nothing_is_overwritten(path, small_shards):
+    cache(path)
+    before = path.stat().st_mtime_ns
+    assert not cache(path)
+    other = dataclasses.replace(HEADER, tokenizer="xyz")
+    with pytest.raises(UserError, match=r"tokens.safetensors: is there already, made with tokeni"):
+        cache(path, header=other)
+    with pytest.raises(UserError, match=r"is there already, made with views .*'images': 7"):
+        cache(path, Colours(8))
+    assert path.stat().st_mtime_ns == before
+
+
+def test_both_flips_are_kept_where_training_flips(path, photographs):
+    cache(path, photographs())
+    found = LatentDataset(path, "abc")
+    assert found.means.shape == (3, 2, 4, 1)
+    for k in range(3):
+        assert reds(found.means[k, 0]) == [60 + k, 80 + k, 100 + k, 120 + k]  # the centre
+        assert reds(found.means[k, 1]) == [120 + k, 100 + k, 80 + k, 60 + k]
+    cache(path.with_name("one.safetensors"), photographs(flip=False))
+    assert LatentDataset(path.with_name("one.safetensors"), "abc").means.shape == (3, 1, 4, 1)
+
+
+def test_random_crops_are_kept(path, photographs):
+    cache(path, photographs(), crops=5)
+    means = LatentDataset(path, "abc").means
+    assert means.shape == (3, 10, 4, 1)
+    starts = {(reds(means[k, 2 * c])[0] - k) // 20 for k in range(3) for c in range(5)}
+    assert len(starts) > 2 and starts <= set(range(7))
+    for view in range(0, 10, 2):
+        assert torch.equal(means[:, view + 1], means[:, view].flip(1))
+    with pytest.raises(UserError, match="--crops: given, but this data draws no crops"):
+        Views(Colours(), crops=2)
 
 
 def test_a_file_gives_back_what_was_saved(path):
     means = torch.randn(4, 1, 2, 3)
     write(path, means, crops=0)
-    found = Latents(path, "abc")
+    found = LatentDataset(path, "abc")
     assert len(found) == 4 and found.class_names == ["a", "b"]
     for item in (3, Draw(3, 77)):
         mean, label = found[item]
@@ -44,47 +181,13 @@ def test_a_file_gives_back_what_was_saved(path):
 def test_training_takes_a_view_at_random(path):
     means = torch.arange(12.0).view(2, 6, 1, 1)
     write(path, means, crops=3, flips=True)
-    found = Latents(path, "abc", seed=1)
+    found = LatentDataset(path, "abc", seed=1)
     taken = torch.tensor([int(found[Draw(1, number)][0]) - 6 for number in range(600)])
     shares = taken.bincount(minlength=6) / 600
     assert shares.tolist() == pytest.approx([1 / 6] * 6, abs=0.05)
-    again = Latents(path, "abc", seed=1)
+    again = LatentDataset(path, "abc", seed=1)
     assert [int(again[Draw(1, k)][0]) - 6 for k in range(9)] == taken[:9].tolist()
     assert int(found[1][0]) == 6
-
-
-def test_flips_are_those_of_the_pictures(path, tmp_path):
-    """Where there is nothing to crop, a draw of cached tokens is that of the pictures."""
-    folder = tmp_path / "data" / "a"
-    folder.mkdir(parents=True)
-    image = Image.new("RGB", (4, 4))
-    image.putdata([(60 * x, 0, 0) for _ in range(4) for x in range(4)])
-    image.save(folder / "0.png")
-    pictures = ImageFolder(str(folder.parent), 4, train=True, seed=9)
-
-    def encode(pictures):
-        return pictures[:, 0, 0, :, None].contiguous()
-
-    alone = Process(0, 0, 1, torch.device("cpu"))
-    cache(Views(pictures), encode, HEADER, alone, 1, 0, path)
-    found, kinds = Latents(path, "abc", seed=9), set()
-    for number in range(20):
-        draw = Draw(0, number)
-        expected = encode(images.to_float(pictures[draw][0][None]))[0]
-        assert torch.equal(found[draw][0], expected)
-        kinds.add(float(expected[0]))
-    assert len(kinds) == 2
-
-
-def test_files_that_do_not_fit_are_refused(path):
-    write(path, torch.randn(4, 1, 2, 3))
-    with pytest.raises(UserError, match="tokens of tokenizer abc, expected those of xyz"):
-        Latents(path, "xyz")
-    with pytest.raises(UserError, match="no such checkpoint file"):
-        Latents(path.with_name("y.safetensors"), "abc")
-    checkpoint.save_safetensors(path, {"weight": torch.ones(2)})
-    with pytest.raises(UserError, match="not a file of cached tokens"):
-        Latents(path, "abc")
 
 
 def memory():
@@ -98,7 +201,7 @@ def test_tokens_stay_in_the_file(path):
     """Read or pickled for a worker, 64 MB of them take no memory."""
     write(path, torch.ones(1000, 1, 16, 1024))
     before = memory()
-    found = Latents(path, "abc")
+    found = LatentDataset(path, "abc")
     assert sum(float(found[Draw(i, i)][0].sum()) for i in range(0, 1000, 9)) == 112 * 16 * 1024
     assert memory() - before < 16e6
     pickled = pickle.dumps(found)
@@ -106,21 +209,61 @@ def test_tokens_stay_in_the_file(path):
     assert torch.equal(pickle.loads(pickled).means[5], found.means[5])
 
 
-def test_workers_that_are_not_forked_read_it(path):
-    write(path, torch.randn(7, 1, 2, 3))
-    context = multiprocessing.get_context("spawn")
-    loader = torch.utils.data.DataLoader(
-        Latents(path, "abc"), 7, num_workers=1, multiprocessing_context=context
-    )
-    ((means, labels),) = loader
-    assert means.shape == (7, 2, 3) and labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+def test_flips_are_those_of_the_pictures(path, tmp_path):
+    """Where there is nothing to crop, a draw of cached tokens is that of the pictures."""
+    folder = tmp_path / "data" / "a"
+    folder.mkdir(parents=True)
+    image = Image.new("RGB", (4, 4))
+    image.putdata([(60 * x, 0, 0) for _ in range(4) for x in range(4)])
+    image.save(folder / "0.png")
+    pictures = ImageFolder(str(folder.parent), 4, train=True, seed=9)
+
+    cache(path, pictures, workers=0)
+    found, kinds = LatentDataset(path, "abc", seed=9), set()
+    for number in range(20):
+        draw = Draw(0, number)
+        expected = encode(images.to_float(pictures[draw][0][None]))[0]
+        assert torch.equal(found[draw][0], expected)
+        kinds.add(float(expected[0]))
+    assert len(kinds) == 2
 
 
-def test_a_hash_names_weights():
-    state = {"a": torch.arange(4.0), "b": torch.ones(2, 2)}
-    name = weights_hash(state)
-    assert name == weights_hash(dict(reversed(state.items())))
-    assert name == weights_hash({k: v.mT.contiguous().mT for k, v in state.items() if k == "b"}
-                                | {"a": state["a"]})  # fmt: skip
-    assert name != weights_hash({**state, "a": torch.arange(4.0) + 1})
-    assert name != weights_hash({"a": state["a"], "c": state["b"]})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "other"},
+        {"token_scale": "x"},
+        {"token_scale": float("nan")},
+        {"class_names": ["a"]},
+        {"column_width": 0},
+        {"views": {}},
+        {"views": None},
+        {"more": 1},
+    ],
+)
+def test_a_header_that_lies_is_refused(path, changes):
+    write(path, torch.randn(4, 1, 2, 3), crops=0, **changes)
+    with pytest.raises(UserError, match=r"tokens\.safetensors"):
+        LatentDataset(path)
+
+
+def test_files_that_do_not_fit_are_refused(path):
+    write(path, torch.randn(4, 1, 2, 3))
+    with pytest.raises(UserError, match="tokens of tokenizer abc, expected those of xyz"):
+        LatentDataset(path, "xyz")
+    for means in (torch.randn(4, 2, 2, 3), torch.randn(4, 1, 2)):
+        write(path, means)
+        with pytest.raises(UserError, match="damaged"):
+            LatentDataset(path)
+    checkpoint.save_safetensors(path, {"weight": torch.ones(2)})
+    with pytest.raises(UserError, match="not a file of cached tokens"):
+        LatentDataset(path)
+
+
+def test_a_flipped_bit_is_noticed(path):
+    cache(path)
+    whole = path.read_bytes()
+    for place in range(8, len(whole), 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(UserError):
+            LatentDataset(path)
