@@ -1,0 +1,137 @@
+"""Measure what `make quickstart` trained: metrics.json, and the images of its report.
+
+    python scripts/quickstart_metrics.py runs/quickstart
+
+Reconstruction is measured on panoramas that no training has seen. A classifier that learns from
+others tells which class it sees in the generated images, and in crops of the far end of the strips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common import images, provenance, seeding
+from common.errors import UserError, run_cli
+from common.io import write_json
+from common.metrics.pixel import psnr
+from common.panoramas import classifier
+from common.panoramas.dataset import CLASS_NAMES, Panoramas
+from tokenizer.analysis import token_meaning
+from tokenizer.checkpoints import load_tokenizer
+from tokenizer.model import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = len(CLASS_NAMES)
+UNSEEN, LESSONS = 2, 3  # data seeds; training and validation have 0 and 1
+AIMS = {"psnr": 24.0, "agreement": 0.85, "far_agreement": 0.80, "seconds": 900.0}
+STEPS = ("tokenizer.ckpt", "latents.safetensors", "generator.done", "samples.done", "strips.done")
+
+
+def reconstruct(tokenizer: Tokenizer, real: Tensor, labels: Tensor, file: Path) -> dict[str, Any]:
+    """PSNR of reconstructions of images uint8 [N, 3, H, W], some of which `file` shows."""
+    values, fake = [], []
+    with torch.inference_mode():
+        for pixels in real.split(90):
+            batch = images.to_float(pixels)
+            decoded = tokenizer.decode(tokenizer.encode(batch).mode())
+            values.append(psnr(decoded, batch))
+            fake.append(images.to_uint8(decoded))
+    found, made = torch.cat(values), torch.cat(fake)
+    rows = range(0, min(4 * CLASSES, len(real)), CLASSES)
+    grid = [part[i : i + CLASSES] for i in rows for part in (real, made)]
+    images.save_grid(file, torch.cat(grid), CLASSES)
+    by_class = {name: found[labels == k].mean().item() for k, name in enumerate(CLASS_NAMES)}
+    return {"value": found.mean().item(), "images": len(real), "by_class": by_class}
+
+
+def generated(folder: Path, rows: int) -> tuple[Tensor, Tensor]:
+    """Images [N, 3, H, W] in a folder and their classes [N]; a grid of them, at most so many a
+    class, goes beside the folder."""
+    files = sorted((folder / "images").glob("*.png"))
+    labels = torch.tensor([int(file.stem) % CLASSES for file in files])
+    counts = labels.bincount(minlength=CLASSES)
+    if not counts.all():
+        raise UserError(f"{folder}: found {len(files)} images, expected some of every class")
+    pixels = torch.stack([images.to_tensor(images.read_rgb(file)) for file in files])
+    columns = min(rows, int(counts.min()))
+    shown = [pixels[labels == k][:columns] for k in range(CLASSES)]
+    images.save_grid(folder.with_suffix(".png"), torch.cat(shown), columns)
+    return pixels, labels
+
+
+def agreement(model: classifier.Classifier, pixels: Tensor, labels: Tensor) -> dict[str, Any]:
+    """How many images the classifier names as they were meant, by class and in all."""
+    right, count = classifier.agreement(model, pixels, labels)
+    pairs = zip(CLASS_NAMES, right, count, strict=True)
+    by_class = {name: {"right": r, "count": n} for name, r, n in pairs}
+    totals = {"right": sum(right), "count": sum(count)}
+    return {"value": sum(right) / sum(count), **totals, "by_class": by_class}
+
+
+def show_tokens(tokenizer: Tokenizer, image: Tensor, file: Path) -> None:
+    """An animation of what each token stands for."""
+    shape = (image.shape[2] // tokenizer.column_width, tokenizer.channels)
+    noise = seeding.normal(0, "meaning", shape=shape)
+    frames = token_meaning(tokenizer, images.to_float(image), noise)
+    frames = frames.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    images.save_gif(file, torch.cat([frames, frames[-1:].expand(6, -1, -1, -1)]), ms=250)
+
+
+def seconds(run: Path, steps: Sequence[str]) -> dict[str, Any]:
+    """Between the first command and now, and of each step: by the dates of the files they leave."""
+    dates = [(run / name).stat().st_mtime for name in ("started", *steps)] + [time.time()]
+    names = [*(name.partition(".")[0] for name in steps), "metrics"]
+    parts = {name: round(b - a, 1) for name, a, b in zip(names, dates, dates[1:], strict=False)}
+    return {"value": round(dates[-1] - dates[0], 1), "steps": parts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of the quickstart")
+    parser.add_argument("--unseen", type=int, default=540, help="unseen images (default 540)")
+    parser.add_argument(
+        "--lessons", type=int, default=1800, help="images the classifier learns from (default 1800)"
+    )
+    flags = parser.parse_args()
+    run = flags.run
+    tokenizer = load_tokenizer(run / "tokenizer.ckpt")
+    size = tokenizer.height
+    unseen = classifier.stack(Panoramas(flags.unseen, size, seed=UNSEEN))
+    lessons = classifier.stack(Panoramas(flags.lessons, size, seed=LESSONS, cache=False))
+    model = classifier.train(*lessons, CLASSES, seed=0, epochs=4)
+    samples, labels = generated(run / "samples", 10)
+    strips, kinds = generated(run / "strips", 1)
+    crops = [classifier.far_crops(strip, size) for strip in strips]
+    far = agreement(model, torch.cat(crops), kinds.repeat_interleave(len(crops[0])))
+    show_tokens(tokenizer, unseen[0][0], run / "token_meaning.gif")
+    figures = {
+        "psnr": reconstruct(tokenizer, *unseen, run / "reconstructions.png"),
+        "agreement": agreement(model, samples, labels),
+        "far_agreement": {
+            **far,
+            "crop_size": size,
+            "first_pixel": strips.shape[3] - len(crops[0]) * size,
+            "strip_width": strips.shape[3],
+        },
+        "classifier_accuracy": {**agreement(model, *unseen), "lessons": flags.lessons},
+        "seconds": seconds(run, STEPS),
+    }
+    for name, aim in AIMS.items():
+        value = figures[name]["value"]
+        met = value <= aim if name == "seconds" else value >= aim
+        figures[name] |= {"aim": aim, "met": met}
+        print(f"{name:14}{value:10.3f}   aim {aim:g}: {'met' if met else 'missed'}")
+    write_json(run / "metrics.json", {"figures": figures, "conditions": provenance.describe(ROOT)})
+
+
+if __name__ == "__main__":
+    run_cli(main)
