@@ -126,7 +126,7 @@ def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
     """
     path = _existing_file(path)
     if path.suffix == ".safetensors":
-        metadata = load_metadata(path)
+        metadata = _metadata(path)
         if verify and "crc32" in metadata and _checksum(path, metadata["crc32"]):
             raise UserError(f"{path}: damaged (its bytes do not give its checksum)")
         try:
@@ -162,8 +162,11 @@ def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the string metadata of a safetensors file."""
-    path = _existing_file(path)
+    """Read the string metadata of a safetensors file, but for the checksum."""
+    return {k: v for k, v in _metadata(_existing_file(path)).items() if k != "crc32"}
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return file.metadata() or {}

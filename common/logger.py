@@ -25,16 +25,16 @@ class MetricLogger:
     Args:
         folder: of the run; made if need be.
         step: the update that a resumed run goes on from. Rows of later ones, which are made again,
-            are cut, and so is whatever in the file is no row.
+            are cut, and so is whatever in the file is no row. All rows stay if None.
     """
 
-    def __init__(self, folder: str | Path, step: int = 0) -> None:
+    def __init__(self, folder: str | Path, step: int | None = None) -> None:
         path = Path(folder) / "metrics.csv"
-        rows = [row for row in _rows(path) if int(row[0]) <= step]
+        rows = [row for row in _rows(path) if step is None or int(row[0]) <= step]
         with replacing(path) as file:
             lines = [",".join(row) + "\r\n" for row in [COLUMNS, *rows]]
             file.write("".join(lines).encode())
-        self.events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.events = SummaryWriter(str(folder), purge_step=None if step is None else step + 1)
         self._file = path.open("a", newline="")
         self._csv = csv.writer(self._file)
 

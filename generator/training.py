@@ -94,7 +94,7 @@ class Trainer:
         total = self.config.epochs * self.updates_an_epoch
         total = min(total, self.config.max_steps or total)
         self.bar = progress(total, "generator", "step", main, min(self.step, total))
-        self.logs = Logs(self.log_folder) if main else None
+        self.logs = Logs(self.log_folder, self.step) if main else None
         try:
             with Requests(self.process) as requests:
                 while not self.finished:

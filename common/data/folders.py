@@ -105,6 +105,11 @@ class ImageDataset(Dataset):
         return len(self.paths)
 
     @property
+    def train(self) -> bool:
+        """Whether an image may look different at each draw."""
+        return self.random_crop or self.flip
+
+    @property
     def unreadable(self) -> int:
         """How many images could not be read so far."""
         return int(self.unreadable_flags.sum())
@@ -115,7 +120,7 @@ class ImageDataset(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         image, index = self._read(index % len(self))
-        randomness = stream(self.seed, "crop", number) if self.random_crop or self.flip else None
+        randomness = stream(self.seed, "crop", number) if self.train else None
         place = randomness if self.random_crop else None
         image = images.crop(image, self.height, self.width, place)
         if self.flip and randomness is not None and randomness.random() < 0.5:

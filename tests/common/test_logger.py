@@ -49,7 +49,7 @@ def test_unreadable_pictures_are_told_once(tmp_path):
     assert watched.news() is None
     data[0]
     message = watched.news()
-    assert message.startswith("images: 2 of 3 pictures could not be read")
+    assert message.startswith("images: 2 of 3 images could not be read")
     assert [line.strip() for line in message.splitlines()[1:]] == data.paths[:2]
     assert watched.news() is None
 

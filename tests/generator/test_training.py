@@ -197,7 +197,7 @@ def test_unreadable_pictures_are_told_after_the_epoch(tmp_path, capsys):
 
     build(tmp_path, dataset=ImageFolder(str(tmp_path / "data"), 5), tokenise=tokenise).run()
     captured = capsys.readouterr()
-    assert (captured.out + captured.err).count("1 of 8 pictures could not be read") == 1
+    assert (captured.out + captured.err).count("1 of 8 images could not be read") == 1
 
 
 def test_measurements_and_pictures_use_the_average(tmp_path):

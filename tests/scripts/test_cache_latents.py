@@ -56,7 +56,7 @@ def test_a_folder_of_images_of_another_width(project, call, tmp_path):
     flags = ("--data_path", root, "--img_size", 128, "--cached_path", path, "--device", "cpu")
     done = call("cache_latents", "--config_path", project.stage_two_yaml, *flags)
     assert done.code == 0, done.err
-    assert "images: 1 of 4 pictures could not be read" in done.out
+    assert "images: 1 of 4 images could not be read" in done.out
     assert str(root / "a" / "1.png") in done.out
     assert f"4 images x 2 flips: {path}" in done.out
     latents = checkpoint.load(path)

@@ -91,7 +91,7 @@ def test_a_folder_of_images(project, call, tmp_path):
     flags = ("--data_path", root, "--img_size", 128, "--output_dir", tmp_path / "run")
     done = call("train_generator", *given, *flags, "--epochs", 1, "--precision", "bf16")
     assert done.code == 0, done.err
-    assert "images: 1 of 6 pictures could not be read" in done.err + done.out
+    assert "images: 1 of 6 images could not be read" in done.err + done.out
     assert str(root / "cats" / "1.png") in done.err + done.out
     assert state(tmp_path / "run")["class_names"] == ["cats", "dogs"]
     assert "columns/loss_15" in read_long(tmp_path / "run" / "metrics.csv")

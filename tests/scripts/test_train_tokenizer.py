@@ -333,7 +333,7 @@ def test_unreadable_pictures_are_counted_and_named(project, call, tmp_path):
     root = image_folder(tmp_path / "data", bad=1)
     done = call("train_tokenizer", *folder_flags(project, root), "-l", tmp_path / "logs")
     assert done.code == 0, done.err
-    assert "data.params.train: 2 of 10 pictures could not be read" in done.out
+    assert "data.params.train: 2 of 10 images could not be read" in done.out
     assert f"{root / 'a' / 'bad0.png'}" in done.out.split("could not be read")[1]
 
 
