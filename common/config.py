@@ -313,9 +313,13 @@ def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: naming `where`.
     """
-    if isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            check_range(item, {} if isinstance(value, dict) else bounds, where)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_range(item, {}, _join(where, key))
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_range(item, bounds, where)
         return
     if bounds.get("choices") and value not in bounds["choices"]:
         choices = ", ".join(map(str, bounds["choices"]))

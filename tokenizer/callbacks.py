@@ -32,13 +32,11 @@ class RunFolder(pl.Callback):
         folder: of the run.
         settings: of the run (`tokenizer.train.Settings`), written as `configs/config.yaml`.
         process: this process.
-        signals: what they ask for.
     """
 
-    def __init__(
-        self, folder: Path, settings: Any, process: Process, signals: PreemptionHandler
-    ) -> None:
-        self.folder, self.settings, self.process, self.signals = folder, settings, process, signals
+    def __init__(self, folder: Path, settings: Any, process: Process) -> None:
+        self.folder, self.settings, self.process = folder, settings, process
+        self.signals = PreemptionHandler(process)
         self.last = self.checkpoint("last")
         self.complete = False  # whether the epoch has had all its batches
         self.progress = {"epochs": 0, "due": False, "best": float("-inf"), "best_step": -1}
@@ -60,11 +58,10 @@ class RunFolder(pl.Callback):
         ]
 
     def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if self.process.is_main:  # a run that cannot start replaces no other's files
-            config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
-            module.metrics = MetricLogger(self.folder / "logs", module.step)
+        self._open(module)
         if self.progress["best_step"] == module.step and trainer.ckpt_path:
             self.copy(Path(trainer.ckpt_path), "best")  # which a kill may have prevented
+        trainer.should_stop = self._enough(module)
         self._leave(self.signals.requested()[1], "no update was lost")
         if self.progress["due"]:
             self._finish_epoch(trainer, module)
@@ -75,7 +72,7 @@ class RunFolder(pl.Callback):
         if not module.between_updates:
             return
         options = self.settings.lightning
-        trainer.should_stop = 0 <= options.trainer.max_steps <= module.step
+        trainer.should_stop = self._enough(module)
         self.complete = index + 1 >= trainer.num_training_batches
         if not self.complete:
             every = options.checkpoint_every
@@ -91,9 +88,29 @@ class RunFolder(pl.Callback):
             if message:
                 trainer.print(f"\n{message}")
 
-    def on_train_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        if self.progress["due"]:  # after a resume that had no update to make
+            self._open(module)
+            self._finish_epoch(trainer, module)
+        self._close(module)
+
+    def on_exception(self, trainer: pl.Trainer, module: TokenizerModule, _: Any) -> None:
+        self._close(module)
+
+    def _close(self, module: TokenizerModule) -> None:
+        self.signals.__exit__()
         if module.metrics is not None:
             module.metrics.close()
+
+    def _enough(self, module: TokenizerModule) -> bool:
+        return 0 <= self.settings.lightning.trainer.max_steps <= module.step
+
+    def _open(self, module: TokenizerModule) -> None:
+        """Write into the folder: not before a run has started, or it would replace another's."""
+        self.signals.__enter__()  # over Lightning's own handler, which would leave in mid-update
+        if self.process.is_main:
+            config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
+            module.metrics = MetricLogger(self.folder / "logs", module.step)
 
     def _finish_epoch(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         self.progress["due"] = True

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
+import torch.distributed as dist
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ class TokenizerModule(LightningModule):
             lossconfig, "model.params.lossconfig", weights_dir=weights_dir
         )
         self._check(stage2, ckpt_path)
-        if ckpt_path is not None:
+        if ckpt_path and (not dist.is_initialized() or dist.get_rank() == 0):  # which sends it
             self._start_from(ckpt_path, stage2)
         if stage2:
             bottleneck = self.tokenizer.bottleneck

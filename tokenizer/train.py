@@ -23,7 +23,6 @@ from common.data import DataModule
 from common.distributed import Process
 from common.errors import UserError
 from common.io import write_json
-from common.signals import PreemptionHandler
 from tokenizer.callbacks import RunFolder
 from tokenizer.evaluate import available_lpips, evaluate
 from tokenizer.lightning import TokenizerModule
@@ -34,6 +33,7 @@ NOISE = (
     ".*isinstance.treespec, LeafSpec.* is deprecated",
     r".*Found \d+ module\(s\) in eval mode",  # the EMA copy
     ".*does not have many workers",
+    ".*You passed in a `val_dataloader`",  # the callback validates
     r".*number of training batches \(\d+\) is smaller than the logging interval",
 )
 UNLIMITED = sys.maxsize  # epochs
@@ -177,8 +177,7 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
                 f"model.params.lossconfig.params.disc_num_layers: needs images of {least} pixels, "
                 f"found {height} × {width} in data.params.{name}"
             )
-    signals = PreemptionHandler(run.process)
-    folder = RunFolder(run.folder, settings, run.process, signals)
+    folder = RunFolder(run.folder, settings, run.process)
     trainer = build_trainer(settings.lightning.trainer, run, folder)
     if not fit:
         return
@@ -186,8 +185,7 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
         print(f"{'resuming' if run.resume else 'training'} in {run.folder}", flush=True)
     where = provenance.describe(Path(__file__).parents[1])
     began = time.monotonic()
-    with signals:
-        trainer.fit(module, datamodule=data, ckpt_path=run.resume)
+    trainer.fit(module, datamodule=data, ckpt_path=run.resume)
     if not folder.last.exists():
         raise UserError("no update was made; expected lightning.trainer.max_epochs above 0")
     results = {

@@ -1,0 +1,398 @@
+"""Training of a tiny tokenizer, in this process."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+
+from common import checkpoint
+from common.distributed import Process
+from common.errors import Preempted, UserError
+from common.schedule import WarmupDecay
+from tokenizer import callbacks, load_tokenizer, train
+from tokenizer.checkpoints import to_released
+from tokenizer.lightning import TokenizerModule
+from tokenizer.train import Run, Settings, build_module, structured
+
+ALONE = Process(0, 0, 1, torch.device("cpu"))
+# The objective without networks that have to be downloaded.
+LOSS = {"perceptual_weight": 0, "disc_type": "patchgan", "semantic_loss_w": 0, "disc_start": 3,
+        "disc_width": 4, "disc_num_layers": 2}  # fmt: skip
+PARAMS = {
+    "ddconfig": {
+        "resolution": 32,
+        "ch": 4,
+        "ch_mult": [1, 1, 1],
+        "num_res_blocks": 0,
+        "z_channels": 2,
+        "len_down_scale": 2,
+        "norm_groups": 2,
+    },
+    "embed_dim": 4,
+    "std": 0.3,
+    "ema_decay": 0.9,
+    "scheduler_config": {"warm_up_steps": 2},
+    "lossconfig": {"target": "tokenizer.losses.objective.Objective", "params": LOSS},
+}
+
+
+def panoramas(length, seed=0):
+    return {"target": "common.panoramas.dataset.Panoramas",
+            "params": {"length": length, "size": 32, "seed": seed}}  # fmt: skip
+
+
+def settings(images=7, validation=True, workers=0, loss=None, seed=0, lightning=None, **params):
+    """Batches of three: two of them an epoch, or what `images` make."""
+    given = copy.deepcopy(PARAMS) | {k: v for k, v in params.items() if k not in TRAINER}
+    given["lossconfig"].setdefault("params", {}).update(loss or {})
+    options = {"max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False}
+    options |= {k: v for k, v in params.items() if k in TRAINER}
+    data = {"batch_size": 3, "num_workers": workers, "train": panoramas(images)}
+    data |= {"validation": panoramas(5, seed=1)} if validation else {}
+    return structured(
+        Settings,
+        {
+            "model": {"params": given, "base_learning_rate": 1e-3},
+            "data": {"target": "common.data.DataModule", "params": data},
+            "lightning": {"trainer": options, **(lightning or {})},
+            "seed": seed,
+        },
+    )
+
+
+TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "check_val_every_n_epoch")
+
+
+class Signal(Callback):
+    """Sends this process a signal after an update."""
+
+    def __init__(self, number, update):
+        self.number, self.update = number, update
+
+    def on_train_batch_start(self, trainer, module, *_):
+        if module.step == self.update - 1:
+            os.kill(os.getpid(), self.number)
+
+
+def run(folder, resume=None, after=None, monkeypatch=None, **given):
+    """Train, with a signal `after` (number, update) or in the validation after update `-update`."""
+    build = train.build_trainer
+
+    def with_signal(options, run, kept):
+        trainer = build(options, run, kept)
+        number, update = after
+        if update > 0:
+            trainer.callbacks.insert(0, Signal(number, update))
+        return trainer
+
+    def evaluate(*args, attend=None, **options):
+        def interrupted():
+            if kept["step"]() == -after[1]:
+                os.kill(os.getpid(), after[0])
+            if attend:
+                attend()
+
+        return measure(*args, attend=interrupted if attend else None, **options)
+
+    kept, measure = {}, callbacks.evaluate
+    validate = callbacks.RunFolder._validate
+
+    def noting(self, trainer, module, dataset):
+        kept["step"] = lambda: module.step
+        return validate(self, trainer, module, dataset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if after:
+            patch.setattr(train, "build_trainer", with_signal)
+            patch.setattr(callbacks, "evaluate", evaluate)
+            patch.setattr(callbacks.RunFolder, "_validate", noting)
+        train.train(Run(folder, ALONE, resume, test=False), settings(**given))
+
+
+def last(folder, name="last"):
+    return folder / "checkpoints" / f"{name}.ckpt"
+
+
+def assert_same(folder, expected):
+    """Weights, averages and optimizers bit for bit, and the counters."""
+    found, known = checkpoint.load(last(folder)), checkpoint.load(last(expected))
+    assert found["updates"] == known["updates"]
+    for name, value in known["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], value), name
+    for a, b in zip(found["optimizer_states"], known["optimizer_states"], strict=True):
+        for index, moments in b["state"].items():
+            for key, value in moments.items():
+                assert torch.equal(a["state"][index][key], value), (index, key)
+    progress = [file["callbacks"] for file in (found, known)]
+    assert progress[0] == progress[1]
+    assert rows(folder) == rows(expected)
+    images = [sorted(p.name for p in (f / "images").glob("*")) for f in (folder, expected)]
+    assert images[0] == images[1]
+
+
+def rows(folder):
+    with (folder / "logs" / "metrics.csv").open(newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_stopped_after_any_update_goes_on_as_if_it_had_not_been(tmp_path, accumulate):
+    """Six updates in two epochs, with adversary, EMA, schedule and validation."""
+    given = {"accumulate_grad_batches": accumulate, "images": 9 * accumulate}
+    run(tmp_path / "whole", **given)
+    # in the validation after an update those below 0
+    for update in [1, 2, 3, 4, 6, -3, -6]:
+        folder = tmp_path / str(update)
+        with pytest.raises(Preempted) as stopped:
+            run(folder, after=(signal.SIGTERM, update), workers=update % 2, **given)
+        assert stopped.value.number == signal.SIGTERM and str(folder) in stopped.value.saved
+        assert checkpoint.load(last(folder))["updates"] == abs(update)
+        run(folder, last(folder), **given)
+        assert_same(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("given", "updates"),
+    [
+        ({"max_epochs": 3, "images": 9}, [3, -3, 5, 6, 7, 9]),
+        ({"max_epochs": 4, "images": 9, "check_val_every_n_epoch": 2}, [-6, 7, 9]),
+        ({"max_epochs": -1, "images": 9, "max_steps": 7}, [2, 3, 6, 7]),
+    ],
+)
+def test_a_run_may_be_stopped_again_and_again(tmp_path, given, updates):
+    run(tmp_path / "whole", **given)
+    folder, resume = tmp_path / "stopped", None
+    for update in updates:
+        with pytest.raises(Preempted):
+            run(folder, resume, after=(signal.SIGINT, update), **given)
+        resume = last(folder)
+        assert checkpoint.load(resume)["updates"] == abs(update)
+    run(folder, resume, **given)
+    assert_same(folder, tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, max_epochs=3, lightning={"checkpoint_keep_all": True})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["epoch_000001", "epoch_000002"])
+def test_any_kept_checkpoint_can_be_gone_on_from(whole, tmp_path, name):
+    run(tmp_path, max_epochs=1)
+    checkpoint.save(last(tmp_path, name), checkpoint.load(last(whole, name)))
+    run(tmp_path, last(tmp_path, name), max_epochs=3)
+    found = checkpoint.load(last(tmp_path))["state_dict"]
+    for key, value in checkpoint.load(last(whole))["state_dict"].items():
+        assert torch.equal(found[key], value), key
+
+
+def test_all_checkpoints_are_kept_if_asked_for(whole):
+    names = {p.stem for p in (whole / "checkpoints").iterdir()}
+    assert names == {"last", "best", "epoch_000001", "epoch_000002", "epoch_000003"}
+
+
+def test_more_updates_after_the_last_one_are_those_of_an_unbroken_run(tmp_path):
+    run(tmp_path / "whole", images=9, max_epochs=-1, max_steps=5)
+    run(tmp_path / "part", images=9, max_epochs=-1, max_steps=4)  # in the middle of an epoch
+    run(tmp_path / "part", last(tmp_path / "part"), images=9, max_epochs=-1, max_steps=5)
+    found, known = (checkpoint.load(last(tmp_path / n))["state_dict"] for n in ("part", "whole"))
+    for name, value in known.items():
+        assert torch.equal(found[name], value) or name.endswith("token_scale"), name
+
+
+def test_a_signal_asks_for_a_checkpoint_and_training_goes_on(tmp_path, capsys):
+    run(tmp_path, max_epochs=1, images=9, after=(signal.SIGUSR1, 2))
+    assert "checkpoint after 2 updates" in capsys.readouterr().out
+    assert checkpoint.load(last(tmp_path))["updates"] == 3
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_the_best_checkpoint_is_the_best(tmp_path, monkeypatch, between):
+    """Also after a kill between the last checkpoint and its copy."""
+    values, copies = iter([10.0, 30.0, 20.0, 0.0, 0.0]), callbacks.RunFolder.copy
+    measure = callbacks.evaluate
+
+    def evaluate(*args, **options):
+        found = measure(*args, **options)
+        return type(found)({"psnr": next(values)}, found.token_scale, [])
+
+    def killed(self, source, name):
+        if self.progress["epochs"] == 2:
+            raise KeyboardInterrupt
+        copies(self, source, name)
+
+    monkeypatch.setattr(callbacks, "evaluate", evaluate)
+    if between:
+        with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+            patch.setattr(callbacks.RunFolder, "copy", killed)
+            run(tmp_path, max_epochs=3)
+        assert checkpoint.load(last(tmp_path, "best"))["updates"] == 2
+        run(tmp_path, last(tmp_path), max_epochs=3)
+    else:
+        run(tmp_path, max_epochs=3)
+    found = {name: checkpoint.load(last(tmp_path, name))["updates"] for name in ("last", "best")}
+    assert found == {"last": 6, "best": 4}
+
+
+def test_steps_are_those_of_the_autoencoder(whole):
+    file = checkpoint.load(last(whole))
+    steps = [{int(s["step"]) for s in o["state"].values()} for o in file["optimizer_states"]]
+    assert steps == [{6}, {3}]  # the discriminator takes part from step 3 on
+    assert file["updates"] == file["global_step"] == 6
+    lr = [float(value) for step, name, value in rows(whole)[1:] if name == "train/lr"]
+    assert lr == [0, 5e-4, 1e-3, 1e-3, 1e-3, 1e-3]
+    state = file["state_dict"]
+    name = "decoder.conv_out.weight"
+    assert not torch.equal(state[f"ema.model.{name}"], state[f"tokenizer.{name}"])
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
+    run(tmp_path, max_epochs=1)
+    before = last(tmp_path).read_bytes()
+    given = settings(max_epochs=2, loss={"pixelloss_weight": 1e38})
+    with pytest.raises(UserError, match="finite"):
+        train.train(Run(tmp_path, ALONE, last(tmp_path)), given)
+    assert last(tmp_path).read_bytes() == before
+
+
+def test_an_adversary_from_the_first_step_on_stays_finite(tmp_path):
+    """200 updates with the adaptive weight."""
+    given = {"max_epochs": 1, "images": 600, "validation": False, "grad_clip": 1.0}
+    run(tmp_path, loss={"disc_start": 0}, **given)
+    values = [(name, float(value)) for _, name, value in rows(tmp_path)[1:]]
+    assert all(math.isfinite(value) for _, value in values)
+    pixel = [value for name, value in values if name == "train/pixel"]
+    assert len(pixel) == 200 and sum(pixel[-20:]) < 0.8 * sum(pixel[:20])
+
+
+def trained(folder, resume=None, max_epochs=1, **params):
+    """After updates with the adversary from the first on, all weights but their averages."""
+    given = {"loss": {"disc_start": 0}, "scheduler_config": {}, "images": 12, "validation": False}
+    run(folder, resume, max_epochs=max_epochs, **given, **params)
+    state = checkpoint.load(last(folder))["state_dict"]
+    return {k: v for k, v in state.items() if k.startswith(("tokenizer.", "objective."))}
+
+
+def deviation(found, expected):
+    """The mean over all weights; an update moves each by about 1e-3."""
+    assert found.keys() == expected.keys()
+    differences = [(found[k].float() - v.float()).abs().flatten() for k, v in expected.items()]
+    return torch.cat(differences).mean().item()
+
+
+def test_what_is_for_speed_leaves_the_result(tmp_path):
+    expected = trained(tmp_path / "plain", max_epochs=2)
+    fast = {"grad_checkpointing": True, "channels_last": True}
+    assert deviation(trained(tmp_path / "fast", max_epochs=2, **fast), expected) < 4e-5
+    start = trained(tmp_path / "start", max_epochs=1)
+    assert deviation(start, expected) > 1e-3
+    # the layout may change on the way
+    found = trained(tmp_path / "start", last(tmp_path / "start"), max_epochs=2, channels_last=True)
+    assert deviation(found, expected) < 4e-5
+
+
+@pytest.mark.long
+def test_a_compiled_network_trains_the_same(tmp_path):
+    found = trained(tmp_path / "compiled", compile=True)
+    assert deviation(found, trained(tmp_path / "plain")) < 1e-5
+
+
+def test_without_an_average(tmp_path):
+    run(tmp_path, use_ema=False, max_epochs=1)
+    file = checkpoint.load(last(tmp_path))
+    assert not any(name.startswith("ema.") for name in file["state_dict"])
+    found = load_tokenizer(last(tmp_path)).state_dict()
+    assert all(torch.equal(v, file["state_dict"][f"tokenizer.{k}"]) for k, v in found.items())
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_training_starts_from_a_tokenizer_with_its_discriminator(whole, tmp_path, released):
+    """The average counts as warmed up: three updates leave it where it was."""
+    path, raw = last(whole), load_tokenizer(last(whole), ema=False)
+    state = checkpoint.load(path)["state_dict"]
+    heads = {k.removeprefix("objective.discriminator."): v for k, v in state.items() if "disc" in k}
+    if released:
+        path = tmp_path / "tokenizer.ckpt"
+        names = {f"loss.discriminator.main.{k.removeprefix('stack.')}": v for k, v in heads.items()}
+        weights = to_released(raw, load_tokenizer(last(whole)))
+        checkpoint.save(path, {"state_dict": weights | names | {"loss.logvar": torch.zeros(())}})
+    module = build_module(settings(ckpt_path=str(path), ema_decay=0.99))
+    for key, value in module.objective.discriminator.state_dict().items():
+        assert torch.equal(value, heads[key]), key
+    for ours, wanted in ((module.tokenizer, raw), (module.ema.model, load_tokenizer(last(whole)))):
+        for a, b in zip(ours.parameters(), wanted.parameters(), strict=True):
+            assert torch.equal(a, b)
+    before = module.ema.model.encoder.conv_in.weight.clone()
+    with torch.no_grad():
+        module.tokenizer.encoder.conv_in.weight.add_(1.0)
+    for _ in range(3):
+        module.ema.update(module.tokenizer)
+    moved = (module.ema.model.encoder.conv_in.weight - before).mean().item()
+    distance = (module.tokenizer.encoder.conv_in.weight - before).mean().item()
+    assert moved == pytest.approx((1 - 0.99**3) * distance, rel=1e-3)
+
+
+def test_the_decoder_is_trained_further_on_the_same_tokens(whole, tmp_path):
+    given = {"stage2": True, "ckpt_path": str(last(whole)), "grad_clip": 1.0}
+    run(tmp_path, **given)
+    run(tmp_path, last(tmp_path), max_epochs=3, **given | {"ckpt_path": "gone.ckpt"})
+    before, found = load_tokenizer(last(whole)), load_tokenizer(last(tmp_path)).state_dict()
+    kept = ("encoder.", "bottleneck.mix_columns", "bottleneck.to_tokens", "token_scale")
+    for name, value in before.state_dict().items():
+        close = torch.allclose(found[name], value, rtol=1e-5)
+        assert close is name.startswith(kept), name
+    with pytest.raises(UserError, match="ckpt_path"):
+        build_module(settings(stage2=True))
+
+
+def test_both_forms_of_a_schedule():
+    released = {
+        "target": "tokenizer.lr_scheduler.LambdaWarmUpDecayScheduler",
+        "params": {"warm_up_steps": 3, "interval": 30, "decay": 0.2, "lr_max": 1.0},
+    }
+    flat = released["params"]
+    found = [build_module(settings(scheduler_config=c)).schedule for c in (released, flat)]
+    assert found == [WarmupDecay(warm_up_steps=3, interval=30, decay=0.2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("params", "key"),
+    [
+        ({"scheduler_config": {"warmup": 1}}, r"scheduler_config\.warmup"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"embed_dim": 0}, "embed_dim"),
+        ({"std": float("nan")}, "std"),
+        ({"grad_clip": -1.0}, "grad_clip"),
+        ({"loss": {"kl_weight": float("inf")}}, "kl_weight"),
+        ({"loss": {"disc_weight": -1}}, "disc_weight"),
+        ({"loss": {"disc_type": "gan"}}, "disc_type"),
+        ({"loss": {"disc_factor": 2}}, "disc_factor"),
+        ({"lossconfig": {"target": "os.system"}}, r"lossconfig\.target"),
+        ({"lossconfig": {"target": "tokenizer.modules.losses.DummyLoss"}}, r"lossconfig\.target"),
+    ],
+)
+def test_settings_that_cannot_train_are_named(params, key):
+    with pytest.raises(UserError, match=key):
+        build_module(settings(**params))
+
+
+def test_a_discriminator_deeper_than_the_images_is_named(tmp_path):
+    given = settings(loss={"disc_num_layers": 5})
+    with pytest.raises(UserError, match="disc_num_layers"):
+        train.train(Run(tmp_path, ALONE), given, fit=False)
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_the_module_can_be_built_without_a_file():
+    assert isinstance(build_module(settings()), TokenizerModule)
