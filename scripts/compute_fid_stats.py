@@ -11,64 +11,54 @@ and is refused with another extractor.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from common import distributed, provenance
+from common import cli, distributed, provenance
 from common.errors import UserError, run_cli
-from common.metrics.extraction import CROPS, Crop, Loading, open_images
+from common.metrics.extraction import CROPS, Crop, extract, open_images
 from common.metrics.features import EXTRACTORS, load_extractor
-from common.metrics.fid import write_statistics
-from common.metrics.report import compute_statistics
+from common.metrics.fid import Statistics, write_statistics
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("images", help="folder of images, or YAML file")
     add("file", type=Path, help="file to write, *.npz")
     add("overrides", nargs="*", metavar="key=value", help="over a YAML file, by dotted key")
     add("--part", default="validation", help="data.params.PART of a YAML file")
     add("--img_size", type=int, help="side of the squares to cut (default: none are cut)")
-    add("--crop", choices=CROPS, help="how to cut them (default center)")
-    add("--extractor", default="inception", help=f"{EXTRACTORS} (default inception)")
+    add("--crop", choices=CROPS, default="center", help="how to cut them")
+    add("--extractor", default="inception", help=f"network of the features: {EXTRACTORS}")
     add("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
-    add("--batch_size", type=int, default=64, help="images in a batch (default 64)")
-    add("--num_workers", type=int, default=0, help="processes that read images (default 0)")
+    add("--batch_size", type=int, default=64, help="images in a batch")
+    add("--num_workers", type=int, default=0, help="processes that read images")
     add("--force", action="store_true", help="replace a file that is there")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    flags = parser.parse_intermixed_args()
+    flags = cli.parse(parser)
     if flags.file.suffix != ".npz":
         raise UserError(f"{flags.file}: found suffix {flags.file.suffix!r}, expected .npz")
     if flags.file.exists() and not flags.force:
         raise UserError(f"{flags.file}: is there already; expected another name, or --force")
-    if flags.crop and flags.img_size is None:
-        raise UserError("--crop: given without --img_size, the side of the squares")
-    for name, least in {"img_size": 1, "batch_size": 1, "num_workers": 0}.items():
-        value = getattr(flags, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name}: found {value}, expected at least {least}")
-    return flags
-
-
-def main() -> None:
-    flags = parse()
-    crop = Crop(flags.crop or "center", flags.img_size) if flags.img_size else None
+    if flags.img_size is not None and flags.img_size < 1:
+        raise UserError(f"--img_size: found {flags.img_size}, expected at least 1 pixel")
+    crop = Crop(flags.crop, flags.img_size) if flags.img_size else None
     with distributed.launch(flags.device) as process:
         images = open_images(flags.images, crop, flags.part, flags.overrides)
         extractor = load_extractor(flags.extractor, flags.weights_dir, process.device)
-        loading = Loading(flags.batch_size, flags.num_workers)
-        mean, covariance, record = compute_statistics(images, extractor, process, loading)
-        if process.is_main:
-            record["conditions"] = provenance.describe(ROOT)
-            write_statistics(flags.file, mean, covariance, record)
-            print(f"{record['images']} images, {record['preparation']}: {flags.file}")
-            for text in record["warnings"]:
-                print(f"warning: {text}")
+        features = extract(images, extractor, process, flags.batch_size, flags.num_workers)
+        warnings = images.replaced(process)
+        if features is None:
+            return
+        warnings += features.oddities
+        record = {**images.describe(), "extractor": extractor.about, "warnings": warnings}
+        record["conditions"] = provenance.describe(ROOT)
+        write_statistics(flags.file, Statistics.of(features.pooled), record)
+        print(f"{record['images']} images, {record['preparation']}: {flags.file}")
+        for text in warnings:
+            print(f"warning: {text}")
 
 
 if __name__ == "__main__":

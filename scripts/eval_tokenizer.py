@@ -76,7 +76,9 @@ def record_of(found: Evaluation, evaluator: Evaluator | None, source: str) -> di
     """Figures and what they depend on; the distance to the crops is the rFID."""
     if evaluator is None:
         return {"figures": found.means, "not_measured": {}, "warnings": [], "settings": {}}
-    evaluator = replace(evaluator, reference=Reference.of(found.real, f"the crops of {source}"))
+    evaluator = replace(
+        evaluator, reference=Reference.of(found.real, f"the crops of {source}", len(found.real))
+    )
     record = evaluator.compare(found.fake, "reconstructions")
     figures = {
         f"r{name}" if name.startswith(("fid", "fd_")) else name: value

@@ -109,8 +109,9 @@ def evaluate(
             with full_float32():
                 found = [measure(fake, real).double() for measure in measures.values()]
             rows.append(torch.stack(found, dim=1))
+            these = numbers[index * batch_size :][: len(batch)]
             for collector, pixels in zip(collectors, (batch, levels), strict=False):
-                collector.add(pixels)
+                collector.add(pixels, these)
             bar.update(len(batch))
             # some processes have one more batch, before which they do not meet
             if attend and index * batch_size < len(dataset) // process.world:

@@ -1,17 +1,16 @@
 """Image sets, and the features of them that all processes extract together.
 
-The order of images never matters: features are put in the order of digests of the images' pixels,
-so that one set of images gives the same figures under any names and on any number of processes.
+Features are put in one shuffled order of the images, whatever the number of processes: parts of a
+set that is sorted by class would not be alike.
 
 Shapes: N images, B of a batch, H W pixels, D features, K classes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, distributed, images
-from common.data.folders import Paths, Pictures, pictures_below
+from common.data.folders import ImageDataset, Paths, images_below
 from common.distributed import Process
 from common.errors import UserError
-from common.logger import Unreadable, progress
+from common.logger import UnreadableImages, progress_bar
 from common.metrics.features import Extractor
 
 LOSSY = ("JPEG", "MPO", "WEBP")
@@ -98,7 +97,7 @@ class ImageSet(Dataset):
 
     def replaced(self, process: Process) -> list[str]:
         """A warning of images that a data set could not read; all processes call this together."""
-        message = Unreadable(self.dataset or self, self.source, process.device).news()
+        message = UnreadableImages(self.dataset or self, self.source, process.device).news()
         return [] if message is None else [" ".join(message.split())]
 
 
@@ -122,7 +121,7 @@ def open_images(
     """
     source = Path(source)
     if source.suffix not in YAML:
-        paths = pictures_below(source) if source.is_dir() else []
+        paths = images_below(source) if source.is_dir() else []
         if not paths:
             raise UserError(f"{source}: found no images, expected a folder of them or a YAML file")
         return ImageSet(paths, str(source), crop, strict)
@@ -133,43 +132,22 @@ def open_images(
     dataset = config.instantiate(node, key)
     name = f"{source}: {json.dumps(OmegaConf.to_container(node, resolve=True))}"
     if crop is not None:
-        if not isinstance(dataset, Pictures):
+        if not isinstance(dataset, ImageDataset):
             raise UserError(f"--img_size: given, but {key} in {source} has no files to cut")
         return ImageSet(dataset.paths, name, crop)
-    if getattr(dataset, "train", False):
+    if getattr(dataset, "random_crop", False) or getattr(dataset, "flip", False):
         raise UserError(f"{source}: {key} has random crops or flips; expected none, or --img_size")
     return ImageSet(dataset, name)
 
 
-def fact(image: Tensor, lossy: bool = False) -> Tensor:
-    """[4]: digest of an image uint8 [3, H, W], its height and width, and `lossy`."""
-    height, width = image.shape[1:]
-    digest = hashlib.blake2b(repr((height, width)).encode(), digest_size=8)
-    digest.update(image.cpu().contiguous().numpy().data)
-    number = int.from_bytes(digest.digest(), "little", signed=True)
-    return torch.tensor([number, height, width, lossy])
-
-
-def oddities(facts: Tensor) -> list[str]:
-    """What a reader of figures must know of images of these facts [N, 4], a sentence each."""
-    total, lossy = len(facts), int(facts[:, 3].sum())
-    sizes = facts[:, 1:3].unique(dim=0, return_counts=True)[1]
-    counts = {
-        "are JPEG or WebP, whose compression changes every figure": lossy,
-        "are of another size than most": total - int(sizes.max()),
-        "are copies of others": total - len(facts[:, 0].unique()),
-    }
-    return [f"{count} of {total} images {what}" for what, count in counts.items() if count]
-
-
 @dataclass(frozen=True)
 class Features:
-    """What a network sees in a set of images, in the order of their digests: float32 `pooled`
-    [N, D] and `logits` [N, K], and `facts` [N, 4], see `fact`."""
+    """What a network sees in a set of images, shuffled: float32 `pooled` [N, D] and `logits`
+    [N, K], and `oddities`, a sentence for each thing that a reader of figures must know."""
 
     pooled: Tensor
     logits: Tensor
-    facts: Tensor
+    oddities: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -181,76 +159,64 @@ class Collector:
     def __init__(self, extractor: Extractor) -> None:
         self.extractor = extractor
         self.rows = [torch.empty(0, extractor.width + extractor.classes)]
-        self.facts = [torch.empty(0, 4, dtype=torch.int64)]
+        self.facts = [torch.empty(0, 4, dtype=torch.int64)]  # number, height, width, lossy
 
-    def add(self, pixels: Batch, facts: Tensor | None = None) -> None:
-        """Add uint8 images [B, 3, H, W], as they are or would be saved; `facts` if known."""
+    def add(self, pixels: Batch, numbers: Sequence[int], lossy: Sequence[bool] = ()) -> None:
+        """Add uint8 images [B, 3, H, W] that have these numbers in their set."""
         self.rows.append(self.extractor(pixels).cpu())
-        self.facts.append(torch.stack([fact(p) for p in pixels]) if facts is None else facts)
+        about = zip(numbers, pixels, lossy or [False] * len(pixels), strict=True)
+        self.facts.append(torch.tensor([[k, *image.shape[1:], bad] for k, image, bad in about]))
 
     def features(self) -> Features | None:
         """Of all processes together, on the first one; None elsewhere. All call this together."""
         device = self.extractor.device
         rows, facts = (
-            distributed.gathered(torch.cat(parts).to(device)) for parts in (self.rows, self.facts)
+            distributed.gather(torch.cat(parts).to(device)) for parts in (self.rows, self.facts)
         )
         if rows is None or facts is None:
             return None
-        facts, rows = facts.cpu(), rows.cpu()
-        order = facts[:, 0].argsort()  # equal digests are equal images, up to rounding of features
-        rows = rows[order].split([self.extractor.width, self.extractor.classes], dim=1)
-        return Features(*rows, facts[order])
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How images are read: `batch_size` at once, by `num_workers` more processes."""
-
-    batch_size: int = 64
-    num_workers: int = 0
+        rows, facts = rows.cpu()[facts[:, 0].argsort().cpu()], facts.cpu()
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+        sizes = facts[:, 1:3].unique(dim=0, return_counts=True)[1]
+        counts = {
+            "are JPEG or WebP, whose compression changes every figure": int(facts[:, 3].sum()),
+            "are of another size than most": len(facts) - int(sizes.max()),
+        }
+        odd = (f"{count} of {len(facts)} images {what}" for what, count in counts.items() if count)
+        pooled, logits = rows.split([self.extractor.width, self.extractor.classes], dim=1)
+        return Features(pooled, logits, tuple(odd))
 
 
 def extract(
-    source: ImageSet, extractor: Extractor, process: Process, loading: Loading
+    images: ImageSet,
+    extractor: Extractor,
+    process: Process,
+    batch_size: int = 64,
+    num_workers: int = 0,
 ) -> Features | None:
-    """Features of all images on the first process, None elsewhere."""
-    collector = Collector(extractor)
-    for pixels, facts in batches(source, process, loading, "features"):
-        collector.add(pixels, facts)
-    return collector.features()
-
-
-def batches(
-    dataset: ImageSet, process: Process, loading: Loading, name: str
-) -> Iterator[tuple[Batch, Tensor]]:
-    """This process's batches of images, with facts [B, 4], see `fact`.
+    """Features of all images on the first process, None elsewhere.
 
     Which images form a batch does not depend on the number of processes.
     """
-    count, size = len(dataset), loading.batch_size
-    mine = share(count, size, process)
+    count, collector = len(images), Collector(extractor)
+    whole = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
+    mine = whole[process.rank :: process.world]
     loader = DataLoader(
-        dataset,
+        images,
         batch_sampler=mine,  # type: ignore[arg-type]
-        num_workers=loading.num_workers,
+        num_workers=num_workers,
         collate_fn=_collate,
         pin_memory=process.device.type == "cuda",
     )
-    with progress(count, name, "image", process.is_main) as bar:
-        for numbers, batch in zip(mine, loader, strict=True):
-            yield batch
+    with progress_bar(count, "features", "image", process.is_main) as bar:
+        for numbers, (pixels, lossy) in zip(mine, loader, strict=True):
+            collector.add(pixels, numbers, lossy)
             # what the others have done meanwhile counts too
-            bar.update(min(numbers.start + process.world * size, count) - bar.n)
+            bar.update(min(numbers.start + process.world * batch_size, count) - bar.n)
+    return collector.features()
 
 
-def share(count: int, size: int, process: Process) -> list[range]:
-    """The numbers of the images in each batch of this process, of `count` in batches of `size`."""
-    whole = [range(k, min(k + size, count)) for k in range(0, count, size)]
-    return whole[process.rank :: process.world]
-
-
-def _collate(items: list[tuple[Tensor, bool]]) -> tuple[Batch, Tensor]:
+def _collate(items: list[tuple[Tensor, bool]]) -> tuple[Batch, list[bool]]:
     pixels = [image for image, _ in items]
-    facts = torch.stack([fact(image, lossy) for image, lossy in items])
     alike = len({image.shape for image in pixels}) == 1
-    return (torch.stack(pixels) if alike else pixels), facts
+    return (torch.stack(pixels) if alike else pixels), [lossy for _, lossy in items]

@@ -19,13 +19,13 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from common import distributed
 from common.errors import UserError
 from common.io import replacing
 from common.precision import full_float32
 
 NEIGHBOURS = 3  # whose distance is the radius of precision and recall
 KID_SUBSETS, KID_SUBSET = 100, 1000  # how many, of at most so many images
+CHUNK = 2**14  # images whose features are in float64 at once
 KEYS = (("mu", "sigma"), ("mean", "cov"))  # of mean and covariance in a file of statistics
 
 Figures = dict[str, float | None]
@@ -41,12 +41,18 @@ class Statistics:
     @classmethod
     def of(cls, features: Tensor) -> Statistics:
         """Of features [N, D], N ≥ 2; the covariance is the unbiased one."""
-        features = features.double()
-        mean = features.mean(0)
-        centred = (features - mean) / (len(features) - 1) ** 0.5
+        if len(features) < 2:
+            raise UserError(f"found {len(features)} image, expected at least 2 for statistics")
+        mean = features.mean(0, dtype=torch.float64)
         if len(features) <= features.shape[1]:
-            return cls(mean, centred)
-        return cls.from_covariance(mean, centred.T @ centred)
+            return cls(mean, (features - mean) / (len(features) - 1) ** 0.5)
+        parts = (part - mean for part in features.split(CHUNK))
+        return cls.from_covariance(mean, sum(p.T @ p for p in parts) / (len(features) - 1))
+
+    @property
+    def covariance(self) -> Tensor:
+        """[D, D]."""
+        return self.root.T @ self.root
 
     @classmethod
     def from_covariance(cls, mean: Tensor, covariance: Tensor) -> Statistics:
@@ -58,27 +64,6 @@ class Statistics:
         if values[0] < -1e-4 * values[-1].abs():
             raise ValueError("with a negative variance")
         return cls(mean.double(), vectors.T * values.clamp_min(0).sqrt()[:, None])
-
-
-class Moments:
-    """Mean and covariance of features [., D] that are too many to keep: sums in float64."""
-
-    def __init__(self, width: int, device: torch.device) -> None:
-        zeros = [torch.zeros(width**k, dtype=torch.float64, device=device) for k in range(3)]
-        self.count, self.total, self.products = zeros[0], zeros[1], zeros[2].view(width, width)
-
-    def add(self, pooled: Tensor) -> None:
-        pooled = pooled.double()
-        self.count += len(pooled)
-        self.total += pooled.sum(0)
-        self.products += pooled.T @ pooled
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Mean [D] and covariance [D, D] over all processes, which call this together."""
-        sums = (self.count, self.total, self.products)
-        count, total, products = map(distributed.total, sums)
-        mean = total / count
-        return mean.cpu(), ((products - count * mean.outer(mean)) / (count - 1)).cpu()
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -130,11 +115,12 @@ def precision_recall(pooled: Tensor, reference: Tensor) -> Figures:
     return {name: found[name] for name in ("precision", "recall")}
 
 
-def write_statistics(path: Path, mean: Tensor, covariance: Tensor, record: dict[str, Any]) -> None:
+def write_statistics(path: Path, statistics: Statistics, record: dict[str, Any]) -> None:
     """Write `mu`, `sigma`, `num_images` and `record` (JSON) as .npz."""
     text, count = json.dumps(record), record["images"]
+    gaussian = {"mu": statistics.mean.numpy(), "sigma": statistics.covariance.numpy()}
     with replacing(path) as file:
-        np.savez(file, mu=mean.numpy(), sigma=covariance.numpy(), num_images=count, record=text)
+        np.savez(file, num_images=count, record=text, **gaussian)
 
 
 def read_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:

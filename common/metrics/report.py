@@ -8,30 +8,17 @@ All processes take these steps together; the first one gets the record, the othe
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from common import distributed
 from common.config import setting
 from common.distributed import Process
 from common.errors import UserError
 from common.metrics import fid
-from common.metrics.extraction import (
-    Features,
-    ImageSet,
-    Loading,
-    batches,
-    extract,
-    oddities,
-    open_images,
-)
+from common.metrics.extraction import Features, ImageSet, extract, open_images
 from common.metrics.features import EXTRACTORS, Extractor, load_extractor
 
 LEAST = {"fid": 2, "is": 1, "kid": 2, "prc": fid.NEIGHBOURS + 1}  # images that a metric needs
@@ -100,10 +87,6 @@ class MetricConfig:
             return None
         return tuple(dict.fromkeys(str(self.metrics).split(",")))
 
-    @property
-    def loading(self) -> Loading:
-        return Loading(self.metric_bsz, self.metric_workers)
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -126,65 +109,35 @@ class Reference:
     features: Features | None = None
 
     @classmethod
-    def of(cls, features: Features, source: str) -> Reference:
-        """Of images whose features are known."""
+    def of(cls, features: Features | None, source: str, images: int) -> Reference:
+        """Of images whose features are known, on the first process."""
+        record = {"source": source, "images": images}
+        if features is None:
+            return cls(source, images, record)
+        odd = tuple(f"{source}: {text}" for text in features.oddities)
         statistics = fid.Statistics.of(features.pooled)
-        found = tuple(f"{source}: {text}" for text in oddities(features.facts))
-        record = {"source": source, "images": len(features)}
-        return cls(source, len(features), record, found, statistics, features)
+        return cls(source, images, record, odd, statistics, features)
 
 
-def load_reference(
-    source: str,
-    extractor: Extractor,
-    process: Process,
-    loading: Loading,
-    part: str = "validation",
-    overrides: Sequence[str] = (),
-) -> Reference:
-    """The reference that a folder, a YAML file or a file of statistics (.npz) gives.
+def load_statistics(source: str, extractor: Extractor) -> Reference:
+    """The reference of a file of statistics (.npz).
 
     Raises:
         UserError: it is missing, damaged, or of another extractor.
     """
-    if source.endswith(".npz"):
-        return _load_statistics(source, extractor)
-    images = open_images(source, None, part, overrides)
-    if len(images) < 2:
-        raise UserError(f"{source}: found 1 image, expected at least 2")
-    features = extract(images, extractor, process, loading)
-    warnings = tuple(images.replaced(process))
-    if features is None:
-        return Reference(source, len(images), {})
-    reference = Reference.of(features, source)
-    record, warnings = images.describe(), (*reference.warnings, *warnings)
-    return replace(reference, record=record, warnings=warnings)
-
-
-def _load_statistics(source: str, extractor: Extractor) -> Reference:
-    statistics, made = fid.read_statistics(Path(source))
-    if len(statistics.mean) != extractor.width:
+    statistics, record = fid.read_statistics(Path(source))
+    by = record.get("extractor", {})
+    name, weights = by.get("name", "inception"), by.get("weights", extractor.about["weights"])
+    found = (len(statistics.mean), name, weights)
+    expected = (extractor.width, extractor.name, extractor.about["weights"])
+    if found != expected:
         raise UserError(
-            f"{source}: found statistics of {len(statistics.mean)} features, expected "
-            f"{extractor.width} as --extractor {extractor.name} gives them"
+            f"{source}: found statistics of {found[0]} features of {found[1]} ({found[2]}), "
+            f"expected {expected[0]} of {expected[1]} ({expected[2]})"
         )
-    if made:
-        by, warnings = made["extractor"], made["warnings"]
-        if (by["name"], by["weights"]) != (extractor.name, extractor.about["weights"]):
-            raise UserError(
-                f"{source}: found statistics of extractor {by['name']} ({by['weights']}), "
-                f"expected those of {extractor.name} ({extractor.about['weights']})"
-            )
-    elif extractor.kind != "inception":
-        raise UserError(
-            f"{source}: does not say which extractor made it; expected --extractor inception, "
-            f"found {extractor.name}"
-        )
-    else:
-        warnings = [f"{source} does not say what made it: taken for statistics of Inception"]
-    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
-    record = {"file": source, "sha256": digest, **made}
-    return Reference(source, None, record, tuple(warnings), statistics)
+    unknown = f"{source} does not say what made it: taken for statistics of Inception"
+    warnings = tuple(record["warnings"]) if record else (unknown,)
+    return Reference(source, None, {"source": source, **record}, warnings, statistics)
 
 
 @dataclass(frozen=True)
@@ -214,13 +167,13 @@ class Evaluator:
         if not self.extractor.classes:
             left["is"] = f"{self.extractor.name} names no classes"
         metrics = asked or tuple(name for name in LEAST if name not in left)
+        fewest = min(count, (there and there.images) or count)
         for name in metrics:
             if name in left:
                 raise UserError(f"--metrics: found {name}, but {left[name]}")
-            least = min(count, count if there is None or there.images is None else there.images)
-            if least < LEAST[name]:
+            if fewest < LEAST[name]:
                 raise UserError(
-                    f"{source}: found {least} image(s) in it or in its reference, expected at "
+                    f"{source}: found {fewest} image(s) in it or in its reference, expected at "
                     f"least {LEAST[name]} for {name} (--metrics chooses others)"
                 )
         splits = self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES))
@@ -239,7 +192,7 @@ class Evaluator:
         """The record of images of any origin, see `compare`, with the speed of the extraction."""
         self.check(images.source, len(images))
         start = time.perf_counter()
-        features = extract(images, self.extractor, self.process, self.config.loading)
+        features = self.extract(images)
         seconds = time.perf_counter() - start
         replaced = images.replaced(self.process)
         if features is None:
@@ -249,6 +202,11 @@ class Evaluator:
         record["warnings"] += replaced
         speed = {"seconds": seconds, "images_per_second": len(features) / seconds}
         return record | {"processes": self.process.world, **speed}
+
+    def extract(self, images: ImageSet) -> Features | None:
+        """Features of all images on the first process, None elsewhere."""
+        loading = (self.config.metric_bsz, self.config.metric_workers)
+        return extract(images, self.extractor, self.process, *loading)
 
     def compare(self, features: Features, source: str) -> dict[str, Any]:
         """Figures of images whose features are known, on the first process, and what they rest on.
@@ -272,10 +230,21 @@ class Evaluator:
         for key, value in found.items():
             plain, line, rest = key.partition("_")
             figures[NAMES[self.extractor.kind].get(plain, plain) + line + rest] = value
+        warnings = [f"{source}: {text}" for text in features.oddities]
+        warnings += there.warnings if there else ()
+        if self.extractor.kind == "random":
+            warnings.append("features of a network of random weights: no figure here is an FID")
+        elif not self.extractor.about["verified"]:
+            warnings.append(f"{self.extractor.about['file']}: no published SHA-256 to compare with")
+        if "fid" in metrics and len(features) <= self.extractor.width:
+            warnings.append(
+                f"{len(features)} images for {self.extractor.width} features: the Fréchet distance "
+                "is far larger than that of many images"
+            )
         return {
             "figures": figures,
             "not_measured": left,
-            "warnings": self._warnings(features, source, metrics),
+            "warnings": warnings,
             "images": {"source": source, "images": len(features)},
             "reference": there.record if there else None,
             "extractor": self.extractor.about,
@@ -288,26 +257,6 @@ class Evaluator:
             },
         }
 
-    def _warnings(self, features: Features, source: str, metrics: Sequence[str]) -> list[str]:
-        extractor, there = self.extractor, self.reference
-        found = [f"{source}: {text}" for text in oddities(features.facts)]
-        if extractor.kind == "random":
-            found.append("features of a network of random weights: no figure here is an FID")
-        elif not extractor.about["verified"]:
-            found.append(f"{extractor.about['file']}: no published SHA-256 to compare with")
-        if there is not None:
-            found += there.warnings
-            if there.features is not None:
-                shared = int(torch.isin(features.facts[:, 0], there.features.facts[:, 0]).sum())
-                if shared:
-                    found.append(f"{shared} images of {source} are in {there.source} too")
-        if "fid" in metrics and len(features) <= extractor.width:
-            found.append(
-                f"{len(features)} images for {extractor.width} features: the Fréchet distance is "
-                "far larger than that of many images"
-            )
-        return found
-
 
 def open_evaluator(
     config: MetricConfig,
@@ -318,40 +267,26 @@ def open_evaluator(
     """Load the network, and the reference, if there is one.
 
     Args:
-        part, overrides: of a reference that is a YAML file, see `load_reference`.
+        part, overrides: of a reference that is a YAML file, see `open_images`.
 
     Raises:
         UserError: one of them is missing or does not fit.
     """
     extractor = load_extractor(config.extractor, config.weights_dir, process.device)
+    evaluator = Evaluator(config, extractor, None, process)
     source = config.reference
     if source is None and extractor.kind == "inception" and DEFAULT_REFERENCE.is_file():
         source = str(DEFAULT_REFERENCE)
-    reference = None
-    if source is not None:
-        reference = load_reference(source, extractor, process, config.loading, part, overrides)
-    return Evaluator(config, extractor, reference, process)
-
-
-def compute_statistics(
-    images: ImageSet, extractor: Extractor, process: Process, loading: Loading
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Mean and covariance over all processes of images that may be too many to keep the features
-    of, and on the first process a whole record of them; see `fid.write_statistics`."""
+    if source is None:
+        return evaluator
+    if source.endswith(".npz"):
+        return replace(evaluator, reference=load_statistics(source, extractor))
+    images = open_images(source, None, part, overrides)
     if len(images) < 2:
-        raise UserError(f"{images.source}: found 1 image, expected at least 2")
-    moments = fid.Moments(extractor.width, extractor.device)
-    facts = [torch.empty(0, 4, dtype=torch.int64)]
-    for pixels, about in batches(images, process, loading, "statistics"):
-        moments.add(extractor(pixels)[:, : extractor.width])
-        facts.append(about)
-    mean, covariance = moments.result()
-    everything = distributed.gathered(torch.cat(facts).to(process.device))
-    warnings = images.replaced(process)
-    if everything is not None:
-        warnings += oddities(everything.cpu())
-    record = {**images.describe(), "extractor": extractor.about, "warnings": warnings}
-    return mean, covariance, record
+        raise UserError(f"{source}: found 1 image, expected at least 2")
+    reference = Reference.of(evaluator.extract(images), source, len(images))
+    reference.record.update(images.describe())
+    return replace(evaluator, reference=reference)
 
 
 def table(record: dict[str, Any]) -> str:
@@ -359,12 +294,10 @@ def table(record: dict[str, Any]) -> str:
     there = record["reference"]
     lines = [f"{record['images']['images']} images of {record['images']['source']}"]
     if there:
-        count = there.get("images", "an unknown number of")
-        lines.append(f"against {count} images of {there.get('file') or there['source']}")
+        lines.append(f"against {there.get('images', 'an unknown number of')} of {there['source']}")
     lines.append(f"extractor {record['extractor']['name']}")
-    width = max((len(name) for name in record["figures"]), default=0)
     for name, value in record["figures"].items():
-        lines.append(f"  {name:{width}}  {'-' if value is None else format(value, '.6g')}")
+        lines.append(f"  {name:24}  {'-' if value is None else format(value, '.6g')}")
     lines += [f"not measured: {k}: {reason}" for k, reason in record["not_measured"].items()]
     lines += [f"warning: {text}" for text in record["warnings"]]
     return "\n".join(lines)

@@ -130,7 +130,7 @@ def test_mistakes_are_named(project, call, tmp_path):
         ((checkpoint, "--part", "test"), "has no data.params.test"),
         ((checkpoint, "--lpips", *weights), f"{FILES['vgg16'].name}: missing in {tmp_path}"),
         ((checkpoint, "--metrics", "fid", *weights), f"{FILES['inception'].name}: missing in"),
-        ((checkpoint, "data.params.validation.params.size=32"), "expected a height of 64"),
+        ((checkpoint, "data.params.validation.params.size=32"), "expected 64"),
     ):
         done = call("eval_tokenizer", *given, "--device", "cpu", "--output_dir", tmp_path / "out")
         assert done.code == 2 and message in done.err, (message, done.err)

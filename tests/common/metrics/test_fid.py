@@ -7,7 +7,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from common.errors import UserError
 from common.metrics import fid
-from common.metrics.fid import Moments, Statistics, frechet_distance, read_statistics
+from common.metrics.fid import Statistics, frechet_distance, read_statistics
 
 
 def gaussian(mean, covariance):
@@ -44,14 +44,12 @@ def test_statistics_of_features_are_those_of_torch_fidelity(counts):
     assert frechet_distance(ours[0], stored[1]) == pytest.approx(expected, rel=1e-6)
 
 
-def test_moments_are_those_of_all_features_at_once():
+def test_covariance_in_parts_is_that_of_all_features_at_once(monkeypatch):
+    monkeypatch.setattr(fid, "CHUNK", 4)
     features = torch.randn(11, 5)
-    moments = Moments(5, torch.device("cpu"))
-    for part in features.split(4):
-        moments.add(part)
-    mean, covariance = moments.result()
-    torch.testing.assert_close(mean, features.double().mean(0))
-    torch.testing.assert_close(covariance, torch.cov(features.double().T))
+    found = Statistics.of(features)
+    torch.testing.assert_close(found.mean, features.double().mean(0))
+    torch.testing.assert_close(found.covariance, torch.cov(features.double().T))
 
 
 def test_the_score_counts_classes_that_are_certain():
