@@ -1,6 +1,6 @@
-"""Attention of column tokens: to the last few columns, and to their class.
+"""Attention with rotary positions: of tokens among themselves, and to the tokens of a condition.
 
-Shapes: B batch, L columns, M columns or class tokens attended to, D width, N heads, d = D/N.
+Shapes: B batch, L tokens, M tokens attended to, D width, N heads, d = D/N.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from generator.rope import rotate
-
 KeysValues = tuple[Tensor, Tensor]
 
 
-def window_mask(length: int, window: int, device: torch.device | None = None) -> Tensor:
-    """[L, L], true where column i (row) sees column j: i − window ≤ j ≤ i; window 0: j ≤ i."""
-    i = torch.arange(length, device=device)
-    distance = i[:, None] - i[None, :]
-    return (distance >= 0) & ((distance <= window) if window else True)
+def rotation(positions: Tensor, channels: int, base: float = 10000.0) -> Tensor:
+    """Rotary position embedding (Su et al. 2021): cosines and sines of positions [L] →
+    [2, L, d/2], float32 whatever the model's precision."""
+    exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float32)
+    angles = positions.float()[:, None] * base ** (-exponents / channels)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels of x [..., L, d] by its position's angle."""
+    cos, sin = rotation.to(x.dtype)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 
 class SelfAttention(nn.Module):
-    """Heads over columns with rotary queries and keys."""
+    """Heads over tokens, with rotary queries and keys."""
 
     def __init__(self, width: int, heads: int, attn_dropout: float, proj_dropout: float) -> None:
         super().__init__()
@@ -41,21 +47,21 @@ class SelfAttention(nn.Module):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Of the last L of M columns: q [B, N, L, d], k and v [B, N, M, d], mask [L, M].
+        """Of the last L of M tokens: q [B, N, L, d], k and v [B, N, M, d], mask [L, M].
 
-        `rotation` is that of M following positions; where they begin does not matter.
+        `rotation` is that of all M tokens; a shift of their positions changes nothing.
         """
         q, k = rotate(q, rotation[:, -q.shape[2] :]), rotate(k, rotation)
         dropout = self.attn_dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))  # [B, L, D]
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
         return self.attend(*self.project(x), rotation, mask)
 
 
 class CrossAttention(nn.Module):
-    """Heads of columns over class tokens; queries are rotary, keys have no position."""
+    """Heads of tokens over condition tokens; queries are rotary, keys have no position."""
 
     def __init__(self, width: int, heads: int, attn_dropout: float, proj_dropout: float) -> None:
         super().__init__()
@@ -67,9 +73,9 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.proj_dropout = nn.Dropout(proj_dropout)
 
-    def keys_values(self, class_tokens: Tensor) -> KeysValues:
-        """Class tokens [B, M, D] → keys and values, each [B, N, M, d]."""
-        return self._split(self.k(class_tokens)), self._split(self.v(class_tokens))
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """Condition tokens [B, M, D] → keys and values, each [B, N, M, d]."""
+        return self._split(self.k(tokens)), self._split(self.v(tokens))
 
     def forward(self, x: Tensor, keys_values: KeysValues, rotation: Tensor) -> Tensor:
         q = rotate(self._split(self.q(x)), rotation)

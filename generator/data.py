@@ -1,12 +1,12 @@
-"""What the generator is trained on: pictures, or tokens that were cached.
+"""Training data of the generator: images, or tokens that were cached.
 
 Shapes: B batch, L columns, C token channels, H W pixels.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,82 +15,139 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, images
+from common.config import setting
 from common.data.folders import ImageFolder
 from common.data.sampler import DrawSampler
 from common.distributed import Process
 from common.errors import UserError
 from common.precision import full_float32
 from common.seeding import BatchDraws
-from common.signals import leave_signals_to_the_trainer
-
-# a batch of the loader, this process's rows of random numbers → tokens [B, L, C] in the model's
-# scale, labels [B]
-Tokenise = Callable[[Any, BatchDraws], tuple[Tensor, Tensor]]
+from common.signals import ignore_signals
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer; see `tokenizer.model`."""
+    """What the generator needs of a tokenizer; see `tokenizer.model`."""
 
     height: int
     column_width: int
+    channels: int
+    std: float
+    token_scale: Tensor
+    fingerprint: str
 
     def encode(self, images: Tensor) -> Any: ...
 
-    def posterior(self, mean: Tensor) -> Any: ...
+    def scaled(self, tokens: Tensor) -> Tensor: ...
 
-    def sample_tokens(self, posterior: Any, draws: BatchDraws) -> Tensor: ...
-
-
-def add_image_flags(parser: Any) -> None:
-    """Flags that choose pictures."""
-    add = parser.add_argument
-    add("--data_path", help="folder of class folders of images (default: data in --config_path)")
-    add("--img_size", type=int, help="width of the images of --data_path (default: their height)")
+    def decode_tokens(self, tokens: Tensor) -> Tensor: ...
 
 
-def image_data(flags: argparse.Namespace, tokenizer: Tokenizer, train: bool, seed: int) -> Dataset:
-    """Pictures of `--data_path`, or of `data.params.train` in `--config_path`.
+@dataclass(frozen=True)
+class ImageConfig:
+    """Which images."""
+
+    config_path: str | None = setting(
+        None, "YAML file with the tokenizer (model.params.ckpt_path), and maybe data"
+    )
+    data_path: str | None = setting(
+        None, "folder of class folders of images (default: data.params.train of --config_path)"
+    )
+    img_size: int | None = setting(
+        None, "width of the images of --data_path (default: their height)", min=1
+    )
+    interpolation: str = setting(
+        "bicubic",
+        "resizing of the images of --data_path; released: pil_bilinear",
+        choices=("bicubic", "pil_bilinear", "cv2_bilinear"),
+    )
+
+
+def image_data(
+    given: ImageConfig,
+    overrides: Sequence[str],
+    height: int,
+    column_width: int,
+    train: bool,
+    seed: int,
+) -> Dataset:
+    """Images of `data_path`, or of `data.params.train` in `config_path`.
 
     Args:
-        flags: see `add_image_flags`; also `config_path` and `overrides`.
-        tokenizer: whose height and column width the pictures must have.
-        train: random crops and flips of `--data_path`.
+        given: which images.
+        overrides: key=value, over `config_path`.
+        height, column_width: of the tokenizer's images.
+        train: random crops and flips of `data_path`.
         seed: of these.
-
-    Raises:
-        UserError: no data given, or pictures that the tokenizer does not take.
     """
-    unit = tokenizer.column_width
-    if flags.data_path:
-        width = flags.img_size or tokenizer.height
-        if width % unit or width < 2 * unit:
-            raise UserError(
-                f"--img_size: found {width}, expected a multiple of the column width {unit}, "
-                f"at least {2 * unit}"
-            )
-        return ImageFolder(flags.data_path, tokenizer.height, train, seed=seed, width=width)
-    if flags.img_size is not None:
-        raise UserError("--img_size: given without --data_path, whose images it is the width of")
-
-    node = OmegaConf.select(config.load(flags.config_path, flags.overrides), "data.params.train")
-    if not isinstance(node, DictConfig):
-        raise UserError(
-            f"--data_path: not given, and {flags.config_path} has no data.params.train either"
+    if given.data_path:
+        width = given.img_size or height
+        dataset = ImageFolder(
+            given.data_path,
+            height,
+            train,
+            seed=seed,
+            width=width,
+            interpolation=given.interpolation,
         )
-    dataset = config.instantiate(node, "data.params.train")
-    height, width = dataset[0][0].shape[1:]
-    if height != tokenizer.height or width % unit or width < 2 * unit:
+        where = "--img_size"
+    elif given.img_size is not None:
+        raise UserError("--img_size: given without --data_path, whose images it is the width of")
+    else:
+        where = "data.params.train"
+        node = None
+        if given.config_path:
+            node = OmegaConf.select(config.load(given.config_path, overrides), where)
+        if not isinstance(node, DictConfig):
+            raise UserError(f"--data_path: not given, and --config_path has no {where} either")
+        dataset = config.instantiate(node, where)
+        found, width = dataset[0][0].shape[1:]
+        if found != height:
+            raise UserError(f"{where}: found images {found} pixels high, expected {height}")
+    if width % column_width or width < 2 * column_width:
         raise UserError(
-            f"data.params.train: found pictures of {height} x {width} pixels, expected a height "
-            f"of {tokenizer.height} and a width that is a multiple of {unit}, at least {2 * unit}"
+            f"{where}: found images {width} pixels wide, expected a multiple of the column width "
+            f"{column_width}, at least {2 * column_width}"
         )
     return dataset
 
 
-def count_columns(dataset: Dataset, tokenizer: Tokenizer) -> int:
-    """L, of pictures [3, H, W] or of cached tokens [L, C]."""
+def count_columns(dataset: Dataset, column_width: int) -> int:
+    """L, of images [3, H, W] or of cached tokens [L, C]."""
     item = dataset[0][0]
-    return len(item) if item.is_floating_point() else item.shape[2] // tokenizer.column_width
+    return len(item) if is_latent(dataset) else item.shape[2] // column_width
+
+
+def is_latent(dataset: Dataset) -> bool:
+    """Whether its items are cached posterior means, rather than images."""
+    return getattr(dataset, "kind", "images") == "latents"
+
+
+@dataclass(frozen=True)
+class TokenSampler:
+    """Draws the column tokens of a batch, in the model's scale.
+
+    Args:
+        encode: images [B, 3, H, W] in [-1, 1] → posterior means [B, L, C]; None: batches are means.
+        posterior: of a mean and the largest noise; its `sample` takes `BatchDraws`.
+        std: the largest noise.
+        scale: of the model's tokens over the posterior's.
+        device: of the tokens.
+    """
+
+    encode: Callable[[Tensor], Tensor] | None
+    posterior: Callable[[Tensor, float], Any]
+    std: float
+    scale: float
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, batch: Sequence[Tensor], draws: BatchDraws) -> tuple[Tensor, Tensor]:
+        """A batch, and this process's rows of the draws → tokens [B, L, C] and labels [B]."""
+        items, labels = (x.to(self.device, non_blocking=True) for x in batch)
+        if self.encode is not None:
+            with torch.inference_mode(), full_float32():
+                items = self.encode(images.to_float(items))
+        return self.posterior(items.float(), self.std).sample(draws) * self.scale, labels
 
 
 def training_batches(
@@ -105,16 +162,12 @@ def training_batches(
 
     Of `accumulate` of them an update is made. The sampler counts updates, so that it can go on in
     the middle of an epoch, and leaves out the images at its end that do not fill one.
-
-    Raises:
-        UserError: there are fewer images than one update of all processes takes.
     """
     together = batch_size * accumulate * process.world
     if len(dataset) < together:
         raise UserError(
-            f"--batch_size: found {batch_size} x {accumulate} pass(es) on {process.world} "
-            f"process(es), an update of {together}, but there are {len(dataset)} images; expected "
-            "no more than these"
+            f"--batch_size: found an update of {together} images ({batch_size} x {accumulate} on "
+            f"{process.world} process(es)), expected no more than the {len(dataset)} that there are"
         )
     sampler = DrawSampler(len(dataset), process.rank, process.world, batch_size * accumulate, seed)
     return DataLoader(
@@ -124,18 +177,5 @@ def training_batches(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=process.device.type == "cuda",
-        worker_init_fn=leave_signals_to_the_trainer,
+        worker_init_fn=ignore_signals,
     )
-
-
-def tokenise(
-    tokenizer: Tokenizer, batch: Sequence[Tensor], draws: BatchDraws, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """A batch of pictures or cached means → tokens [B, L, C] in the model's scale, labels [B]."""
-    items, labels = (x.to(device, non_blocking=True) for x in batch)
-    if items.is_floating_point():
-        mean = items  # [B, L, C]
-    else:
-        with torch.inference_mode(), full_float32():
-            mean = tokenizer.encode(images.to_float(items)).mode()  # [B, L, C]
-    return tokenizer.sample_tokens(tokenizer.posterior(mean), draws), labels

@@ -1,4 +1,5 @@
-"""A generator made ready for sampling: products that suit the device, in a chosen precision."""
+"""Inference: a generator made ready for sampling, its products in a chosen precision and with
+weights packed as the processor reads them."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import provenance as environment
+from common import provenance
 from common.errors import UserError
-from generator.heads.flow_head import FlowHead, TimeEmbedding
+from generator.heads.flow import FlowHead, TimeEmbedding
 from generator.model import Generator
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -25,7 +26,7 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.dtype = dtype
         self.bias = linear.bias.detach().to(dtype)
-        self.weight = _reorder(linear.weight.detach().to(dtype))
+        self.weight = _pack(linear.weight.detach().to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return _packed_product(x.to(self.dtype), self.weight, self.bias).float()
@@ -45,7 +46,7 @@ class HalfLinear(nn.Module):
 
 
 def prepare(model: Generator, precision: str = "fp32", compile: bool = False) -> Generator:
-    """Makes a generator ready for sampling, in place: it cannot be trained or saved any more.
+    """Make a generator ready for sampling, in place: it cannot be trained or saved any more.
 
     Args:
         model: on its device, in evaluation mode.
@@ -58,18 +59,13 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
         The model.
 
     Raises:
-        UserError: a precision that is unknown, or that the device does not have.
+        UserError: a precision that the device does not have.
     """
-    device = model.token_in.weight.device
-    if precision not in PRECISIONS:
-        raise UserError(
-            f"--precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}"
-        )
-    if precision == "tf32" and device.type != "cuda":
-        raise UserError(f"--precision: found 'tf32' on {device.type}, expected fp32 or bf16 there")
+    if precision == "tf32" and model.device.type != "cuda":
+        raise UserError(f"--precision: found tf32 on {model.device.type}, expected fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    make = linear_for(device, precision, compile)
+    make = linear_for(model.device, precision, compile)
     if make is not None:
         _replace_linears(model, make)
     if compile:
@@ -83,7 +79,7 @@ def linear_for(
     """What takes the place of a linear layer; None: it is best as it is. See `prepare`."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     # float32 products of torch are MKL's, which are slow on the processors of other makers
-    packs = dtype == torch.bfloat16 or "Intel" not in environment.processor()
+    packs = dtype == torch.bfloat16 or "Intel" not in provenance.processor()
     if device.type == "cpu" and not compile and packs and can_pack(dtype):
         return lambda linear: PackedLinear(linear, dtype)
     return HalfLinear if precision == "bf16" else None
@@ -92,7 +88,7 @@ def linear_for(
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build of torch, on this processor, has products with packed weights."""
     try:
-        packed = _reorder(torch.ones(2, 2, dtype=dtype))
+        packed = _pack(torch.ones(2, 2, dtype=dtype))
         product = _packed_product(torch.ones(1, 2, dtype=dtype), packed, None)
     except (AttributeError, RuntimeError):
         return False
@@ -119,7 +115,7 @@ def _compile(head: FlowHead) -> None:
     head.modulated = modulated
 
 
-def _reorder(weight: Tensor) -> Tensor:
+def _pack(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 

@@ -1,35 +1,26 @@
-"""The transformer, fed columns as they come.
+"""KV cache: the transformer, fed columns as they come.
 
 Shapes: B batch, L columns, C token channels, D width, M earlier columns that are held.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from generator.attention import KeysValues, window_mask
+from generator.attention import KeysValues
 from generator.model import Generator
-from generator.transformer import ClassMemory
+from generator.transformer import Context
 
 
-class ColumnReader:
-    """Holds the last `window` columns of each layer (window 0: all), so that a column costs the
-    same however many came before it."""
+class KVCache:
+    """Holds keys and values of the columns that the next one sees, of each layer, so that with a
+    window a column costs the same however many came before it."""
 
-    def __init__(
-        self, model: Generator, memory: ClassMemory, last_position: int | None = None
-    ) -> None:
+    def __init__(self, model: Generator, context: Context, last_position: int | None = None):
         self.model = model
-        self.memory = memory
+        self.context = context
         self.last_position = last_position
         self.forget(0)
-
-    @property
-    def reach(self) -> int | None:
-        """Columns on which the next one depends at all; None: all of them."""
-        window = self.model.config.window
-        return len(self.model.layers) * window + 1 if window else None
 
     def forget(self, position: int) -> None:
         """Go on at a later position as if nothing stood before it."""
@@ -38,25 +29,25 @@ class ColumnReader:
 
     def first(self) -> Tensor:
         """The vector that predicts column 0, [B, D]."""
-        return self.model.norm_out(self.memory.last)
+        return self.model.norm_out(self.context.last)
 
     def read(self, tokens: Tensor) -> Tensor:
         """The next columns [B, L, C] → the vector that predicts the one after them, [B, D]."""
-        model, window, length = self.model, self.model.config.window, tokens.shape[1]
+        model, layout, count = self.model, self.model.layout, tokens.shape[1]
         held = 0 if self.past[0] is None else self.past[0][0].shape[2]  # M
-        mask = None  # one column sees all that is held
-        if length > 1:
-            mask = window_mask(held + length, window, tokens.device)[held:]  # [L, M+L]
+        mask = layout.mask(count, held, tokens.device)  # [L, M+L]
         # Attention among columns sees only differences of positions: they count from the first
         # column that is held, and stay small in a run without end.
-        among_columns = torch.arange(held + length, device=tokens.device)
-        to_class = torch.arange(self.position, self.position + length, device=tokens.device)
-        turns = model.turns(among_columns, to_class, self.last_position)
+        rotations = model.rotations(
+            layout.positions(held + count, device=tokens.device),
+            layout.positions(count, self.position, tokens.device),
+            self.last_position,
+        )
         x = model.norm_in(model.token_in(tokens))  # [B, L, D]
         for i, layer in enumerate(model.layers):
-            class_kv = self.memory.keys_values[i]
-            x, (k, v) = layer.step(x, class_kv, turns, mask, self.past[i])  # [B, L, D]
-            keep = slice(-window if window else None, None)
+            context = self.context.keys_values[i]
+            x, (k, v) = layer.step(x, context, rotations, mask, self.past[i])  # [B, L, D]
+            keep = slice(-layout.held if layout.held else None, None)
             self.past[i] = (k[:, :, keep], v[:, :, keep])
-        self.position += length
+        self.position += count
         return model.norm_out(x[:, -1])

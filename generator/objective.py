@@ -20,7 +20,7 @@ class Draws:
 
     Args:
         shift: of all positions, one for the batch.
-        drop: [B], true where a sample loses its class.
+        drop: [B], true where a sample loses its condition.
         t: [R] uniform in [0, 1).
         noise: [R, C] standard normal; rows are the B·L tokens, repeated as a whole.
     """
@@ -49,28 +49,29 @@ class Draws:
 
 
 def token_losses(
-    model: Generator, tokens: Tensor, labels: Tensor, draws: Draws, share_classes: bool = False
+    model: Generator, tokens: Tensor, labels: Tensor, draws: Draws, share: bool = False
 ) -> Tensor:
     """Flow-matching loss of each draw of each token, in float32.
 
     Args:
         model: the generator.
         tokens: [B, L, C] in the model's scale.
-        labels: [B].
+        labels: conditions [B].
         draws: see `Draws`.
-        share_classes: read each class once, where there are fewer than images.
+        share: read each condition once, where there are fewer than images.
 
     Returns:
         [repeats, B, L].
     """
     batch, length, _ = tokens.shape
-    labels = torch.where(draws.drop, model.no_class, labels)
-    if share_classes and model.no_class + 1 < batch:
-        every = torch.arange(model.no_class + 1, device=labels.device)
-        memory = model.read_classes(every).select(labels)
+    conditions = model.condition.drop(labels, draws.drop)
+    shared = model.condition.shared(conditions) if share else None
+    if shared is None:
+        context = model.read_condition(conditions)
     else:
-        memory = model.read_classes(labels)
-    hidden = model.hidden(tokens[:, :-1], memory, draws.shift)  # [B, L, D]
+        every, place = shared
+        context = model.read_condition(every).select(place)
+    hidden = model.hidden(tokens[:, :-1], context, draws.shift)  # [B, L, D]
     repeats = len(draws.t) // (batch * length)
     loss = model.head.loss(
         tokens.flatten(0, 1).repeat(repeats, 1),  # [R, C]
@@ -79,8 +80,3 @@ def token_losses(
         draws.noise,
     )
     return loss.view(repeats, batch, length)
-
-
-def training_loss(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-    """Mean loss of each column, [L], whose mean is the loss; see `token_losses`."""
-    return token_losses(model, tokens, labels, draws).mean(dim=(0, 1))

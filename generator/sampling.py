@@ -1,52 +1,75 @@
-"""Drawing columns one after the other; a window bounds what each costs, however wide the image.
+"""Sampling of columns, one after the other; with a window, each costs the same in any image.
 
 Shapes: B batch, L columns, C token channels, D width.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from common.config import setting
 from common.errors import UserError
-from generator.drawing import Drawer
-from generator.guidance import Guidance
-from generator.kv_cache import ColumnReader
+from generator.guidance import SCHEDULES, Guidance
+from generator.kv_cache import KVCache
 from generator.model import Generator
-from generator.solvers import Solver
+from generator.solvers import METHODS, Solver
 
 Columns = Mapping[int, Tensor]
 Progress = Callable[[Iterator[Tensor]], Iterable[Tensor]]
+COLUMNS = 16  # of an image, where nothing says it
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """What decides a picture beside model, class and noise; the defaults are the released code's.
+class SampleConfig:
+    """What decides an image beside weights, condition and number, with the released defaults."""
 
-    Args:
-        guidance, solver: see `generator.guidance` and `generator.solvers`.
-        temperature: scale of the starting noise.
-        last_position: keeps a long run inside the trained positions; see `Generator.turns`.
-    """
-
-    guidance: Guidance = field(default_factory=Guidance)
-    solver: Solver = field(default_factory=Solver)
-    temperature: float = 1.0
-    last_position: int | None = None
+    columns: int | None = setting(
+        None, f"columns of an image (default: as trained, or {COLUMNS})", min=2, flag="token_num"
+    )
+    cfg: float = setting(1.0, "guidance scale; 1: no guidance")
+    cfg_schedule: str = setting("linear", "guidance scale over the columns", choices=SCHEDULES)
+    cfg_ramp: int | None = setting(
+        None, "columns of the linear growth of the guidance scale (default: all)", min=1
+    )
+    solver: str = setting("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
+    steps: int = setting(
+        100,
+        "solver steps of a column; heun takes two velocities in each",
+        min=1,
+        flag="num_sampling_steps",
+    )
+    time_power: float | None = setting(
+        None, "solver times are (i/steps)^power (default: 1 for euler, else 1.5)", above=0
+    )
+    temperature: float = setting(1.0, "scale of the starting noise", min=0)
+    last_position: int | None = setting(
+        None,
+        "position at which wide images' queries to the condition stay, such as the training "
+        "images' columns (default: none, as released)",
+        min=0,
+    )
+    seed: int = setting(0, "random seed of noise and labels")
+    decode_columns: int = setting(
+        256, "columns decoded at once; wider images are decoded in overlapping tiles", min=2
+    )
+    decode_overlap: int = setting(16, "columns that two neighbouring tiles share", min=0)
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise UserError(f"--temperature: found {self.temperature}, expected 0 or more")
-        if self.last_position is not None and self.last_position < 0:
-            raise UserError(f"--last_position: found {self.last_position}, expected 0 or more")
+        if 2 * self.decode_overlap > self.decode_columns:
+            raise UserError(
+                f"decode_overlap: found {self.decode_overlap}, expected at most half of the "
+                f"{self.decode_columns} of decode_columns"
+            )
 
-
-RELEASED = Sampling()
+    def guidance(self, columns: int | None = None) -> Guidance:
+        """Of images of so many columns, where `columns` does not say it."""
+        ramp = self.cfg_ramp or self.columns or columns or COLUMNS
+        return Guidance(self.cfg, self.cfg_schedule, ramp)
 
 
 def numbered(prefix: Tensor) -> Columns:
@@ -59,47 +82,44 @@ def sample_columns(
     model: Generator,
     labels: Tensor,
     noise: Iterable[Tensor],
-    sampling: Sampling,
+    config: SampleConfig,
     given: Columns | None = None,
+    guidance: Guidance | None = None,
 ) -> Iterator[Tensor]:
     """Columns [B, C], one after the other, for as long as there is noise.
 
     Args:
         model: in evaluation mode.
-        labels: [B] in 0 … classes − 1.
+        labels: conditions [B], none of them null.
         noise: starting noise [B, C] of each column, also of those that are given.
-        sampling: where its guidance is 1 throughout, one branch is run.
+        config: see `SampleConfig`.
         given: columns [B, C] in the model's scale that are taken as they are, by their number.
-
-    Raises:
-        UserError: no labels, or one that is no class of the model.
+        guidance: that of `config`, if not given; 1 throughout takes one branch.
     """
-    batch = check_labels(model, labels)
-    guidance, given = sampling.guidance, given or {}
+    model.condition.check(labels)
+    guidance, given = guidance or config.guidance(), given or {}
     branches = [labels]
     if guidance.is_active:
-        branches.append(torch.full_like(labels, model.no_class))
-    distinct, row = torch.cat(branches).unique(return_inverse=True)
-    memory = model.read_classes(distinct).select(row)  # [2B]
-    reader = ColumnReader(model, memory, sampling.last_position)
-    drawer = Drawer(model.head, sampling.solver)
-    hidden = reader.first()  # [2B, D]
-    unread: deque[Tensor] = deque(maxlen=reader.reach)
+        branches.append(model.condition.null(labels))
+    distinct, row = torch.cat(branches).unique(return_inverse=True, dim=0)
+    cache = KVCache(model, model.read_condition(distinct).select(row), config.last_position)
+    solver = Solver(config.solver, config.steps, config.time_power)
+    times = model.head.embed_times(solver)
+    hidden = cache.first()  # [2B, D]
+    unread: deque[Tensor] = deque(maxlen=model.layout.reach(len(model.layers)))
     for column, start in enumerate(noise):
         token = given.get(column)
         if token is None:
             if unread:
-                if column > reader.position + len(unread):
-                    reader.forget(column - len(unread))
+                if column > cache.position + len(unread):
+                    cache.forget(column - len(unread))
                 tokens = torch.stack(tuple(unread), dim=1)  # [B, n, C]
-                hidden = reader.read(tokens.repeat(len(branches), 1, 1))
+                hidden = cache.read(tokens.repeat(len(branches), 1, 1))
                 unread.clear()
-            condition, *unconditional = hidden.split(batch)
-            token = drawer.draw(
-                start * sampling.temperature,
-                condition,
-                *unconditional,
-                guidance=guidance.at(column),
+            start, scale = start * config.temperature, guidance.at(column)
+            condition, *unconditional = hidden.split(len(labels))
+            token = model.head.sample(
+                start, condition, *unconditional, guidance=scale, solver=solver, times=times
             )
         unread.append(token)
         yield token
@@ -109,71 +129,19 @@ def sample(
     model: Generator,
     labels: Tensor,
     noise: Tensor,
-    sampling: Sampling,
+    config: SampleConfig,
     given: Columns | None = None,
     progress: Progress = iter,
 ) -> Tensor:
     """Tokens [B, L, C] from noise [B, L, C]; otherwise as `sample_columns`.
 
-    `progress` is handed the columns while they are drawn, and passes them on.
-
-    Raises:
-        UserError: see `sample_columns`; also batches of different size, and given columns that
-            lie outside.
+    `progress` is handed the columns as they come, and passes them on.
     """
-    batch, length = check_labels(model, labels), noise.shape[1]
-    sizes = {len(noise), *(len(token) for token in (given or {}).values())}
-    if sizes != {batch}:
-        raise UserError(
-            f"batch: found {batch} labels, and noise or given columns of "
-            f"{', '.join(map(str, sorted(sizes)))} images, expected the same number"
-        )
-    if length < 1:
-        raise UserError("columns: found none, expected noise for at least one")
+    length = noise.shape[1]
     _check_columns(given or (), length)
-    columns = sample_columns(model, labels, noise.unbind(1), sampling, given)
+    guidance = config.guidance(length)
+    columns = sample_columns(model, labels, noise.unbind(1), config, given, guidance)
     return torch.stack(list(progress(columns)), dim=1)
-
-
-def redraw(
-    model: Generator,
-    labels: Tensor,
-    tokens: Tensor,
-    noise: Tensor,
-    replaced: Mapping[int, Tensor | None],
-    sampling: Sampling,
-) -> Tensor:
-    """A picture in which single columns were replaced, and all later ones follow from them.
-
-    Args:
-        model, labels, sampling: as the picture was drawn with.
-        tokens: [B, L, C] of the picture.
-        noise: [B, L, C]; columns that are drawn start from it.
-        replaced: by their number, columns [B, C] that take the place of others; None draws the
-            column from `noise`, which gives another one where this noise is new.
-
-    Returns:
-        [B, L, C]: as `tokens` before the first replaced column; from there on the replaced
-        columns, and all others drawn.
-    """
-    _check_columns(replaced, tokens.shape[1])
-    if not replaced:
-        return tokens
-    given = numbered(tokens[:, : min(replaced)])
-    given |= {column: token for column, token in replaced.items() if token is not None}
-    return sample(model, labels, noise, sampling, given)
-
-
-def check_labels(model: Generator, labels: Tensor) -> int:
-    """How many labels there are, at least one, all of them classes of the model."""
-    if not len(labels):
-        raise UserError("class labels: found none, expected at least one")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < model.config.classes:
-        raise UserError(
-            f"class labels: found {int(labels.min())} … {int(labels.max())}, "
-            f"expected 0 … {model.config.classes - 1}"
-        )
-    return len(labels)
 
 
 def _check_columns(columns: Iterable[int], length: int) -> None:

@@ -1,9 +1,9 @@
-"""The windowed causal transformer: class tokens are read first, then the columns.
+"""The causal transformer: the tokens of the condition are read first, then those of the image.
 
-Class tokens never attend to anything, so a layer's class keys and values depend on the class
-alone; they are computed once and handed to the columns.
+Condition tokens never attend to anything, so a layer's keys and values of them depend on the
+condition alone; they are computed once and handed to the image's tokens.
 
-Shapes: B batch, L columns, K class tokens, D width, N heads, d = D/N.
+Shapes: B batch, L columns, K condition tokens, D width, N heads, d = D/N.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from generator.attention import CrossAttention, KeysValues, SelfAttention
 
 
 @dataclass(frozen=True)
-class ClassMemory:
-    """What the columns see of their class.
+class Context:
+    """What the columns see of their condition.
 
     Args:
         keys_values: of every layer, each [B, N, K, d].
-        last: the last class token after all layers, [B, D]; it predicts column 0.
+        last: the last condition token after all layers, [B, D]; it predicts column 0.
     """
 
     keys_values: list[KeysValues]
     last: Tensor
 
-    def select(self, index: Tensor) -> ClassMemory:
-        """The memory of rows `index` [B'], for a batch in which classes repeat."""
-        return ClassMemory([(k[index], v[index]) for k, v in self.keys_values], self.last[index])
+    def select(self, index: Tensor) -> Context:
+        """The context of rows `index` [B'], for a batch in which conditions repeat."""
+        return Context([(k[index], v[index]) for k, v in self.keys_values], self.last[index])
 
 
-class Turns(NamedTuple):
-    """Rotations of positions, [2, L, d/2] each: one for attention among columns, which sees
-    only their differences, and one for the queries to the class, which see the positions."""
+class Rotations(NamedTuple):
+    """Rotations of positions, [2, L, d/2] each: for attention among columns, which sees only
+    their differences, and for the queries to the context, which see the positions."""
 
     columns: Tensor
-    classes: Tensor
+    context: Tensor
 
 
 class MLP(nn.Module):
@@ -55,7 +55,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Columns attend to columns, then to their class; all tokens pass one MLP."""
+    """Columns attend to columns, then to their condition; all tokens pass one MLP."""
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: float, attn_dropout: float, proj_dropout: float
@@ -64,41 +64,43 @@ class Layer(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attention = SelfAttention(width, heads, attn_dropout, proj_dropout)
         self.cross_norm = nn.LayerNorm(width, eps=1e-5)
-        self.class_norm = nn.LayerNorm(width, eps=1e-5)
+        self.context_norm = nn.LayerNorm(width, eps=1e-5)
         self.cross_attention = CrossAttention(width, heads, attn_dropout, proj_dropout)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLP(width, mlp_ratio, proj_dropout)
 
-    def read_class(self, class_tokens: Tensor) -> tuple[KeysValues, Tensor]:
-        """Class tokens [B, K, D] → their keys and values, and the tokens for the next layer."""
-        keys_values = self.cross_attention.keys_values(self.class_norm(class_tokens))
-        return keys_values, class_tokens + self.mlp(self.norm2(class_tokens))
+    def read_context(self, tokens: Tensor) -> tuple[KeysValues, Tensor]:
+        """Condition tokens [B, K, D] → their keys and values, and the next layer's tokens."""
+        keys_values = self.cross_attention.keys_values(self.context_norm(tokens))
+        return keys_values, tokens + self.mlp(self.norm2(tokens))
 
-    def forward(self, x: Tensor, class_kv: KeysValues, turns: Turns, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, context: KeysValues, rotations: Rotations, mask: Tensor | None
+    ) -> Tensor:
         """Columns [B, L, D], all at once."""
-        x = x + self.attention(self.norm1(x), turns.columns, mask)  # [B, L, D]
-        return self._after_attention(x, class_kv, turns.classes)  # [B, L, D]
+        x = x + self.attention(self.norm1(x), rotations.columns, mask)  # [B, L, D]
+        return self._after_attention(x, context, rotations.context)  # [B, L, D]
 
     def step(
         self,
         x: Tensor,
-        class_kv: KeysValues,
-        turns: Turns,
+        context: KeysValues,
+        rotations: Rotations,
         mask: Tensor | None,
         past: KeysValues | None,
     ) -> tuple[Tensor, KeysValues]:
         """The next L columns [B, L, D] after the keys and values `past` of M earlier ones.
 
-        `turns` are of M + L columns and of L queries to the class, mask is [L, M+L]. Returns the
-        columns, and the keys and values of all [B, N, M+L, d], not rotated: what is kept of them
-        has no position yet, so a long run needs no large ones.
+        `rotations` are of M + L columns and of L queries to the context, mask is [L, M+L]. Returns
+        the columns, and the keys and values of all [B, N, M+L, d], not rotated: what is kept of
+        them has no position yet, so a long run needs no large ones.
         """
         q, k, v = self.attention.project(self.norm1(x))
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        x = x + self.attention.attend(q, k, v, turns.columns, mask)  # [B, L, D]
-        return self._after_attention(x, class_kv, turns.classes), (k, v)
+        x = x + self.attention.attend(q, k, v, rotations.columns, mask)  # [B, L, D]
+        return self._after_attention(x, context, rotations.context), (k, v)
 
-    def _after_attention(self, x: Tensor, class_kv: KeysValues, rotation: Tensor) -> Tensor:
-        x = x + self.cross_attention(self.cross_norm(x), class_kv, rotation)
+    def _after_attention(self, x: Tensor, context: KeysValues, rotation: Tensor) -> Tensor:
+        x = x + self.cross_attention(self.cross_norm(x), context, rotation)
         return x + self.mlp(self.norm2(x))

@@ -11,86 +11,82 @@ processes; what is done lies in <cached_path>.parts until then.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from common import config, distributed
-from common.data.latents import LatentHeader, Views, cache_latents
+from common import cli, config, distributed
+from common.config import setting
+from common.data.caching import Views, cache
 from common.errors import UserError, run_cli
 from common.precision import full_float32
-from generator.data import add_image_flags, image_data
+from generator.data import ImageConfig, image_data
 from tokenizer.loading import identity, tokenizer_from_config
 
 
+@dataclass(frozen=True)
+class CacheConfig(ImageConfig):
+    cached_path: str = setting("", "file to write, *.safetensors")
+    crops: int = setting(0, "random crops of each image; 0: the centre crop", min=0)
+    seed: int = setting(0, "random seed of the crops")
+    batch_size: int = setting(64, "images of one process in one batch", min=1)
+    num_workers: int = setting(10, "loader processes of each process", min=0)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+
+    def __post_init__(self) -> None:
+        if Path(self.cached_path).suffix != ".safetensors":
+            raise UserError(f"--cached_path: found {self.cached_path!r}, expected *.safetensors")
+        if not self.config_path:
+            raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = cli.new_parser(__doc__)
+    cli.add_flags(parser, CacheConfig)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key"
     )
-    add = parser.add_argument
-    add("--config_path", required=True, help="YAML with the tokenizer and maybe data")
-    add_image_flags(parser)
-    add("--cached_path", required=True, type=Path, help="file to write, *.safetensors")
-    add("--crops", type=int, default=0, help="random crops of each image (default 0: the centre)")
-    add("--seed", type=int, default=0, help="of the crops (default 0)")
-    add("--batch_size", type=int, default=64, help="images of one process (default 64)")
-    add("--num_workers", type=int, default=0, help="loader processes (default 0)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
     return parser
 
 
-def describe_data(flags: argparse.Namespace) -> Any:
-    """What the images are, in plain values."""
-    if flags.data_path:
-        return str(flags.data_path)
-    node = OmegaConf.select(config.load(flags.config_path, flags.overrides), "data.params.train")
-    return OmegaConf.to_container(node, resolve=True)
-
-
 def main() -> None:
-    flags = build_parser().parse_intermixed_args()
-    if flags.cached_path.suffix != ".safetensors":
-        raise UserError(f"--cached_path: found {flags.cached_path}, expected *.safetensors")
-    for name, least in {"batch_size": 1, "num_workers": 0, "crops": 0}.items():
-        if getattr(flags, name) < least:
-            raise UserError(f"--{name}: found {getattr(flags, name)}, expected at least {least}")
-    with distributed.launch(flags.device) as process:
-        tokenizer = tokenizer_from_config(flags.config_path, overrides=flags.overrides)
-        dataset = image_data(flags, tokenizer, train=True, seed=flags.seed)
-        views = Views(dataset, flags.crops)
-        header = LatentHeader(
-            tokenizer=identity(tokenizer),
-            token_scale=float(tokenizer.token_scale),
-            std=float(tokenizer.std),
-            height=tokenizer.height,
-            column_width=tokenizer.column_width,
-            class_names=list(dataset.class_names),
-            data=describe_data(flags),
-            seed=flags.seed,
-        )
+    flags = cli.parse(build_parser())
+    given, overrides = cli.read(CacheConfig, flags), flags.overrides
+    with distributed.launch(given.device) as process:
+        tokenizer = tokenizer_from_config(given.config_path, overrides=overrides)
+        size = tokenizer.height, tokenizer.column_width
+        dataset = image_data(given, overrides, *size, train=True, seed=given.seed)
+        views = Views(dataset, given.crops)
+        node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
+        header = {
+            "kind": "latents",
+            "layout": "means [image, crop and flip, column, channel], in the posterior's scale",
+            "tokenizer": identity(tokenizer),
+            "token_scale": float(tokenizer.token_scale),
+            "std": float(tokenizer.std),
+            "height": tokenizer.height,
+            "column_width": tokenizer.column_width,
+            "class_names": list(dataset.class_names),
+            "data": given.data_path or OmegaConf.to_container(node, resolve=True),
+            "interpolation": given.interpolation,
+            "seed": given.seed,
+        }
         tokenizer = tokenizer.to(process.device)
 
-        def means(pictures: Tensor) -> Tensor:
+        def means(images: Tensor) -> Tensor:
             with full_float32():
-                return tokenizer.encode(pictures).mode()
+                return tokenizer.encode(images).mode()
 
-        fresh = cache_latents(
-            views,
-            means,
-            header,
-            process,
-            flags.batch_size,
-            flags.num_workers,
-            flags.cached_path,
-        )
+        path = Path(given.cached_path)
+        batches = given.batch_size, given.num_workers
+        fresh = cache(views, means, header, process, *batches, path)
         crops = f" x {views.crops} crops" if views.crops else ""
         flips = " x 2 flips" if views.flips else ""
-        there = "" if fresh else " (there already)"
         if process.is_main:
-            print(f"{len(views)} images{crops}{flips}: {flags.cached_path}{there}")
+            there = "" if fresh else " (there already)"
+            print(f"{len(views)} images{crops}{flips}: {path}{there}")
 
 
 if __name__ == "__main__":

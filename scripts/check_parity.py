@@ -18,15 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import generator.released
 import tokenizer.released
 from common import checkpoint, config, distributed
 from common.errors import UserError, run_cli
-from generator.guidance import Guidance, guided
+from generator.checkpoints import from_released, released_name, to_released
+from generator.guidance import guided
 from generator.model import Generator, GeneratorConfig
-from generator.objective import Draws, training_loss
-from generator.sampling import Sampling, numbered, sample
-from generator.solvers import Solver
+from generator.objective import Draws, token_losses
+from generator.sampling import SampleConfig, numbered, sample
 from tokenizer.loading import SIZES
 from tokenizer.model import Tokenizer
 
@@ -44,7 +43,7 @@ GENERATOR_SIZES = {
     "num_heads": "heads",
     "token_channels": "channels",
     "class_num": "classes",
-    "buffer_size": "class_tokens",
+    "buffer_size": "context_tokens",
     "window": "window",
     "diffloss_w": "head_width",
     "diffloss_d": "head_depth",
@@ -181,8 +180,8 @@ def tokenizer_deviations(reference: Reference, device: torch.device | str) -> It
 def generator_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
     sizes = {ours: reference.setting(name) for name, ours in GENERATOR_SIZES.items()}
     model = Generator(GeneratorConfig(**sizes)).to(device).eval()
-    model.load_state_dict(generator.released.from_released(reference.weights, model))
-    written = generator.released.to_released(model.state_dict())
+    model.load_state_dict(from_released(reference.weights, model))
+    written = to_released(model.state_dict())
     yield reference.round_trip("weights", written)
 
     with torch.no_grad():
@@ -195,12 +194,13 @@ def generator_deviations(reference: Reference, device: torch.device | str) -> It
         reference["train_flow_t"][:, 0],
         reference["train_flow_noise"],
     )
-    loss = training_loss(model, reference["tokens"], reference["labels"], draws).mean()
+    losses = token_losses(model, reference["tokens"], reference["labels"], draws)
+    loss = losses.mean(dim=(0, 1)).mean()
     yield reference.deviation("train_loss", loss.detach())
     loss.backward()
     errors = []
     for k, parameter in model.named_parameters():
-        expected = reference.grad_norm(generator.released.released_name(k))
+        expected = reference.grad_norm(released_name(k))
         error = abs(parameter.grad.norm().item() - expected)
         errors.append(error / max(expected, GRADIENT_FLOOR))
     yield Deviation("grad_norms", largest(errors), GRADIENT_TOLERANCE)
@@ -209,9 +209,9 @@ def generator_deviations(reference: Reference, device: torch.device | str) -> It
 def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[str, Tensor]]:
     """Name and value of the outputs that need no gradient."""
     tokens, labels = reference["tokens"], reference["labels"]
-    classes = {"hidden": labels, "hidden_uncond": torch.full_like(labels, model.no_class)}
+    classes = {"hidden": labels, "hidden_uncond": model.condition.null(labels)}
     for name, drawn in classes.items():
-        yield name, model.hidden(tokens[:, :-1], model.read_classes(drawn))
+        yield name, model.hidden(tokens[:, :-1], model.read_condition(drawn))
 
     x, t, condition = (reference[f"head_{name}"] for name in "xtc")
     yield "head_velocity", model.head(x, t, condition)
@@ -220,17 +220,17 @@ def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[
     velocity = guided(lambda x, _: model.head(x, t, condition), 3.0)
     yield "head_velocity_cfg3", velocity(x.chunk(2)[0], 0.0).repeat(2, 1)
 
-    columns, prefix = reference.setting("token_num"), reference.setting("prefix")
+    steps, prefix = reference.setting("num_sampling_steps"), reference.setting("prefix")
+    columns = reference.setting("token_num")
     noise = reference["sample_noise"].transpose(0, 1)  # [B, L, C]
-    linear, constant = Guidance(4.0, "linear", columns), Guidance(4.0, "constant")
-    for name, guidance, given in (
-        ("sample_cfg1", Guidance(1.0), 0),
-        ("sample_cfg4_linear", linear, 0),
-        ("sample_cfg4_constant", constant, 0),
-        ("sample_cfg4_linear_prefix", linear, prefix),
+    for name, cfg, schedule, given in (
+        ("sample_cfg1", 1.0, "linear", 0),
+        ("sample_cfg4_linear", 4.0, "linear", 0),
+        ("sample_cfg4_constant", 4.0, "constant", 0),
+        ("sample_cfg4_linear_prefix", 4.0, "linear", prefix),
     ):
-        sampling = Sampling(guidance, Solver("euler", reference.setting("num_sampling_steps")))
-        yield name, sample(model, labels, noise, sampling, numbered(tokens[:, :given]))
+        config = SampleConfig(columns, cfg=cfg, cfg_schedule=schedule, steps=steps)
+        yield name, sample(model, labels, noise, config, numbered(tokens[:, :given]))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Draw images with a trained generator, of any width, and measure them.
+"""Generate images with a trained generator, of any width, and measure them.
 
     python scripts/eval_generator.py --resume runs/generator --config_path TOKENIZER.yaml \\
         --output_dir runs/samples --num_images 90 --cfg 4
@@ -6,102 +6,190 @@
         --reference VIRTUAL_imagenet256_labeled.npz
 
 Image k goes to OUTPUT/images/k.png. It is the same file for any number of processes, and the same
-picture, to rounding, for any batch size. A run that was stopped goes on where it was. With
---metrics, OUTPUT/metrics.json says how good they are, and all that this depends on.
+image, to rounding, for any batch size. A run that was stopped goes on where it was. With --metrics,
+OUTPUT/metrics.json says how good the images are, and all that this depends on. Several values of
+--cfg go to OUTPUT/cfg_<value>, and their metrics to OUTPUT/sweep.json and sweep.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from common import distributed
-from common import provenance as environment
-from common.cli import add_flags, read
-from common.data.latents import weights_hash
+from common import cli, distributed, provenance
+from common.checkpoint import weights_hash
+from common.config import setting, structured
 from common.errors import UserError, run_cli
+from common.io import claim_folder, write_json
 from common.metrics.report import MetricConfig, open_evaluator, table
-from common.records import claim_folder, write_json
-from generator.drawn import draw_series
-from generator.flags import Help, parse_with_config
-from generator.inference import prepare
-from generator.loading import load_generator
-from generator.recipe import (
-    add_image_flags,
-    add_model_flags,
-    add_sampling_flags,
-    add_speed_flags,
-    check_flags,
-    recipe_of,
+from common.plots import Panel, save_curves
+from generator.checkpoints import load_generator
+from generator.config import SIZES, GeneratorConfig, TrainConfig
+from generator.generate import (
+    encode_prefix,
+    generate_folder,
+    image_labels,
+    image_path,
+    read_prefix,
 )
-from generator.series import Series
+from generator.inference import PRECISIONS, prepare
+from generator.sampling import COLUMNS, SampleConfig
 from tokenizer.loading import identity, tokenizer_from_config
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD = "metrics.json"
+# flags of the released script without effect on images
+IGNORED = ["pin_mem", "no_pin_mem", "dist_url=", "dist_on_itp", "world_size=", "local_rank="]
+IGNORED += ["start_epoch=", "evaluate", "num_workers=", "data_path=", "img_size=", "vae_path="]
+IGNORED += ["use_cached", "cached_path=", "log_dir="]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    resume: str = setting(help="folder of the generator's checkpoint", group="models")
+    config_path: str = setting(
+        help="YAML file with the tokenizer (model.params.ckpt_path)", group="models"
+    )
+    output_dir: str = setting(help="folder for images and settings", group="images")
+    ckpt: str = setting("checkpoint-last.pth", "its name there", group="models")
+    raw: bool = setting(False, "raw weights rather than their average", group="models")
+    vae_norm: float | None = setting(
+        None, "scale of the tokens (default: the generator's)", above=0, group="models"
+    )
+    num_images: int = setting(64, "number of images", min=1, group="images")
+    labels: str = setting(
+        "balanced",
+        "classes: balanced, image k has class k modulo their number; random; or names and numbers "
+        "taken in turn: 3,7-9,sea",
+        group="images",
+    )
+    num_iter: int | None = setting(None, "another name of --token_num", min=2, group="images")
+    prefix_image: str | None = setting(None, "image that all images continue", group="images")
+    prefix_side: str = setting(
+        "right",
+        "side on which they continue it; left mirrors it, which suits models trained with flips",
+        choices=("right", "left"),
+        group="images",
+    )
+    cfg: tuple[float, ...] = setting((1.0,), "guidance scale, or several of them", group="sampling")
+    eval_bsz: int = setting(64, "images of one batch of a process", min=1, group="speed")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="speed")
+    precision: str = setting(
+        "fp32", "precision of matrix products", choices=PRECISIONS, group="speed"
+    )
+    compile: bool = setting(
+        False, "compile the flow head, on GPUs into a CUDA graph", group="speed"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    parser.add_argument(
-        "--config", metavar="YAML", help="any of these flags; the command line wins"
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--config", metavar="YAML", help="any of these flags; the command line wins")
+    add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
+    add("--model", choices=SIZES, help="named sizes of a released checkpoint")
+    add("--format", default="png", choices=("png",), help="of the files: 8 bits, without loss")
+    cli.add_flags(parser, GeneratorConfig)
+    cli.add_flags(parser, EvalConfig)
+    cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"cfg"})
+    add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
+    cli.add_flags(parser, MetricConfig)
+    known = parser._option_string_actions
+    training = [f.name + "=" * (f.type != "bool") for f in fields(TrainConfig)]
+    cli.accept_ignored(
+        parser, [name for name in IGNORED + training if f"--{name.rstrip('=')}" not in known]
     )
-    add_model_flags(parser, raw=True)
-    add_image_flags(parser, num_images=64)
-    add_sampling_flags(parser)
-    add_speed_flags(parser)
-    add_flags(parser, MetricConfig)
     return parser
 
 
 def main() -> None:
-    flags = parse_with_config(build_parser())
-    with distributed.launch(flags.device) as process:
-        check_flags(flags)
-        if flags.metrics is None and flags.reference:
-            raise UserError("--reference: given without --metrics")
-        source = flags.resume / flags.ckpt
-        loaded = load_generator(source, flags, ema=not flags.raw)
-        scale = loaded.scale(flags.vae_norm)
-        tokenizer = tokenizer_from_config(flags.config_path, scale, flags.overrides)
-        loaded.check_tokenizer(identity(tokenizer), source)
-        recipe = recipe_of(flags, flags.cfg, loaded.columns, loaded.class_names, tokenizer)
+    flags = cli.parse(build_parser())
+    given = cli.read(EvalConfig, flags)
+    del flags.cfg  # which may be several; one image has one
+    sampled = cli.given(SampleConfig, flags)
+    sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
+    if given.num_iter and sampled.setdefault("columns", given.num_iter) != given.num_iter:
+        raise UserError(f"--num_iter: found {given.num_iter}, expected that of --token_num")
+    metrics = cli.read(MetricConfig, flags)
+    if metrics.metrics is None and metrics.reference:
+        raise UserError("--reference: given without --metrics")
+    output = Path(given.output_dir)
+    with distributed.launch(given.device) as process:
+        source = Path(given.resume) / given.ckpt
+        loaded = load_generator(source, sizes, not given.raw, process.device)
+        scale = loaded.scale(given.vae_norm)
+        tokenizer = tokenizer_from_config(given.config_path, scale, flags.overrides)
+        loaded.check_tokenizer(identity(tokenizer))
+        sampled.setdefault("columns", loaded.columns or COLUMNS)
+        config = structured(SampleConfig, sampled, "--")
+        label = image_labels(given.labels, loaded.class_names, config.seed)
         settings = {
-            "generator": weights_hash(loaded.model.state_dict()),
+            "generator": process.is_main and loaded.fingerprint,
             "tokenizer": identity(tokenizer),
             "token_scale": float(tokenizer.token_scale),
-            "precision": flags.precision,
-            **recipe.settings(),
+            "precision": given.precision,
+            "labels": given.labels,
         }
-        series = Series(flags.output_dir / "images", flags.num_images, flags.eval_bsz)
-        if flags.metrics is not None:
-            evaluator = open_evaluator(read(MetricConfig, flags), process)
-            evaluator.check(str(series.folder), series.count)
-        model = prepare(loaded.model.to(process.device), flags.precision, flags.compile)
-        tokenizer = tokenizer.to(process.device)
-        if process.is_main:
-            claim_folder(flags.output_dir, settings)
-        distributed.barrier()
-
-        start = time.perf_counter()
-        drawn = draw_series(series, model, tokenizer, loaded.class_names, recipe, process)
-        seconds = time.perf_counter() - start
-        if process.is_main:
-            print(f"images: {series.folder}")
-            earlier = flags.output_dir / RECORD
-            if drawn and flags.metrics is None and earlier.exists():
-                print(f"{earlier}: is of fewer images; --metrics measures them all")
-        if flags.metrics is not None:
-            record = evaluator.evaluate(series.paths())
-            if record is not None:
-                speed = {"drawn": drawn, "seconds": seconds, "images_per_second": drawn / seconds}
-                record["drawing"] = {**settings, "batch_size": flags.eval_bsz, **speed}
-                write_json(
-                    flags.output_dir / RECORD,
-                    record | {"conditions": environment.describe(ROOT)},
+        tokenizer, prefix = tokenizer.to(process.device), None
+        if given.prefix_image:
+            image = read_prefix(given.prefix_image, tokenizer, given.prefix_side)
+            settings["prefix"] = [weights_hash({"image": image}), given.prefix_side]
+            prefix = encode_prefix(image.to(process.device), tokenizer, given.prefix_side)
+            if len(prefix) >= config.columns:
+                raise UserError(
+                    f"--token_num: found {config.columns}, but {given.prefix_image} has "
+                    f"{len(prefix)} columns already; expected more"
                 )
+        evaluator = None
+        if metrics.metrics is not None:
+            evaluator = open_evaluator(metrics, process)
+            evaluator.check(str(output), given.num_images)
+        prepare(loaded.model, given.precision, given.compile)
+
+        points: dict[float, dict[str, Any]] = {}
+        for cfg in given.cfg:
+            folder = output if len(given.cfg) == 1 else output / f"cfg_{cfg:g}"
+            images, point = folder / "images", replace(config, cfg=cfg)
+            made = {**settings, **asdict(point)}
+            if process.is_main:
+                claim_folder(folder, made)
+            distributed.barrier()
+            start = time.perf_counter()
+            count = generate_folder(
+                *(images, given.num_images, given.eval_bsz, loaded, tokenizer, label, point),
+                *(process, prefix, given.prefix_side),
+            )
+            seconds, kept = time.perf_counter() - start, folder / "metrics.json"
+            if process.is_main:
+                print(f"images: {images}")
+            if evaluator is None:
+                if process.is_main and count and kept.exists():
+                    print(f"{kept}: is of fewer images; --metrics measures them all")
+                continue
+            record = evaluator.evaluate([image_path(images, k) for k in range(given.num_images)])
+            if record is not None:
+                record["sampling"] = {**made, "batch_size": given.eval_bsz, "sampled": count}
+                record["sampling"] |= {"seconds": seconds, "images_per_second": count / seconds}
+                record["conditions"] = provenance.describe(ROOT)
+                write_json(kept, record)
                 print(table(record))
+                points[cfg] = record["figures"]
+                if len(given.cfg) > 1:
+                    write_json(output / "sweep.json", points)
+                    show(points, output / "sweep.png")
+
+
+def show(points: dict[float, dict[str, Any]], path: Path) -> None:
+    """A plot of each figure against guidance."""
+    names = [n for n in next(iter(points.values())) if not n.endswith(("_std", "_mean"))]
+    panels = [
+        Panel(name.replace("_", " "), {name: {cfg: p[name] for cfg, p in sorted(points.items())}},
+              across="guidance")
+        for name in names
+    ]  # fmt: skip
+    save_curves(path, panels)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""Conditions: what an image is to show, as one vector that the transformer reads.
+
+A condition says how its values become vectors, which value stands for "none", and which values of
+a batch are the same. The generator knows no more of it.
+
+Shapes: B batch, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+
+class ClassCondition(nn.Module):
+    """Class labels 0 … classes − 1; the label `classes` is the null condition."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.embedding = nn.Embedding(classes, width)
+        self.unconditional = nn.Parameter(torch.zeros(1, width))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Labels [B], null ones among them or not → vectors [B, D]."""
+        return torch.cat([self.embedding.weight, self.unconditional])[labels]
+
+    def null(self, labels: Tensor) -> Tensor:
+        """As many null conditions, the unconditional branch of guidance."""
+        return torch.full_like(labels, self.classes)
+
+    def drop(self, labels: Tensor, dropped: Tensor) -> Tensor:
+        """Labels [B], null where `dropped` [B] is true."""
+        return torch.where(dropped, self.classes, labels)
+
+    def shared(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
+        """All conditions that there are, and the place of each label among them; None where that
+        saves nothing. Without waiting for the device."""
+        if self.classes + 1 >= len(labels):
+            return None
+        return torch.arange(self.classes + 1, device=labels.device), labels
+
+    def check(self, labels: Tensor) -> None:
+        """Refuse labels that are no class, and none at all."""
+        if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise UserError(
+                f"class labels: found {sorted(set(labels.tolist()))}, expected at least one, of "
+                f"0 … {self.classes - 1}"
+            )

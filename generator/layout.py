@@ -1,0 +1,46 @@
+"""Token layout: where the tokens of an image stand, and which of them each one sees.
+
+The transformer, its KV cache and sampling take positions and mask from here alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ColumnLayout:
+    """Columns from left to right: column i stands at position i and sees i − window … i.
+
+    Args:
+        window: earlier columns that a layer sees; 0: all.
+    """
+
+    window: int
+
+    def positions(self, count: int, first: int = 0, device: torch.device | None = None) -> Tensor:
+        """Positions [L] of the tokens from number `first` on."""
+        return torch.arange(first, first + count, device=device)
+
+    def mask(
+        self, count: int, earlier: int = 0, device: torch.device | None = None
+    ) -> Tensor | None:
+        """[L, M + L], true where one of L tokens (row) sees one of these and of the M before them;
+        None: each sees all."""
+        if count == 1 and (not self.window or earlier <= self.window):
+            return None
+        i = torch.arange(earlier + count, device=device)
+        distance = i[earlier:, None] - i[None, :]
+        return (distance >= 0) & ((distance <= self.window) if self.window else True)
+
+    @property
+    def held(self) -> int | None:
+        """Earlier tokens of which a layer needs keys and values; None: all."""
+        return self.window or None
+
+    def reach(self, depth: int) -> int | None:
+        """Tokens on which the next one depends at all through `depth` layers; None: all."""
+        return depth * self.window + 1 if self.window else None

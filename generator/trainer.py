@@ -1,0 +1,419 @@
+"""Trainer of the generator: what an update is, what is due when, and how a run goes on.
+
+All that is random in an update depends on the seed, the number of the update and the row of an
+image in the whole batch; dropout depends on the process too.
+
+Shapes: B batch of a process, L columns, C token channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from common import checkpoint, distributed, seeding
+from common.distributed import Process
+from common.ema import EMA
+from common.errors import UserError
+from common.logger import MetricLogger, UnreadableImages, progress_bar
+from common.plots import read_long
+from common.precision import uses_bf16
+from common.seeding import BatchDraws
+from common.signals import Preempted, PreemptionHandler
+from generator.config import TrainConfig
+from generator.data import TokenSampler
+from generator.evaluate import ColumnLosses, parse_columns, save_column_curves
+from generator.model import Generator
+from generator.objective import Draws, token_losses
+
+LAST = "checkpoint-last.pth"
+PATIENCE = 10  # updates left out in a row, after which the training stops
+STATE = {
+    *("model", "model_ema", "optimizer", "skipped", "skipped_in_a_row"),
+    *("epoch", "epoch_images", "step", "training", "data", "generator"),
+}
+
+
+class LossModule(nn.Module):
+    """The loss as a forward pass, which is what DDP synchronises; see `token_losses`."""
+
+    def __init__(self, model: Generator, share: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.share = share
+
+    def forward(self, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        return token_losses(self.model, tokens, labels, draws, self.share)
+
+
+def parameter_groups(model: Generator, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for all but biases, norms, one-dimensional parameters and the head."""
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        exempt = parameter.ndim == 1 or name.startswith("head.")
+        (free if exempt else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def random_runs(tokens: Tensor, columns: int, draws: BatchDraws) -> tuple[Tensor, Tensor]:
+    """A run of so many neighbouring columns of each image [B, L, C], at a place that each draws
+    for itself: [B, S, C], and the columns that they are, [B, S]."""
+    batch, length, channels = tokens.shape
+    starts = (draws.uniform(batch, 1) * (length - columns + 1)).long()
+    numbers = starts + torch.arange(columns, device=tokens.device)  # [B, S]
+    return tokens.gather(1, numbers[..., None].expand(-1, -1, channels)), numbers
+
+
+class Trainer:
+    """A model, its average and its optimizer, brought on update by update.
+
+    An update whose loss or gradient norm is not finite leaves weights and moments as they are, to
+    the bit. After `PATIENCE` of them in a row nothing moves any more, and `check` says so. Nothing
+    in `train_step` waits for the device.
+
+    Args:
+        model: on the process's device.
+        config: what is trained how, and what is due when.
+        process: this process.
+        loader: of `generator.data.training_batches`.
+        tokens: of a batch of the loader.
+        columns: L, of the training images.
+        folder: where checkpoints and plots go.
+        header: plain values that every checkpoint carries beside the state; a checkpoint with
+            others is refused.
+        logs: where logs go; `folder` if not given.
+        evaluate: loss by column, measured every `eval_freq` epochs.
+        preview: samples into a file, every `sample_freq` epochs.
+    """
+
+    def __init__(
+        self,
+        model: Generator,
+        config: TrainConfig,
+        process: Process,
+        loader: DataLoader,
+        tokens: TokenSampler | Callable[..., tuple[Tensor, Tensor]],
+        columns: int,
+        folder: Path,
+        header: dict[str, Any],
+        logs: Path | None = None,
+        evaluate: Callable[[Generator], dict[int, float]] | None = None,
+        preview: Callable[[Generator, Path], None] | None = None,
+    ) -> None:
+        if config.subsequence > columns:
+            raise UserError(
+                f"--subsequence: found {config.subsequence}, but images have {columns} columns"
+            )
+        self.config, self.process, self.loader, self.tokens = config, process, loader, tokens
+        self.columns, self.trained = columns, parse_columns(config.train_columns, columns)
+        self.trained_index = torch.tensor(self.trained, device=process.device)
+        self.folder, self.header, self.log_folder = folder, header, logs or folder
+        self.evaluate, self.preview = evaluate, preview
+        self.schedule = config.schedule(process.world)
+        self.updates_an_epoch = len(loader) // config.accumulate
+        self.images_an_update = config.batch_size * config.accumulate * process.world
+        self.unreadable = UnreadableImages(loader.dataset, "images", process.device)
+        self.epoch = self.epoch_updates = self.step = 0  # updates: those done of this epoch
+        self.resumed = False  # from a checkpoint of this very run
+
+        distributed.broadcast_module(model)
+        self.model = model.train()
+        self.ema = EMA(model, config.ema_rate)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.weight_decay), lr=0.0, betas=(0.9, 0.95), fused=True
+        )
+        counts = torch.zeros(2, dtype=torch.int64, device=process.device)
+        self.skipped, self.skipped_in_a_row = counts.unbind()
+        self.bf16 = uses_bf16(config.precision, process.device)
+        self.loss_module = self._loss_module()
+
+    def _loss_module(self) -> nn.Module:
+        """The model as it is trained: recomputing, compiled, and joined with other processes."""
+        model, device = self.model, self.process.device
+        model.recompute = self.config.grad_checkpointing
+        if self.config.compile:  # in place, so that the names of the weights stay
+            for layer in model.layers:
+                layer.compile()
+                layer.read_context = torch.compile(layer.read_context)
+            model.head.compile()
+        module = LossModule(model, self.config.share_classes)
+        if self.process.world == 1:
+            return module
+        devices = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, gradient_as_bucket_view=True)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.epochs or 0 < self.config.max_steps <= self.step
+
+    def run(self) -> None:
+        """Train from where the state stands to the end.
+
+        Raises:
+            Preempted: a signal asked to leave; the checkpoint has been written.
+            UserError: the loss is not finite any more.
+        """
+        main = self.process.is_main
+        total = self.config.epochs * self.updates_an_epoch
+        total = min(total, self.config.max_steps or total)
+        self.bar = progress_bar(total, "generator", "step", main, min(self.step, total))
+        self.logs = MetricLogger(self.log_folder, self.step) if main else None
+        begin = self.step
+        try:
+            with PreemptionHandler(self.process) as signals:
+                if self.resumed and self.epoch and not self.epoch_updates:
+                    self._end_epoch(missing=True)
+                while not self.finished:
+                    self._run_epoch(signals)
+            if self.epoch_updates and self.step > begin:  # otherwise written already
+                self.save(LAST)
+            self._plot_curves()
+        finally:
+            self.bar.close()
+            if self.logs:
+                self.logs.close()
+
+    def _run_epoch(self, signals: PreemptionHandler) -> None:
+        """The rest of an epoch, or less if training ends in it."""
+        for batches in self._updates():
+            rate = self.schedule.rate(self.epoch + self.epoch_updates / self.updates_an_epoch)
+            losses, norm = self.train_step(batches, rate)
+            self.epoch_updates += 1
+            ended = self.epoch_updates == self.updates_an_epoch
+            self.bar.update()
+            told = ended or self.finished or self.step % self.config.log_freq == 0
+            if told:
+                self._log_step(losses, norm, rate)
+            if ended:
+                self.epoch, self.epoch_updates = self.epoch + 1, 0
+                self._end_epoch()
+            if self.finished:
+                return
+            self._attend(signals, told)
+
+    def _updates(self) -> Iterator[list[Any]]:
+        """The batches of each update that is left in this epoch."""
+        self.loader.sampler.resume(self.epoch, self.epoch_updates)
+        batches = iter(self.loader)
+        for _ in range(self.updates_an_epoch - self.epoch_updates):
+            yield list(islice(batches, self.config.accumulate))
+
+    def train_step(self, batches: Sequence[Any], rate: float) -> tuple[ColumnLosses, Tensor]:
+        """Update number `step` (0 first) with some batches, at a learning rate.
+
+        Returns:
+            The loss of each column, and the gradient norm before clipping.
+        """
+        losses = ColumnLosses(self.columns, self.process.device)
+        loss = torch.zeros((), device=self.process.device)
+        for i, batch in enumerate(batches):
+            joins = self.process.world == 1 or i + 1 == len(batches)
+            with nullcontext() if joins else self.loss_module.no_sync():
+                loss += self._backward(batch, (self.step, i), losses)
+        loss = distributed.all_reduce_sum(loss)
+        self.step += 1
+
+        largest = self.config.grad_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        bad = ~(norm.isfinite() & loss.isfinite())
+        stopped = self.skipped_in_a_row >= PATIENCE
+        self.skipped += bad
+        in_a_row = (self.skipped_in_a_row + 1) * bad
+        self.skipped_in_a_row.copy_(torch.where(stopped, self.skipped_in_a_row, in_a_row))
+        # the fused optimizer leaves everything as it is where this is not zero
+        self.optimizer.found_inf = (bad | stopped).float()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.model)
+        return losses, norm
+
+    def _backward(self, batch: Any, key: tuple[int, int], losses: ColumnLosses) -> Tensor:
+        """Add the gradients of a batch; its part of the loss."""
+        config, process, numbers = self.config, self.process, None
+        dropout = seeding.stream(config.seed, "dropout", *key, process.rank)
+        torch.manual_seed(int(dropout.integers(2**63)))
+        randomness = seeding.generator(config.seed, "step", *key, device=process.device)
+        rows = BatchDraws(randomness, process.rank, process.world)
+        tokens, labels = self.tokens(batch, rows)
+        if config.subsequence:
+            tokens, numbers = random_runs(tokens, config.subsequence, rows)
+        draws = Draws.random(
+            tokens,
+            rows,
+            shift=int(seeding.stream(config.seed, "shift", key[0]).integers(config.shift_num)),
+            drop_probability=config.label_drop_prob,
+            repeats=config.diffusion_batch_mul,
+        )
+        with torch.autocast(process.device.type, torch.bfloat16, enabled=self.bf16):
+            found = self.loss_module(tokens, labels, draws)  # [repeats, B, L]
+        losses.add(found, numbers)
+        by_column = found.mean(dim=(0, 1))  # [L]
+        if config.train_columns != "all":
+            by_column = by_column[self.trained_index]
+        loss = by_column.mean() / config.accumulate
+        loss.backward()
+        return loss.detach()
+
+    def check(self) -> None:
+        """Wait for the device, and refuse to go on after too many updates that were left out."""
+        if self.skipped_in_a_row >= PATIENCE:
+            raise UserError(
+                f"training: the loss or its gradient was not finite in {PATIENCE} updates in a "
+                f"row, not later than update {self.step}; the last checkpoint is as it was. "
+                "Expected finite tokens and a smaller --blr, or --precision fp32"
+            )
+
+    def _log_step(self, losses: ColumnLosses, norm: Tensor, rate: float) -> None:
+        """Read and log how an update went; the one place that waits for the device."""
+        self.check()
+        means = losses.means()
+        trained = [means[i] for i in self.trained if i in means]
+        loss = sum(trained) / len(trained)
+        self.bar.set_postfix(loss=f"{loss:.4f}", epoch=self.epoch + 1, refresh=False)
+        values = {f"columns/loss_{i:02d}": value for i, value in means.items()}
+        values |= {"train/loss": loss, "train/grad_norm": norm.item(), "train/lr": rate}
+        self._log(values | {"train/skipped": self.skipped.item()})
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self.logs:
+            self.logs.scalars(self.step, values)
+
+    def _plot_curves(self) -> None:
+        if self.process.is_main:
+            save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
+
+    def _end_epoch(self, missing: bool = False) -> None:
+        """What is due after an epoch; or, after a kill, what is missing of it."""
+        config, epoch = self.config, self.epoch
+        kept = f"checkpoint-ckpt-{epoch}.pth"
+        preview = self.folder / "samples" / f"epoch_{epoch:05d}.png"
+
+        def due(every: int, done: Callable[[], bool], last: bool = True) -> bool:
+            if not every or not (epoch % every == 0 or (last and self.finished)):
+                return False
+            return not (missing and distributed.broadcast_object(done()))
+
+        if due(config.save_last_freq, lambda: True):
+            self.save(LAST)
+        if due(config.save_freq, (self.folder / kept).exists, last=False):
+            self.save(kept)
+        if due(config.eval_freq, lambda: self.step in self._logged("eval/loss")):
+            means = self.evaluate(self.ema.model)
+            values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
+            self._log({**values, "eval/loss": sum(means.values()) / len(means)})
+            self._plot_curves()
+        if due(config.sample_freq, preview.exists) and self.process.is_main:
+            self.preview(self.ema.model, preview)
+        message = self.unreadable.news()
+        if message and self.process.is_main:
+            self.bar.write(message)
+
+    def _logged(self, name: str) -> dict[float, float]:
+        log = self.log_folder / "metrics.csv"
+        return read_long(log).get(name, {}) if self.process.is_main else {}
+
+    def _attend(self, signals: PreemptionHandler, told: bool) -> None:
+        """Write the checkpoint that is due after an update, or asked for by a signal.
+
+        Several GPUs agree on signals where they wait for each other anyway, when the log is told.
+        """
+        save, leave = False, 0
+        if told or self.process.world == 1 or self.process.device.type == "cpu":
+            save, leave = signals.requested()
+        every = self.config.save_steps
+        if save or (every and self.step % every == 0):
+            self.save(LAST)
+        if save and not leave and self.process.is_main:
+            self.bar.write(f"checkpoint after {self.step} updates: {self.folder / LAST}")
+        if leave:
+            raise Preempted(
+                leave, f"{self.folder / LAST} stands after {self.step} updates; --resume goes on"
+            )
+
+    def save(self, name: str) -> None:
+        """Write the whole state to `folder / name`."""
+        self.check()
+        if self.process.is_main:
+            state = {
+                "model": self.model.state_dict(),
+                "model_ema": self.ema.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "skipped": int(self.skipped),
+                "skipped_in_a_row": int(self.skipped_in_a_row),
+                "epoch": self.epoch,
+                "epoch_images": self.epoch_updates * self.images_an_update,
+                "step": self.step,
+                "training": asdict(self.config),
+                "data": self._data(),
+                **self.header,
+            }
+            checkpoint.save(self.folder / name, state)
+        distributed.barrier()
+
+    def load(self, state: dict[str, Any], source: Path) -> None:
+        """Go on from the state of a checkpoint that `save` wrote; rates and decay stay as set here.
+
+        Raises:
+            UserError: it is of another model, tokenizer or data, or stands where updates of this
+                size cannot go on.
+        """
+        for key, value in self.header.items():
+            if state.get(key) != value:
+                raise UserError(f"{source}: {_difference(key, state.get(key), value)}")
+        done = state["epoch_images"]
+        if done and state["data"] != self._data():
+            difference = _difference("data", state["data"], self._data())
+            raise UserError(
+                f"{source}: {difference}; this may change between two epochs, but the checkpoint "
+                "stands within one"
+            )
+        if done % self.images_an_update:
+            raise UserError(
+                f"--batch_size: found updates of {self.images_an_update} images, but {source} "
+                f"stands after {done} images of an epoch; expected a divisor of these, or a "
+                "checkpoint from the end of an epoch"
+            )
+        checkpoint.load_weights(self.model, state["model"], source)
+        checkpoint.load_weights(self.ema.model, state["model_ema"], source)
+        self.ema.updates.fill_(state["step"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        decays = (self.config.weight_decay, 0.0)
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        self.skipped.fill_(state["skipped"])
+        self.skipped_in_a_row.fill_(state["skipped_in_a_row"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch_updates = done // self.images_an_update
+        if self.epoch_updates >= self.updates_an_epoch:  # larger updates leave out more at the end
+            self.epoch, self.epoch_updates = self.epoch + 1, 0
+        self.resumed = source.parent.resolve() == self.folder.resolve()
+
+    def _data(self) -> dict[str, int]:
+        return {"images": len(self.loader.dataset), "columns": self.columns}
+
+
+def _difference(key: str, found: Any, expected: Any) -> str:
+    """What differs between the value of a header here and in a checkpoint."""
+    if isinstance(found, list) and isinstance(expected, list):
+        found, expected = ({"number": len(v), **dict(enumerate(v))} for v in (found, expected))
+    if isinstance(found, dict) and isinstance(expected, dict):
+        key, found, expected = next(
+            (f"{key} {k}", found.get(k), expected.get(k))
+            for k in expected | found
+            if found.get(k) != expected.get(k)
+        )
+    return f"was trained with {key} {found!r}, found {expected!r} now"
