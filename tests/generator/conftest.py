@@ -16,7 +16,7 @@ SIZES = {
     "heads": 4,
     "channels": 6,
     "classes": 5,
-    "class_tokens": 3,
+    "context_tokens": 3,
     "window": 3,
     "head_width": 16,
     "head_depth": 2,
@@ -32,7 +32,11 @@ def build() -> Callable[..., Generator]:
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or not parameter.any():
                 nn.init.normal_(parameter, std=0.2)
-        for embedding in (model.class_embedding.weight, model.unconditional, model.class_positions):
+        for embedding in (
+            model.condition.embedding.weight,
+            model.condition.unconditional,
+            model.context_positions,
+        ):
             nn.init.normal_(embedding)
         return model
 

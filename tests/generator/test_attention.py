@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from generator.attention import CrossAttention, SelfAttention, window_mask
-from generator.rope import rotate, rotation
+from generator.attention import CrossAttention, SelfAttention, rotate, rotation
+from generator.layout import ColumnLayout
 
 
 @pytest.mark.parametrize(
@@ -18,13 +20,17 @@ from generator.rope import rotate, rotation
 )
 def test_the_mask_by_hand(window, rows):
     expected = [[cell == "1" for cell in row] for row in rows]
-    assert window_mask(5, window).tolist() == expected
+    layout = ColumnLayout(window)
+    assert layout.mask(5).tolist() == expected
+    assert layout.mask(2, 3).tolist() == expected[3:]
+    assert layout.mask(1, min(window, 4)) is None
+    assert layout.positions(3, 2).tolist() == [2, 3, 4]
 
 
 def test_self_attention_by_hand():
     """Two heads, each a softmax of scaled products over what the mask shows."""
     attention = SelfAttention(8, 2, 0.0, 0.0).eval()
-    x, turn, mask = torch.randn(1, 5, 8), rotation(torch.arange(5), 4), window_mask(5, 2)
+    x, turn, mask = torch.randn(1, 5, 8), rotation(torch.arange(5), 4), ColumnLayout(2).mask(5)
     q, k, v = attention.project(x)
     q, k = rotate(q, turn), rotate(k, turn)
     assert q.shape == (1, 2, 5, 4)
@@ -37,7 +43,7 @@ def test_self_attention_by_hand():
     torch.testing.assert_close(attention(x, turn, mask), attention.proj(expected))
 
 
-def test_class_tokens_have_no_position():
+def test_condition_tokens_have_no_position():
     """Permuting them changes nothing; moving the columns does."""
     attention = CrossAttention(8, 2, 0.0, 0.0).eval()
     x, tokens = torch.randn(1, 5, 8), torch.randn(1, 3, 8)
@@ -46,3 +52,35 @@ def test_class_tokens_have_no_position():
     torch.testing.assert_close(attention(x, attention.keys_values(tokens.flip(1)), turn), found)
     moved = attention(x, attention.keys_values(tokens), rotation(torch.arange(5) + 3, 4))
     assert (moved - found).abs().max() > 1e-3
+
+
+def test_products_depend_on_the_difference_of_positions_alone():
+    q, k = torch.randn(2, 8)
+
+    def product(i, j):
+        turned = [rotate(x, rotation(torch.tensor([p]), 8)) for x, p in ((q, i), (k, j))]
+        return (turned[0] * turned[1]).sum()
+
+    for shift in (1, 7, 100):
+        torch.testing.assert_close(product(5, 2), product(5 + shift, 2 + shift))
+    assert (product(5, 2) - product(6, 2)).abs() > 1e-3
+
+
+def test_position_zero_turns_nothing_and_no_length_changes():
+    x = torch.randn(3, 10, 8)
+    turned = rotate(x, rotation(torch.arange(10), 8))
+    assert torch.equal(turned[:, 0], x[:, 0])
+    pairs = x.unflatten(-1, (4, 2)).norm(dim=-1), turned.unflatten(-1, (4, 2)).norm(dim=-1)
+    torch.testing.assert_close(*pairs)
+
+
+def test_neighbouring_channels_are_a_pair_and_later_pairs_turn_slower():
+    turned = rotate(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), rotation(torch.tensor([3]), 4))
+    slow = 3 / math.sqrt(10000)
+    expected = [math.cos(3), math.sin(3), -math.sin(slow), math.cos(slow)]
+    torch.testing.assert_close(turned, torch.tensor([expected]))
+
+
+def test_angles_are_float32_whatever_the_precision():
+    assert rotation(torch.tensor([1000], dtype=torch.bfloat16), 8).dtype == torch.float32
+    assert rotate(torch.ones(1, 8).bfloat16(), rotation(torch.arange(1), 8)).dtype == torch.bfloat16

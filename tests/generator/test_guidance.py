@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from common.errors import UserError
 from generator.guidance import Guidance, guided
 
 
@@ -38,16 +35,3 @@ def test_both_branches_start_from_the_same_token():
 def test_guidance_by_column(guidance, scales):
     assert [guidance.at(i) for i in range(5)] == pytest.approx(scales)
     assert guidance.is_active == (scales[-1] != 1)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ((2.0, "cosine"), "--cfg_schedule: found 'cosine', expected one of linear, constant, none"),
-        ((math.inf,), "--cfg: found inf, expected a finite number"),
-        ((2.0, "linear", 0), "--cfg_ramp: found 0, expected at least one column"),
-    ],
-)
-def test_settings_that_make_no_sense(settings, message):
-    with pytest.raises(UserError, match=message):
-        Guidance(*settings)

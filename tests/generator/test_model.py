@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from common.errors import UserError
-from generator.model import FLOW_HEADS, SIZES, Generator, GeneratorConfig
+from generator.model import SIZES, Generator, GeneratorConfig
 
 
 def changed_rows(model, column, length=20):
     """Which vectors change when one column does."""
-    tokens, memory = torch.randn(2, length, 6), model.read_classes(torch.tensor([0, 3]))
+    tokens, memory = torch.randn(2, length, 6), model.read_condition(torch.tensor([0, 3]))
     other = tokens.clone()
     other[:, column] += 1.0
     with torch.no_grad():
@@ -33,16 +33,16 @@ def test_without_a_window_a_column_reaches_all_later_ones(build, column):
 
 @torch.no_grad()
 def test_vectors_do_not_depend_on_the_batch(model):
-    tokens, labels = torch.randn(4, 7, 6), torch.tensor([2, 0, 2, model.no_class])
-    together = model.hidden(tokens, model.read_classes(labels))
+    tokens, labels = torch.randn(4, 7, 6), torch.tensor([2, 0, 2, model.condition.classes])
+    together = model.hidden(tokens, model.read_condition(labels))
     for i in range(4):
-        alone = model.hidden(tokens[i : i + 1], model.read_classes(labels[i : i + 1]))
+        alone = model.hidden(tokens[i : i + 1], model.read_condition(labels[i : i + 1]))
         torch.testing.assert_close(alone[0], together[i])
 
 
 @torch.no_grad()
 def test_the_first_vector_needs_no_column(model):
-    memory = model.read_classes(torch.tensor([1, 4]))
+    memory = model.read_condition(torch.tensor([1, 4]))
     none = model.hidden(torch.empty(2, 0, 6), memory)
     assert none.shape == (2, 1, 32)
     torch.testing.assert_close(none[:, 0], model.hidden(torch.randn(2, 3, 6), memory)[:, 0])
@@ -54,27 +54,27 @@ def test_classes_that_repeat_are_read_once(model):
     distinct, row = labels.unique(return_inverse=True)
     tokens = torch.randn(5, 4, 6)
     torch.testing.assert_close(
-        model.hidden(tokens, model.read_classes(distinct).select(row)),
-        model.hidden(tokens, model.read_classes(labels)),
+        model.hidden(tokens, model.read_condition(distinct).select(row)),
+        model.hidden(tokens, model.read_condition(labels)),
     )
 
 
 @torch.no_grad()
 def test_the_unconditional_branch_has_its_own_embedding(model):
     tokens = torch.randn(1, 4, 6)
-    before = model.hidden(tokens, model.read_classes(torch.tensor([model.no_class])))
-    model.class_embedding.weight.zero_()
-    after = model.hidden(tokens, model.read_classes(torch.tensor([model.no_class])))
+    before = model.hidden(tokens, model.read_condition(torch.tensor([model.condition.classes])))
+    model.condition.embedding.weight.zero_()
+    after = model.hidden(tokens, model.read_condition(torch.tensor([model.condition.classes])))
     assert torch.equal(before, after)
-    model.unconditional.add_(torch.randn(1, 32))
-    moved = model.hidden(tokens, model.read_classes(torch.tensor([model.no_class])))
+    model.condition.unconditional.add_(torch.randn(1, 32))
+    moved = model.hidden(tokens, model.read_condition(torch.tensor([model.condition.classes])))
     assert (moved - after).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_self_attention_does_not_see_a_shift(model):
     """Only the cross-attention's queries do; without it, all positions may move together."""
-    tokens, memory = torch.randn(1, 9, 6), model.read_classes(torch.tensor([0]))
+    tokens, memory = torch.randn(1, 9, 6), model.read_condition(torch.tensor([0]))
     assert (model.hidden(tokens, memory, 5) - model.hidden(tokens, memory)).abs().max() > 1e-3
     for layer in model.layers:
         layer.cross_attention.q.weight.zero_()
@@ -94,4 +94,4 @@ def test_heads_need_pairs_of_channels():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_named_sizes_are_whole(name):
-    assert GeneratorConfig(**SIZES[name], **FLOW_HEADS[name], channels=256, classes=1000).depth
+    assert GeneratorConfig(**SIZES[name], channels=256, classes=1000).depth

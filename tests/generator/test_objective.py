@@ -5,7 +5,9 @@ import torch
 
 from common.seeding import BatchDraws
 from generator.model import Generator, GeneratorConfig
-from generator.objective import Draws, token_losses, training_loss
+from generator.objective import Draws, token_losses
+
+from .plain import training_loss
 
 
 def rows(rank=0, world=1):
@@ -24,7 +26,9 @@ def test_the_loss_by_hand(model, batch):
     """Column by column, draw by draw."""
     tokens, labels, draws = batch
     draws.drop.copy_(torch.tensor([False, True, False]))
-    hidden = model.hidden(tokens, model.read_classes(torch.tensor([0, model.no_class, 2])), shift=2)
+    hidden = model.hidden(
+        tokens, model.read_condition(torch.tensor([0, model.condition.classes, 2])), shift=2
+    )
     expected = torch.zeros(5)
     t, noise = draws.t.view(4, 3, 5), draws.noise.view(4, 3, 5, 6)
     for k in range(4):
@@ -48,8 +52,8 @@ def test_an_untrained_model_loses_the_paths_velocity(batch):
 def test_no_vector_is_made_from_its_own_column_or_later_ones(model, batch):
     tokens, labels, _ = batch
     tokens = tokens.requires_grad_()
-    hidden = model.hidden(tokens[:, :-1], model.read_classes(labels))
-    hidden[:, 2].sum().backward()
+    hidden = model.hidden(tokens[:, :-1], model.read_condition(labels))
+    (hidden[:, 2] * torch.randn(32)).sum().backward()
     assert tokens.grad[:, :2].any() and not tokens.grad[:, 2:].any()
 
 
@@ -82,14 +86,14 @@ def test_each_process_draws_rows_of_the_whole_batch(world):
         assert torch.equal(draws.noise.view(3, -1, 4, 5), whole.noise.view(3, 6, 4, 5)[:, mine])
 
 
-def test_classes_are_never_or_always_dropped():
+def test_conditions_are_never_or_always_dropped():
     tokens = torch.zeros(64, 1, 6)
     for probability in (0.0, 1.0):
         drop = Draws.random(tokens, rows(), drop_probability=probability).drop
         assert drop.float().mean().item() == probability
 
 
-def test_classes_that_are_shared_are_read_once(build):
+def test_conditions_that_are_shared_are_read_once(build):
     """Loss and gradients are the same; the classes read are as many as there are."""
     tokens = torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(12) % 5
@@ -97,13 +101,13 @@ def test_classes_that_are_shared_are_read_once(build):
     results = []
     for share in (False, True):
         model, read = build(), []
-        original = model.read_classes
+        original = model.read_condition
 
         def counted(labels, original=original, read=read):
             read.append(len(labels))
             return original(labels)
 
-        model.read_classes = counted
+        model.read_condition = counted
         loss = token_losses(model, tokens, labels, draws, share)
         loss.mean().backward()
         gradients = [p.grad for p in model.parameters()]

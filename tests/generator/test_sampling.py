@@ -1,22 +1,25 @@
 from __future__ import annotations
 
-import math
 from itertools import count, islice
 
 import pytest
 import torch
 
 from common.errors import UserError
+from generator.checkpoints import LoadedGenerator
+from generator.generate import redraw
 from generator.guidance import Guidance
-from generator.plain import sample_plainly
-from generator.sampling import Sampling, numbered, redraw, sample, sample_columns
-from generator.solvers import Solver
+from generator.kv_cache import KVCache
+from generator.sampling import SampleConfig, numbered, sample, sample_columns
+
+from .plain import sample_plainly
 
 STEPS = 4
 
 
-def settings(guidance, **more):
-    return Sampling(guidance, Solver(steps=STEPS), **more)
+def settings(guidance, steps=STEPS, **more):
+    scale, schedule, ramp = guidance.scale, guidance.schedule, guidance.ramp
+    return SampleConfig(cfg=scale, cfg_schedule=schedule, cfg_ramp=ramp, steps=steps, **more)
 
 
 def compare(model, labels, length, guidance, given=(), last_position=None):
@@ -71,7 +74,7 @@ def test_random_settings(build, seed):
     def choose(low, high):
         return int(torch.randint(low, high + 1, (), generator=draw))
 
-    model = build(depth=choose(1, 3), window=choose(0, 4), class_tokens=choose(1, 5))
+    model = build(depth=choose(1, 3), window=choose(0, 4), context_tokens=choose(1, 5))
     length, batch = choose(1, 16), choose(1, 4)
     schedule = ("linear", "constant", "none")[choose(0, 2)]
     guidance = Guidance(choose(1, 5), schedule, choose(1, 20))
@@ -85,9 +88,9 @@ def test_other_solvers_come_to_the_same_columns(model, method):
     """Both follow the same flow: with many steps they and Euler's method agree."""
     labels, noise = torch.tensor([1]), torch.randn(1, 4, 6)
     guidance = Guidance(2.0)
-    fine = sample(model, labels, noise, Sampling(guidance, Solver("euler", 2000)))
-    found = sample(model, labels, noise, Sampling(guidance, Solver(method, 50)))
-    coarse = sample(model, labels, noise, Sampling(guidance, Solver("euler", 50)))
+    fine = sample(model, labels, noise, settings(guidance, 2000))
+    found = sample(model, labels, noise, settings(guidance, 50, solver=method))
+    coarse = sample(model, labels, noise, settings(guidance, 50))
     assert (found - fine).abs().mean() < 0.1 * (coarse - fine).abs().mean()
 
 
@@ -117,7 +120,7 @@ def test_columns_come_without_end_and_begin_the_same(model):
 
 class TestRedraw:
     sampling = settings(Guidance(3.0))
-    labels = torch.tensor([4, 0])
+    labels = (4, 0)
 
     @pytest.fixture
     def noise(self):
@@ -125,68 +128,113 @@ class TestRedraw:
 
     @pytest.fixture
     def tokens(self, model, noise):
-        return sample(model, self.labels, noise, self.sampling)
+        return sample(model, torch.tensor(self.labels), noise, self.sampling)
 
     def test_columns_before_are_kept_and_columns_after_are_drawn(self, model, tokens, noise):
         new = {3: torch.randn(2, 6), 5: torch.randn(2, 6)}
-        found = redraw(model, self.labels, tokens, noise, new, self.sampling)
+        found = redraw(LoadedGenerator(model, []), self.labels, tokens, new, self.sampling, noise)
         assert torch.equal(found[:, :3], tokens[:, :3])
         assert torch.equal(found[:, 3], new[3]) and torch.equal(found[:, 5], new[5])
-        scales = [self.sampling.guidance.at(i) for i in range(8)]
+        scales = [self.sampling.guidance().at(i) for i in range(8)]
         given = {**numbered(tokens[:, :3]), **new}
-        expected = sample_plainly(model, self.labels, noise, scales, STEPS, given)
+        expected = sample_plainly(model, torch.tensor(self.labels), noise, scales, STEPS, given)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
         assert all((found - tokens)[:, i].abs().max() > 1e-3 for i in (4, 6, 7))
 
     def test_a_column_put_back_gives_the_picture_back(self, model, tokens, noise):
         for replaced in ({2: tokens[:, 2]}, {2: None}, {0: None, 7: None}, {}):
-            found = redraw(model, self.labels, tokens, noise, replaced, self.sampling)
+            found = redraw(
+                LoadedGenerator(model, []), self.labels, tokens, replaced, self.sampling, noise
+            )
             torch.testing.assert_close(found, tokens, atol=1e-5, rtol=0)
 
     def test_new_noise_draws_the_column_anew(self, model, tokens, noise):
         other = noise.clone()
         other[:, 4] = torch.randn(2, 6)
-        found = redraw(model, self.labels, tokens, other, {4: None}, self.sampling)
+        found = redraw(
+            LoadedGenerator(model, []), self.labels, tokens, {4: None}, self.sampling, other
+        )
         assert torch.equal(found[:, :4], tokens[:, :4])
         assert all((found - tokens)[:, i].abs().max() > 1e-3 for i in range(4, 8))
         torch.testing.assert_close(
-            found, sample(model, self.labels, other, self.sampling), atol=1e-5, rtol=0
+            found, sample(model, torch.tensor(self.labels), other, self.sampling), atol=1e-5, rtol=0
         )
 
     @pytest.mark.parametrize("column", [-1, 8])
     def test_columns_that_are_not_there(self, model, tokens, noise, column):
-        with pytest.raises(UserError, match=f"found number {column}, expected 0 … 7"):
-            redraw(model, self.labels, tokens, noise, {column: None}, self.sampling)
+        with pytest.raises(UserError, match="expected 0 … 7"):
+            redraw(
+                LoadedGenerator(model, []),
+                self.labels,
+                tokens,
+                {column: None},
+                self.sampling,
+                noise,
+            )
 
 
 @pytest.mark.parametrize("label", [-1, 5])
 def test_labels_that_are_no_class(model, label):
-    with pytest.raises(UserError, match=r"class labels: found .* expected 0 … 4"):
-        sample(model, torch.tensor([0, label]), torch.zeros(2, 1, 6), Sampling())
+    with pytest.raises(UserError, match="class labels"):
+        sample(model, torch.tensor([0, label]), torch.zeros(2, 1, 6), SampleConfig())
 
 
-@pytest.mark.parametrize(
-    ("noise", "given", "message"),
-    [
-        (torch.zeros(3, 4, 6), {}, "found 2 labels, and noise or given columns of 3 images"),
-        (torch.zeros(2, 4, 6), {1: torch.zeros(1, 6)}, "given columns of 1, 2 images"),
-        (torch.zeros(2, 0, 6), {}, "columns: found none"),
-        (torch.zeros(2, 4, 6), {4: torch.zeros(2, 6)}, "found number 4, expected 0 … 3"),
-    ],
-)
-def test_sizes_that_do_not_fit(model, noise, given, message):
-    with pytest.raises(UserError, match=message):
-        sample(model, torch.tensor([0, 1]), noise, Sampling(), given)
+def test_given_columns_outside_are_refused(model):
+    with pytest.raises(UserError, match="given columns"):
+        given = {4: torch.zeros(2, 6)}
+        sample(model, torch.tensor([0, 1]), torch.zeros(2, 4, 6), SampleConfig(), given)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"temperature": -0.1}, "--temperature: found -0.1, expected 0 or more"),
-        ({"temperature": math.nan}, "--temperature: found nan"),
-        ({"last_position": -1}, "--last_position: found -1, expected 0 or more"),
-    ],
-)
-def test_settings_that_make_no_sense(values, message):
-    with pytest.raises(UserError, match=message):
-        Sampling(**values)
+@pytest.fixture
+def memory(model):
+    return model.read_condition(torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("window", [0, 1, 3])
+@pytest.mark.parametrize("pieces", [[1] * 9, [9], [1, 4, 1, 3], [2, 7]], ids=str)
+@pytest.mark.parametrize("last_position", [None, 4])
+@torch.no_grad()
+def test_columns_in_pieces_give_what_all_give(build, window, pieces, last_position):
+    model = build(window=window)
+    tokens, memory = torch.randn(2, 9, 6), model.read_condition(torch.tensor([0, 1]))
+    expected = model.hidden(tokens, memory, last_position=last_position)
+    cache = KVCache(model, memory, last_position)
+    torch.testing.assert_close(cache.first(), expected[:, 0])
+    end = 0
+    for some in tokens.split(pieces, dim=1):
+        end += some.shape[1]
+        torch.testing.assert_close(cache.read(some), expected[:, end])
+
+
+@torch.no_grad()
+def test_memory_does_not_grow(model, memory):
+    cache = KVCache(model, memory)
+    for i in range(1, 12):
+        cache.read(torch.randn(2, 1, 6))
+        assert {k.shape[2] for k, _ in cache.past} == {min(i, model.config.window)}
+
+
+@torch.no_grad()
+def test_what_lies_out_of_reach_can_be_forgotten(model, memory):
+    """Two layers with a window of three see back seven columns, and no fewer."""
+    tokens = torch.randn(2, 20, 6)
+    expected = model.hidden(tokens, memory)[:, -1]
+    for extra, same in ((0, True), (-1, False)):
+        cache = KVCache(model, memory)
+        assert model.layout.reach(len(model.layers)) == 7
+        cache.read(torch.randn(2, 4, 6))
+        cache.forget(20 - model.layout.reach(len(model.layers)) - extra)
+        found = cache.read(tokens[:, cache.position :])
+        assert ((found - expected).abs().max() < 1e-5) == same
+
+
+@torch.no_grad()
+def test_a_run_of_millions_of_columns_attends_as_at_its_beginning(model, memory):
+    """Positions that large would lose their last digits in float32."""
+    tokens = torch.randn(2, 7, 6)
+    found = []
+    for start in (1_000, 50_000_001):
+        cache = KVCache(model, memory, last_position=15)
+        cache.forget(start)
+        found.append(cache.read(tokens))
+    assert torch.equal(*found)

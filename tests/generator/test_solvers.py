@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from common.errors import UserError
 from generator.solvers import METHODS, Solver, adams_bashforth, euler, falling_times, heun
 
 ORDERS = {"euler": 1, "heun": 2, "ab2": 2}
@@ -77,19 +76,4 @@ def test_velocities_that_are_asked_for(method, steps):
 
 def test_the_default_is_that_of_the_released_code():
     assert Solver().asked == [i / 100 for i in range(100, 0, -1)]
-    assert Solver() == Solver("euler", 100, 1.0)
     assert Solver("ab2", 4).asked == [1.0, 0.75**1.5, 0.5**1.5, 0.25**1.5]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (("rk4",), "--solver: found 'rk4', expected one of euler, heun, ab2"),
-        (("euler", 0), "--num_sampling_steps: found 0, expected at least 1"),
-        (("heun", 5, 0.0), "--time_power: found 0.0, expected a number above 0"),
-        (("heun", 5, math.nan), "--time_power: found nan"),
-    ],
-)
-def test_settings_that_make_no_sense(settings, message):
-    with pytest.raises(UserError, match=message):
-        Solver(*settings)

@@ -13,8 +13,8 @@ import torch
 
 from common import checkpoint
 from common.plots import read_long
-from generator.objective import training_loss
-from generator.training import LAST, read_state
+from generator.objective import token_losses
+from generator.trainer import LAST
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -49,14 +49,14 @@ def folder(tmp_path_factory):
 
 def test_two_processes_have_the_gradients_of_one(folder):
     whole = model()
-    training_loss(whole, *inputs()).mean().backward()
+    token_losses(whole, *inputs()).mean().backward()
     found = [g for r in range(2) for g in torch.load(folder / f"gradients {r}.pth")]
     for name, parameter in whole.named_parameters():
         for gradients in found:
             torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-4)
     # the halves alone have others: the comparison can fail
     half = model()
-    training_loss(half, *inputs(slice(0, None, 2))).mean().backward()
+    token_losses(half, *inputs(slice(0, None, 2))).mean().backward()
     assert (half.head.token_in.weight.grad - whole.head.token_in.weight.grad).abs().max() > 1e-3
 
 
@@ -74,12 +74,12 @@ def test_two_processes_train_as_one(folder, tmp_path, name):
     one = run(name, tmp_path)
     one.run()
     states = [torch.load(folder / f"{name} {rank}.pth") for rank in range(2)]
-    before = run(name, tmp_path / "before").learner.updates.state()["model"]
+    before = run(name, tmp_path / "before").model.state_dict()
     with pytest.raises(AssertionError):
         assert_close(before, states[0]["model"])
-    for key in ("model", "model_ema"):
+    for key, trained in {"model": one.model, "model_ema": one.ema.model}.items():
         assert all(torch.equal(v, states[1][key][k]) for k, v in states[0][key].items())
-        assert_close(states[0][key], one.learner.updates.state()[key])
+        assert_close(states[0][key], trained.state_dict())
     found, expected = (read_long(f / "metrics.csv") for f in (folder / name, tmp_path))
     assert found.keys() == expected.keys()
     for key, series in expected.items():
@@ -94,10 +94,10 @@ def test_one_process_goes_on_where_two_have_left(folder, tmp_path):
     whole.run()
     resumed = run("plain", tmp_path / "on", weights=7)
     path = folder / "left" / LAST
-    resumed.load(read_state(path), path)
+    resumed.load(checkpoint.load(path), path)
     assert (resumed.epoch, resumed.epoch_updates) == (1, 1)
     resumed.run()
-    found, expected = (run.learner.updates.state()["model"] for run in (resumed, whole))
+    found, expected = (run.model.state_dict() for run in (resumed, whole))
     assert_close(found, expected)
 
 

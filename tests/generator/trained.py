@@ -10,16 +10,22 @@ import torch
 
 from common.data.sampler import Draw
 from common.distributed import Process
+from generator.config import GeneratorConfig, TrainConfig
 from generator.data import training_batches
-from generator.learner import Learner
-from generator.model import Generator, GeneratorConfig
-from generator.settings import TrainingConfig
-from generator.training import Trainer
+from generator.model import Generator
+from generator.trainer import Trainer
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 SIZES = GeneratorConfig(16, 2, 2, 3, 4, 3, head_width=8, head_depth=1)
-CONFIG = TrainingConfig(
-    lr=1e-2, epochs=3, warmup_epochs=1, ema_rate=0.9, shift_num=4, log_freq=1, batch_size=4
+CONFIG = TrainConfig(
+    lr=1e-2,
+    epochs=3,
+    warmup_epochs=1,
+    ema_rate=0.9,
+    shift_num=4,
+    log_freq=1,
+    batch_size=4,
+    save_freq=0,
 )
 
 
@@ -63,7 +69,7 @@ def build(
     sizes: GeneratorConfig = SIZES,
     weights: int = 0,
     workers: int = 0,
-    config: TrainingConfig = CONFIG,
+    config: TrainConfig = CONFIG,
     evaluate=None,
     preview=None,
     **settings,
@@ -75,8 +81,12 @@ def build(
         dataset, config.batch_size, config.accumulate, process, config.seed, workers
     )
     return Trainer(
-        Learner(network(sizes, weights), config, process, tokenise, columns=5),
+        network(sizes, weights),
+        config,
+        process,
         loader,
+        tokenise,
+        5,
         folder,
         {"generator": asdict(sizes), "tokenizer": "abc"},
         evaluate=evaluate,
@@ -92,11 +102,10 @@ def assert_same(a: dict, b: dict) -> None:
 
 def assert_same_state(a: Trainer, b: Trainer) -> None:
     """Weights, average, moments and place, to the bit."""
-    found, expected = a.learner.updates, b.learner.updates
-    assert_same(found.model.state_dict(), expected.model.state_dict())
-    assert_same(found.ema.state_dict(), expected.ema.state_dict())
-    moments = expected.optimizer.state_dict()["state"]
+    assert_same(a.model.state_dict(), b.model.state_dict())
+    assert_same(a.ema.state_dict(), b.ema.state_dict())
+    moments = b.optimizer.state_dict()["state"]
     assert len(moments) > 10
     for index, values in moments.items():
-        assert_same(found.optimizer.state_dict()["state"][index], values)
+        assert_same(a.optimizer.state_dict()["state"][index], values)
     assert (a.epoch, a.epoch_updates, a.step) == (b.epoch, b.epoch_updates, b.step)

@@ -12,10 +12,10 @@ import torch
 from trained import SIZES, build, noisy
 
 from common import distributed
-from common.signals import Interrupted
-from generator.learner import LossModule
+from common.signals import Preempted
 from generator.model import Generator, GeneratorConfig
-from generator.objective import Draws, training_loss
+from generator.objective import Draws, token_losses
+from generator.trainer import LossModule
 
 BATCH, LENGTH, CHANNELS, REPEATS = 4, 5, 6, 2
 SILENT = GeneratorConfig(**{**vars(SIZES), "attn_dropout": 0.0, "proj_dropout": 0.0})
@@ -83,7 +83,7 @@ def work(folder: Path) -> None:
         wrapped(*half).mean().backward()
         gradients = [{k: p.grad for k, p in alone.named_parameters()}]
         alone = model()
-        training_loss(alone, *half).mean().backward()
+        token_losses(alone, *half).mean().backward()
         distributed.average_gradients(list(alone.parameters()))
         gradients.append({k: p.grad for k, p in alone.named_parameters()})
         torch.save(gradients, folder / f"gradients {process.rank}.pth")
@@ -92,20 +92,21 @@ def work(folder: Path) -> None:
             # the processes begin with different weights, which is put right
             trainer = run(name, folder / name, process, weights=process.rank)
             trainer.run()
-            state = trainer.learner.updates.state()
+            state = {"model": trainer.model.state_dict()}
+            state["model_ema"] = trainer.ema.model.state_dict()
             torch.save(state, folder / f"{name} {process.rank}.pth")
 
         # only the second process is asked to leave
         trainer = run("plain", folder / "left", process)
-        update = trainer.learner.update
+        train_step = trainer.train_step
 
-        def asked(batches, step, rate):
-            if step == 2 and process.rank == 1:
+        def asked(batches, rate):
+            if trainer.step == 2 and process.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return update(batches, step, rate)
+            return train_step(batches, rate)
 
-        trainer.learner.update = asked
-        with suppress(Interrupted):
+        trainer.train_step = asked
+        with suppress(Preempted):
             trainer.run()
             raise AssertionError("the training went on")
         assert trainer.step == 3

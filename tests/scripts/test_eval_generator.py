@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from common import checkpoint
-from generator.released import to_released
+from generator.checkpoints import to_released
 
 
 def pictures(folder: Path) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common import checkpoint, images
 from common.plots import read_long
-from generator.settings import TrainingConfig
+from generator.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -263,7 +263,7 @@ def test_the_papers_settings_are_flags(project, call, tmp_path):
     done = call("train_generator", *flags, "model.params.ckpt_path=no.ckpt")
     assert done.code == 2 and "error: no.ckpt: no such checkpoint file" in done.err
     values = yaml.safe_load(paper.read_text())
-    defaults = asdict(TrainingConfig())
+    defaults = asdict(TrainConfig())
     assert {k: v for k, v in values.items() if k in defaults and defaults[k] != v} == {}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -7,14 +9,22 @@ import torch
 
 from common import images, seeding
 from common.errors import UserError
-from generator import pipeline
-from generator.decoding import Pieces
-from generator.guidance import Guidance
-from generator.pipeline import column_noise, continue_images, generate, image_noise, scroll
-from generator.sampling import Sampling, numbered
-from generator.solvers import Solver
+from generator import generate as module
+from generator.checkpoints import LoadedGenerator
+from generator.generate import (
+    column_noise,
+    continue_image,
+    generate,
+    image_labels,
+    image_noise,
+    image_path,
+    scroll,
+    whole_images,
+)
+from generator.sampling import SampleConfig, numbered
 
-SAMPLING = Sampling(Guidance(2.0, "linear", 6), Solver(steps=4))
+SAMPLING = SampleConfig(cfg=2.0, cfg_ramp=6, steps=4)
+NAMES = ["alps", "bay", "city", "dunes", "edge"]
 
 
 class Mean:
@@ -40,10 +50,11 @@ class Tokenizer:
         return tokens * 2
 
 
-def draw(model, numbers, labels=None, columns=6, sampling=SAMPLING, **more):
+def draw(model, numbers, labels=None, columns=6, given=None, **changes):
     labels = [k % 5 for k in numbers] if labels is None else labels
-    pictures = generate(model, Tokenizer(), labels, numbers, columns, sampling, **more)
-    return torch.stack(list(pictures)).int()
+    config = replace(SAMPLING, columns=columns, **changes)
+    found = generate(LoadedGenerator(model, NAMES), Tokenizer(), labels, config, numbers, given)
+    return torch.stack(list(found)).int()
 
 
 def test_an_image_is_the_same_in_every_batch(model):
@@ -71,7 +82,7 @@ def test_a_longer_image_begins_with_the_noise_of_a_shorter_one():
 def test_noise_by_the_column_is_that_of_the_whole_image():
     """Of an image's stream, read column by column in blocks; in any company."""
     columns = column_noise(3, [8, 7], 6)
-    found = torch.stack(list(islice(columns, 2 * pipeline.BLOCK + 3)), 1)
+    found = torch.stack(list(islice(columns, 2 * module.BLOCK + 3)), 1)
     for row, number in enumerate([8, 7]):
         expected = seeding.normal(3, "image", number, shape=(found.shape[1], 6))
         assert torch.equal(found[row], expected)
@@ -85,18 +96,19 @@ def test_given_columns_are_kept(model):
 
 
 def test_without_temperature_only_the_class_counts(model):
-    sampling = Sampling(SAMPLING.guidance, SAMPLING.solver, temperature=0.0)
-    pair = draw(model, [0, 1], labels=[2, 2], sampling=sampling)
+    pair = draw(model, [0, 1], labels=[2, 2], temperature=0.0)
     assert (pair[0] - pair[1]).abs().max() <= 1
 
 
 def test_a_scroll_is_the_image_without_end(model):
-    pieces = Pieces(8, 2)
-    strips = list(islice(scroll(model, Tokenizer(), [1, 4], [6, 9], SAMPLING, 5, pieces), 10))
+    tiles = {"seed": 5, "decode_columns": 8, "decode_overlap": 2}
+    config = replace(SAMPLING, **tiles)
+    found = scroll(LoadedGenerator(model, NAMES), Tokenizer(), [1, 4], config, [6, 9])
+    strips = list(islice(found, 10))
     assert {strip.dtype for strip in strips} == {torch.uint8}
     unrolled = torch.cat(strips, dim=3).int()
     assert unrolled.shape == (2, 3, 1, 60)
-    image = draw(model, [6, 9], [1, 4], columns=60, seed=5, pieces=pieces)
+    image = draw(model, [6, 9], [1, 4], columns=60, **tiles)
     assert (unrolled - image).abs().max() <= 1
 
 
@@ -104,9 +116,8 @@ class TestContinuing:
     pictures = torch.rand(2, 3, 1, 4, generator=torch.Generator().manual_seed(0)) - 0.5
 
     def draw(self, model, pictures, side):
-        found = continue_images(
-            model, Tokenizer(), pictures, [1, 3], [0, 1], 5, side, SAMPLING, seed=2
-        )
+        config, loaded = replace(SAMPLING, seed=2), LoadedGenerator(model, NAMES)
+        found = continue_image(loaded, Tokenizer(), pictures, [1, 3], 5, side, config)
         return torch.stack(list(found)).int()
 
     def test_to_the_right_the_picture_stays_and_goes_on(self, model):
@@ -122,12 +133,40 @@ class TestContinuing:
         assert torch.equal(found[..., 5:], images.to_uint8(self.pictures).int())
         assert torch.equal(found.flip(3), self.draw(model, self.pictures.flip(3), "right"))
 
-    def test_there_is_no_other_side(self, model):
-        with pytest.raises(UserError, match="side: found 'up', expected right or left"):
-            self.draw(model, self.pictures, "up")
+
+def labels(choice, count, seed=0):
+    return [image_labels(choice, NAMES, seed)(k) for k in range(count)]
 
 
-@pytest.mark.parametrize("label", [-1, 5])
-def test_a_class_outside_the_range_is_named(model, label):
-    with pytest.raises(UserError, match=r"class labels: found .*, expected 0 … 4"):
-        draw(model, [0, 1], labels=[0, label])
+def test_balanced_labels_are_even_for_any_count():
+    assert labels("balanced", 7) == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_random_labels_belong_to_the_image_and_the_seed():
+    many = labels("random", 2000)
+    assert labels("random", 20) == many[:20] != labels("random", 20, seed=1)
+    assert all(330 < count < 470 for count in Counter(many).values()) and len(set(many)) == 5
+
+
+def test_listed_labels_are_taken_in_turn():
+    assert labels("dunes, 0-2,4", 7) == [3, 0, 1, 2, 4, 3, 0]
+
+
+@pytest.mark.parametrize("choice", ["5", "3-5", "2-1", "sea", "", "1,,2", "-1"])
+def test_classes_that_are_not_there_are_named(choice):
+    with pytest.raises(UserError, match=r"--labels: found .*expected balanced, random"):
+        image_labels(choice, NAMES, 0)
+
+
+def test_only_whole_images_are_done(tmp_path):
+    picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    for k in (0, 1, 3):
+        images.save_image(image_path(tmp_path, k), picture)
+    half = image_path(tmp_path, 3)
+    half.write_bytes(half.read_bytes()[:-20])
+    image_path(tmp_path, 2).touch()  # of a full disk
+    (tmp_path / ".000003.png.9.tmp").touch()
+    assert whole_images(tmp_path, 5) == {0, 1} and whole_images(tmp_path / "no", 5) == set()
+    (tmp_path / "other.png").touch()
+    with pytest.raises(UserError, match=r"other\.png"):
+        whole_images(tmp_path, 5)

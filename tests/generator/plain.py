@@ -1,8 +1,7 @@
 """The plain sampler: nothing kept, nothing shared. It defines what sampling gives.
 
 For every column the whole transformer reads all columns so far, and the head computes everything
-again at every step of Euler's method. `generator.sampling` gives the same columns to rounding;
-tests hold it to this, and `scripts/benchmark_sampling.py` measures how much faster it is.
+again at every step of Euler's method. `generator.sampling` gives the same columns to rounding.
 
 Shapes: B batch, L columns, C token channels.
 """
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from generator.model import Generator
+from generator.objective import Draws, token_losses
 
 
 @torch.no_grad()
@@ -37,16 +37,18 @@ def plain_columns(
         scales: guidance of every column.
         steps: of Euler's method.
         given: columns [B, C] that are not drawn, by their number.
-        last_position: see `Generator.turns`.
+        last_position: see `Generator.rotations`.
     """
     tokens = noise[:, :0]  # [B, i, C]
-    nobody = torch.full_like(labels, model.no_class)
+    nobody = torch.full_like(labels, model.condition.classes)
     for column in range(noise.shape[1]):
         if given and column in given:
             x = given[column]
         else:
             conditional, unconditional = (
-                model.hidden(tokens, model.read_classes(names), last_position=last_position)[:, -1]
+                model.hidden(tokens, model.read_condition(names), last_position=last_position)[
+                    :, -1
+                ]
                 for names in (labels, nobody)
             )
             x = noise[:, column]
@@ -57,6 +59,11 @@ def plain_columns(
                 x = x - velocity / steps
         yield x
         tokens = torch.cat([tokens, x[:, None]], dim=1)
+
+
+def training_loss(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    """Mean loss of each column, [L]."""
+    return token_losses(model, tokens, labels, draws).mean(dim=(0, 1))
 
 
 def sample_plainly(*arguments: Any, **options: Any) -> Tensor:

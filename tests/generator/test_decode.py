@@ -8,7 +8,12 @@ import torch
 
 from common import images
 from common.errors import UserError
-from generator.decoding import Pieces, decode, decode_strips
+from generator.decode import decode, decode_strips
+from generator.sampling import SampleConfig
+
+
+def tiles(columns, overlap):
+    return SampleConfig(decode_columns=columns, decode_overlap=overlap)
 
 
 class Local:
@@ -27,23 +32,23 @@ class Local:
 
 
 class Uneven(Local):
-    """A decoder that adds to each piece a tone of its own."""
+    """A decoder that adds to each tile a tone of its own."""
 
     def decode_tokens(self, tokens):
         return super().decode_tokens(tokens) * 0 + len(self.lengths)
 
 
-def whole(tokens, decoder, pieces):
-    return torch.cat(list(decode_strips(decoder, tokens.unbind(1), pieces)), dim=3)
+def whole(tokens, decoder, tiles):
+    return torch.cat(list(decode_strips(decoder, tokens.unbind(1), tiles)), dim=3)
 
 
 @pytest.mark.parametrize("length", range(2, 41))
 @pytest.mark.parametrize(("size", "overlap"), [(8, 2), (8, 3), (8, 4), (40, 5)])
-def test_pieces_of_a_local_decoder_are_the_whole(length, size, overlap):
-    """Any length; where pieces meet, both see their neighbours but for the outermost column."""
+def test_tiles_a_local_decoder_are_the_whole(length, size, overlap):
+    """Any length; where tiles meet, both see their neighbours but for the outermost column."""
     tokens = torch.rand(2, length, 3)
     decoder = Local()
-    found = whole(tokens, decoder, Pieces(size, overlap))
+    found = whole(tokens, decoder, tiles(size, overlap))
     expected = Local().decode_tokens(tokens)
     assert found.shape == expected.shape
     assert set(decoder.lengths) == {min(size, length)}
@@ -55,17 +60,17 @@ def test_pieces_of_a_local_decoder_are_the_whole(length, size, overlap):
         assert torch.equal(found, expected)
 
 
-def test_one_piece_fades_into_the_next():
+def test_one_tile_fades_into_the_next():
     """Over the columns they share, in equal steps."""
-    found = whole(torch.rand(1, 12, 3), Uneven(), Pieces(8, 4))[0, 0, 0]
+    found = whole(torch.rand(1, 12, 3), Uneven(), tiles(8, 4))[0, 0, 0]
     shared = [1 + (i + 0.5) / 8 for i in range(8)]
     assert found.tolist() == pytest.approx([1] * 8 + shared + [2] * 8)
     # without shared columns there is an edge
-    assert whole(torch.rand(1, 12, 3), Uneven(), Pieces(6, 0)).unique().tolist() == [1, 2]
+    assert whole(torch.rand(1, 12, 3), Uneven(), tiles(6, 0)).unique().tolist() == [1, 2]
 
 
 def test_strips_come_early_and_nothing_is_kept():
-    """An endless run holds one piece of tokens and its tail."""
+    """An endless run holds one tile of tokens and its tail."""
     asked = []
 
     def tokens():
@@ -73,7 +78,7 @@ def test_strips_come_early_and_nothing_is_kept():
             asked[:] = [i]
             yield torch.rand(1, 3)
 
-    strips = decode_strips(Local(), tokens(), Pieces(8, 2))
+    strips = decode_strips(Local(), tokens(), tiles(8, 2))
     next(strips)
     assert asked == [8]
     alive = []
@@ -89,21 +94,13 @@ def test_strips_come_early_and_nothing_is_kept():
 def test_pictures_that_fit_are_decoded_together():
     tokens = torch.rand(5, 4, 3) * 2 - 1
     decoder = Local()
-    found = list(decode(decoder, tokens, Pieces(8, 2)))
+    found = list(decode(decoder, tokens, tiles(8, 2)))
     expected = images.to_uint8(Local().decode_tokens(tokens))
     assert torch.equal(torch.stack(found), expected)
     assert decoder.lengths == [4, 4, 4]  # two, two, one
-    assert [picture.shape for picture in decode(Local(), tokens, Pieces(2, 1))] == [(3, 1, 8)] * 5
+    assert [picture.shape for picture in decode(Local(), tokens, tiles(2, 1))] == [(3, 1, 8)] * 5
 
 
-@pytest.mark.parametrize(
-    ("pieces", "message"),
-    [
-        ((1, 0), "--decode_columns: found 1, expected at least 2"),
-        ((8, 5), "--decode_overlap: found 5, expected 0 … 4, half of --decode_columns"),
-        ((8, -1), "--decode_overlap: found -1"),
-    ],
-)
-def test_pieces_that_make_no_sense(pieces, message):
-    with pytest.raises(UserError, match=message):
-        Pieces(*pieces)
+def test_more_overlap_than_half_a_tile_is_refused():
+    with pytest.raises(UserError, match="decode_overlap"):
+        tiles(8, 5)

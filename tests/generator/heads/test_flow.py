@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from generator.heads import flow
+from generator.solvers import METHODS, Solver
+
+
+@pytest.fixture
+def head(model):
+    return model.head
+
+
+def test_the_path_joins_data_and_noise():
+    x0, noise = torch.randn(2, 3, 4)
+    t = torch.tensor([0.0, 0.25, 1.0])
+    expected = torch.stack([x0[0], 0.25 * noise[1] + 0.75 * x0[1], noise[2]])
+    torch.testing.assert_close(flow.path(x0, noise, t), expected)
+
+
+def test_the_paths_own_velocity_has_no_loss():
+    x0, noise = torch.randn(2, 5, 4)
+    t, step = torch.rand(5, dtype=torch.float64), 1e-6
+    later, now = (flow.path(x0.double(), noise.double(), t + dt) for dt in (step, 0.0))
+    assert flow.velocity_loss((later - now) / step, x0, noise).max() < 1e-12
+    assert flow.velocity_loss(noise - x0, x0, noise).tolist() == [0.0] * 5
+
+
+def test_the_loss_is_a_mean_over_channels():
+    loss = flow.velocity_loss(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2), torch.zeros(1, 2))
+    assert loss.tolist() == [5.0]
+
+
+def best_slope(t, s):
+    """Of the velocity v = a·x of data N(0, s²): E[(ε − x_0)·x_t] / E[x_t²]."""
+    return (t - (1 - t) * s * s) / (t * t + (1 - t) ** 2 * s * s)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_the_loss_of_a_linear_velocity_on_gaussian_data(t):
+    """E‖a·x_t − (ε − x_0)‖² = a²(t² + (1−t)²s²) − 2a(t − (1−t)s²) + 1 + s²."""
+    s, n = 0.6, 400_000
+    generator = torch.Generator().manual_seed(0)
+    x0 = s * torch.randn(n, 1, generator=generator)
+    noise = torch.randn(n, 1, generator=generator)
+    x = flow.path(x0, noise, torch.full((n,), t))
+    best = best_slope(t, s)
+    for a in (0.0, 1.0, best):
+        expected = a * a * (t * t + (1 - t) ** 2 * s * s)
+        expected += -2 * a * (t - (1 - t) * s * s) + 1 + s * s
+        loss = flow.velocity_loss(a * x, x0, noise).mean()
+        assert loss.item() == pytest.approx(expected, rel=0.01)
+    # and no other slope does better
+    curve = [flow.velocity_loss(a * x, x0, noise).mean() for a in (best - 0.1, best, best + 0.1)]
+    assert curve[1] == min(curve)
+
+
+def test_sinusoids():
+    """Cosines before sines, of t times falling frequencies from 1 towards 1/10000."""
+    found = flow.sinusoids(torch.tensor([0.5, 1.0]), channels=4)
+    slow = 10000**-0.5
+    expected = [
+        [math.cos(0.5), math.cos(0.5 * slow), math.sin(0.5), math.sin(0.5 * slow)],
+        [math.cos(1.0), math.cos(slow), math.sin(1.0), math.sin(slow)],
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    assert flow.sinusoids(torch.rand(3)).shape == (3, 256)
+    assert flow.sinusoids(torch.rand(3).bfloat16()).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_a_block_by_hand(head):
+    """Modulations come in the order shift, scale, gate; a closed gate leaves the input."""
+    block = head.blocks[0]
+    x, (shift, scale, gate) = torch.randn(3, 16), torch.randn(3, 3, 16)
+    y = block.norm(x) * (1 + scale) + shift
+    y = block.fc2(torch.nn.functional.silu(block.fc1(y)))
+    torch.testing.assert_close(block(x, torch.cat([shift, scale, gate], 1)), x + gate * y)
+    assert torch.equal(block(x, torch.cat([shift, scale, 0 * gate], 1)), x)
+
+
+@torch.no_grad()
+def test_the_time_embedding_is_float32_under_autocast(head):
+    t = torch.tensor([0.5, 0.5001])
+    expected = head.time(t)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head.time(t), expected)
+        assert head.token_in(torch.randn(2, 6)).dtype == torch.bfloat16
+
+
+def test_the_loss_is_that_of_the_path(head):
+    x0, noise = torch.randn(2, 4, 6)
+    condition, uniform = torch.randn(4, 32), torch.rand(4)
+    t = 1e-5 + (1 - 1e-5) * uniform
+    x = t[:, None] * noise + (1 - t)[:, None] * x0
+    expected = (head(x, t, condition) - (noise - x0)).square().mean(1)
+    torch.testing.assert_close(head.loss(x0, condition, uniform, noise), expected)
+
+
+@pytest.mark.parametrize("times_at_once", [1, 3, 100])
+@torch.no_grad()
+def test_prepared_velocities_are_the_heads_own(head, monkeypatch, times_at_once):
+    """In whatever order they are asked for, and however many fit into memory at once."""
+    x, condition = torch.randn(4, 6), torch.randn(4, 32)
+    bytes_a_time = 4 * 4 * (2 * 3 + 2) * 16
+    monkeypatch.setattr(flow, "MODULATION_BYTES", times_at_once * bytes_a_time)
+    solver = Solver("heun", 7)
+    velocity = head.velocity(condition, solver, head.embed_times(solver))
+    assert solver.asked[-1] == 0.0
+    for t in (*solver.asked, *solver.asked[::-1]):
+        expected = head(x, torch.full((4,), t), condition)
+        torch.testing.assert_close(velocity(x, t), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_the_guided_velocity_of_the_head_is_followed(head, method):
+    noise, condition, unconditional = torch.randn(4, 6), *torch.randn(2, 4, 32)
+
+    def velocity(x, t):
+        time = torch.full((4,), t)
+        c, u = head(x, time, condition), head(x, time, unconditional)
+        return u + 2.5 * (c - u)
+
+    solver = Solver(method, 5)
+    found = head.sample(noise, condition, unconditional, 2.5, solver)
+    torch.testing.assert_close(found, solver.solve(velocity, noise))
+
+
+@torch.no_grad()
+def test_guidance_of_one_is_the_conditional_branch(head):
+    noise, condition, unconditional = torch.randn(4, 6), *torch.randn(2, 4, 32)
+    solver = Solver(steps=5)
+    alone = head.sample(noise, condition, solver=solver)
+    assert torch.equal(alone, head.sample(noise, condition, unconditional, 1.0, solver))
+    nearly = head.sample(noise, condition, unconditional, 1.0 + 1e-6, solver)
+    torch.testing.assert_close(alone, nearly, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_times_are_embedded_in_float32_whatever_the_setting(head, setting):
+    asked, products = [], torch.backends.cuda.matmul
+    head.time.register_forward_pre_hook(lambda *_: asked.append(products.allow_tf32))
+    before = products.allow_tf32
+    try:
+        products.allow_tf32 = setting
+        head.embed_times(Solver())
+        assert (asked, products.allow_tf32) == ([False], setting)
+    finally:
+        products.allow_tf32 = before
