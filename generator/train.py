@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 from common import checkpoint, config, seeding
 from common.config import setting
 from common.data.latents import LatentDataset
-from common.distributed import Process
+from common.distributed import Process, broadcast_object
 from common.errors import UserError
+from common.provenance import cores
 from generator.checkpoints import complete, from_released, is_released, read_once, sizes_of
 from generator.config import TrainConfig
 from generator.data import (
@@ -69,7 +70,10 @@ class RunConfig(ImageConfig):
     temperature: float = setting(1.0, "scale of the starting noise", min=0, group="samples")
     cfg: float = setting(1.0, "guidance scale at the last column; 1: none", group="samples")
     num_workers: int = setting(
-        10, "loader processes of each process", min=0, group="machine and files"
+        10,
+        "loader processes of each process, no more than there are cores",
+        min=0,
+        group="machine and files",
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="machine and files")
     output_dir: str | None = setting(
@@ -183,7 +187,7 @@ def prepare(
     given: Mapping[str, Any],
     overrides: Sequence[str],
     process: Process,
-    open_tokenizer: Callable[[], Tokenizer],
+    open_tokenizer: Callable[[bool], Tokenizer],
     posterior: Callable[[Tensor, float], Any],
 ) -> tuple[Trainer, list[str]]:
     """The trainer of a run, and what there is to say of its settings.
@@ -194,8 +198,8 @@ def prepare(
         given: settings of `TrainConfig` that are given.
         overrides: key=value, over `config_path`.
         process: this process.
-        open_tokenizer: gives the tokenizer on the process's device; not called for cached tokens,
-            but by the first process for samples.
+        open_tokenizer: gives the tokenizer on the process's device, with True to all processes
+            together. Training on cached tokens opens it for samples alone, on the first process.
         posterior: of a mean and the largest noise.
     """
     source = find_source(run, process)
@@ -204,14 +208,16 @@ def prepare(
         if process.device.type == "cpu":
             raise UserError("--precision: found tf32 on a CPU, expected fp32, bf16 or auto there")
         torch.set_float32_matmul_precision("high")
-    opened = cache(open_tokenizer)
+    for_images = not run.use_cached or (training.eval_freq and not _is_cache(run.eval_path))
+    opened = cache(lambda: open_tokenizer(bool(for_images)))
     if run.use_cached:
         data: Dataset = LatentDataset(run.cached_path, seed=training.seed)
         about = Tokens.of_cache(data)
         if run.data_path:
             notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
     else:
-        about = Tokens.of(opened())
+        tokenizer = opened()
+        about = broadcast_object(Tokens.of(tokenizer) if process.is_main else None)
         data = image_data(run, overrides, about.height, about.column_width, True, training.seed)
     scale, std = run.vae_norm or about.token_scale, about.std if run.std is None else run.std
     about = replace(about, token_scale=float(torch.tensor(scale)), std=std)
@@ -223,6 +229,7 @@ def prepare(
         return TokenSampler(encode, posterior, about.std, about.token_scale, process.device)
 
     names = list(data.class_names)
+    workers = min(run.num_workers, cores())
     evaluate = None
     if training.eval_freq:
         held_out = evaluation_data(run, overrides, about, columns, names) or data
@@ -234,7 +241,7 @@ def prepare(
             tokens(held_out),
             training.seed,
             training.diffusion_batch_mul,
-            run.num_workers,
+            workers,
         )
     preview = None
     if training.sample_freq:
@@ -258,7 +265,7 @@ def prepare(
     else:
         model = complete({}, sizes, source[1]["generator"])
     batch = (training.batch_size, training.accumulate)
-    loader = training_batches(data, *batch, process, training.seed, run.num_workers)
+    loader = training_batches(data, *batch, process, training.seed, workers)
     seeding.seed_everything(training.seed)
     network = Generator(model).to(process.device)
     if released:
@@ -300,7 +307,7 @@ def evaluation_data(
     """What `eval_path` names, if it is given; it must have the same classes."""
     if run.eval_path is None:
         return None
-    if run.eval_path.endswith(".safetensors"):
+    if _is_cache(run.eval_path):
         data: Dataset = LatentDataset(run.eval_path, about.tokenizer)
     else:
         width = columns * about.column_width
@@ -342,6 +349,10 @@ def _check_columns(run: RunConfig, columns: int, about: Tokens) -> None:
         raise UserError(
             f"--img_size: found {run.img_size}, but the cached images are {width} pixels wide"
         )
+
+
+def _is_cache(path: str | None) -> bool:
+    return path is None or path.endswith(".safetensors")
 
 
 def _states(source: tuple[Path, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,8 +22,9 @@ from common.config import setting
 from common.data.caching import Views, cache
 from common.errors import UserError, run_cli
 from common.precision import full_float32
+from common.provenance import cores
 from generator.data import ImageConfig, image_data
-from tokenizer.loading import identity, tokenizer_from_config
+from tokenizer.checkpoints import load_on_all, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class CacheConfig(ImageConfig):
     crops: int = setting(0, "random crops of each image; 0: the centre crop", min=0)
     seed: int = setting(0, "random seed of the crops")
     batch_size: int = setting(64, "images of one process in one batch", min=1)
-    num_workers: int = setting(10, "loader processes of each process", min=0)
+    num_workers: int = setting(
+        10, "loader processes of each process, no more than there are cores", min=0
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
@@ -55,7 +58,9 @@ def main() -> None:
     flags = cli.parse(build_parser())
     given, overrides = cli.read(CacheConfig, flags), flags.overrides
     with distributed.launch(given.device) as process:
-        tokenizer = tokenizer_from_config(given.config_path, overrides=overrides)
+        tokenizer = load_on_all(
+            process, lambda: load_tokenizer(given.config_path, overrides=overrides)
+        )
         size = tokenizer.height, tokenizer.column_width
         dataset = image_data(given, overrides, *size, train=True, seed=given.seed)
         views = Views(dataset, given.crops)
@@ -63,7 +68,7 @@ def main() -> None:
         header = {
             "kind": "latents",
             "layout": "means [image, crop and flip, column, channel], in the posterior's scale",
-            "tokenizer": identity(tokenizer),
+            "tokenizer": tokenizer.fingerprint,
             "token_scale": float(tokenizer.token_scale),
             "std": float(tokenizer.std),
             "height": tokenizer.height,
@@ -73,14 +78,13 @@ def main() -> None:
             "interpolation": given.interpolation,
             "seed": given.seed,
         }
-        tokenizer = tokenizer.to(process.device)
 
         def means(images: Tensor) -> Tensor:
             with full_float32():
                 return tokenizer.encode(images).mode()
 
         path = Path(given.cached_path)
-        batches = given.batch_size, given.num_workers
+        batches = given.batch_size, min(given.num_workers, cores())
         fresh = cache(views, means, header, process, *batches, path)
         crops = f" x {views.crops} crops" if views.crops else ""
         flips = " x 2 flips" if views.flips else ""

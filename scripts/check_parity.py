@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import tokenizer.released
 from common import checkpoint, config, distributed
 from common.errors import UserError, run_cli
 from generator.checkpoints import from_released, released_name, to_released
@@ -26,7 +25,8 @@ from generator.guidance import guided
 from generator.model import Generator, GeneratorConfig
 from generator.objective import Draws, token_losses
 from generator.sampling import SampleConfig, numbered, sample
-from tokenizer.loading import SIZES
+from tokenizer import checkpoints
+from tokenizer.config import TokenizerConfig
 from tokenizer.model import Tokenizer
 
 TOLERANCE = 1e-4
@@ -149,17 +149,16 @@ def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviat
 
 @torch.no_grad()
 def tokenizer_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
-    sizes = {k: v for k, v in reference.config.items() if k in SIZES}
-    node = {"target": "tokenizer.model.Tokenizer", "params": sizes}
-    model: Tokenizer = config.instantiate(node, f"{reference.path}: config").to(device).eval()
+    sizes = config.structured(TokenizerConfig, reference.config, f"{reference.path}: config")
+    model = Tokenizer(**vars(sizes)).to(device).eval()
 
-    names = {k: tokenizer.released.ema_name(k) for k in model.state_dict() if k != "token_scale"}
-    model.load_state_dict(tokenizer.released.from_released(reference.weights, model, ema=True))
+    names = {k: checkpoints.ema_name(k) for k in model.state_dict() if k != "token_scale"}
+    model.load_state_dict(checkpoints.from_released(reference.weights, model, ema=True))
     ema = {name: model.state_dict()[k].clone() for k, name in names.items()}
     yield reference.round_trip("weights_ema", ema)
 
-    names = {k: tokenizer.released.released_name(k) for k in names}
-    model.load_state_dict(tokenizer.released.from_released(reference.weights, model, ema=False))
+    names = {k: checkpoints.released_name(k) for k in names}
+    model.load_state_dict(checkpoints.from_released(reference.weights, model, ema=False))
     raw = {name: model.state_dict()[k] for k, name in names.items()}
     yield reference.round_trip("weights", raw)
     if all(map(torch.equal, raw.values(), ema.values())):

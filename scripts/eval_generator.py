@@ -37,7 +37,7 @@ from generator.generate import (
 )
 from generator.inference import PRECISIONS, prepare
 from generator.sampling import COLUMNS, SampleConfig
-from tokenizer.loading import identity, tokenizer_from_config
+from tokenizer.checkpoints import load_on_all, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 # flags of the released script without effect on images
@@ -120,19 +120,22 @@ def main() -> None:
         source = Path(given.resume) / given.ckpt
         loaded = load_generator(source, sizes, not given.raw, process.device)
         scale = loaded.scale(given.vae_norm)
-        tokenizer = tokenizer_from_config(given.config_path, scale, flags.overrides)
-        loaded.check_tokenizer(identity(tokenizer))
+        tokenizer = load_on_all(
+            process, lambda: load_tokenizer(given.config_path, None, flags.overrides, scale)
+        )
+        fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
+        loaded.check_tokenizer(fingerprint)
         sampled.setdefault("columns", loaded.columns or COLUMNS)
         config = structured(SampleConfig, sampled, "--")
         label = image_labels(given.labels, loaded.class_names, config.seed)
         settings = {
             "generator": process.is_main and loaded.fingerprint,
-            "tokenizer": identity(tokenizer),
+            "tokenizer": fingerprint,
             "token_scale": float(tokenizer.token_scale),
             "precision": given.precision,
             "labels": given.labels,
         }
-        tokenizer, prefix = tokenizer.to(process.device), None
+        prefix = None
         if given.prefix_image:
             image = read_prefix(given.prefix_image, tokenizer, given.prefix_side)
             settings["prefix"] = [weights_hash({"image": image}), given.prefix_side]

@@ -19,7 +19,8 @@ from common.errors import run_cli
 from generator.config import SIZES, GeneratorConfig, TrainConfig
 from generator.train import RunConfig, keep_settings, prepare
 from generator.trainer import LAST
-from tokenizer.loading import identity, tokenizer_from_config
+from tokenizer.checkpoints import load_on_all, load_tokenizer
+from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior
 
 # flags of the released script without effect on a training
@@ -49,10 +50,12 @@ def main() -> None:
     with distributed.launch(run.device) as process:
         say = print if process.is_main else lambda *_, **__: None
 
-        def open_tokenizer():
-            tokenizer = tokenizer_from_config(run.config_path, run.vae_norm, overrides)
-            tokenizer.fingerprint = identity(tokenizer)
-            return tokenizer.to(process.device)
+        def open_tokenizer(everywhere: bool) -> Tokenizer:
+            def load() -> Tokenizer:
+                given = run.config_path, None, overrides, run.vae_norm
+                return load_tokenizer(*given).to(process.device)
+
+            return load_on_all(process, load) if everywhere else load()
 
         trainer, notes = prepare(
             run, sizes, training, overrides, process, open_tokenizer, Posterior

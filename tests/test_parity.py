@@ -12,7 +12,7 @@ from common import checkpoint
 from common.errors import UserError
 from scripts.check_parity import deviations
 from tokenizer import Tokenizer
-from tokenizer.released import to_released
+from tokenizer.checkpoints import to_released
 
 FILES = sorted((Path(__file__).parent / "reference").glob("*.safetensors"))
 COMPARED = {
@@ -87,7 +87,7 @@ def test_a_wrong_gradient_norm_is_seen(files, tmp_path):
         (
             "tokenizer",
             lambda t, m: m.update(config='{"ddconfig": {}}'),
-            "config.params.embed_dim: missing",
+            "embed_dim: missing",
         ),
     ],
 )

@@ -72,6 +72,7 @@ GENERATOR = {
     "epochs": 2,
     "lr": 1e-3,
     "warmup_epochs": 1,
+    "num_workers": 0,
     "ema_rate": 0.9,
     "log_freq": 1,
     "device": "cpu",

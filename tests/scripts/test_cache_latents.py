@@ -8,12 +8,12 @@ from common import checkpoint, images
 from common.config import load
 from common.data.latents import Latents
 from common.panoramas.dataset import CLASS_NAMES, Panoramas
-from tokenizer.loading import identity, tokenizer_from_config
+from tokenizer.checkpoints import load_tokenizer
 
 
 def test_cached_tokens_are_the_posterior_means_of_every_image(project):
-    tokenizer = tokenizer_from_config(project.stage_two_yaml)
-    latents = Latents(project.cached, identity(tokenizer))
+    tokenizer = load_tokenizer(project.stage_two_yaml)
+    latents = Latents(project.cached, tokenizer.fingerprint)
     params = load(project.stage_two_yaml).data.params.train.params
     pictures = Panoramas(**params)
     assert len(latents) == len(pictures) and latents.class_names == list(CLASS_NAMES)
@@ -65,26 +65,19 @@ def test_a_folder_of_images_of_another_width(project, call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "name"),
     [
-        (("--cached_path", "latents.pt"), "--cached_path: found latents.pt, expected *.safe"),
-        (("--batch_size", 0), "--batch_size: found 0, expected at least 1"),
-        (("--data_path", "nowhere"), "nowhere: no such folder"),
-        (("--data_path", "nowhere", "--img_size", 66), "--img_size: found 66, expected a multiple"),
-        (("--img_size", 64), "--img_size: given without --data_path"),
-        (("data=null",), "--data_path: not given, and"),
-        (("data.params.train.params.size=32",), "data.params.train: found pictures of 32 x 32"),
-        (("data.params.train.params.sizes=32",), "data.params.train.params.sizes: unknown key"),
-        (("model.params.ckpt_path=no.ckpt",), "no.ckpt: no such checkpoint file"),
-        (("model.params.ckpt_path=null",), "model.params.ckpt_path: missing among ckpt_path"),
-        (("model=null",), "model.params: found None, expected ckpt_path and sizes"),
-        (("modl.x=1",), "modl: unknown key; did you mean 'model'?"),
+        (("--cached_path", "latents.pt"), "--cached_path"),
+        (("--batch_size", 0), "--batch_size"),
+        (("data.params.train.params.size=32",), "data.params.train"),
+        (("data.params.train.params.sizes=32",), "data.params.train.params.sizes"),
+        (("model.params.ckpt_path=no.ckpt",), "no.ckpt"),
     ],
 )
-def test_mistakes_are_named(project, call, tmp_path, flags, message):
+def test_mistakes_are_named(project, call, tmp_path, flags, name):
     given = ("--config_path", project.stage_two_yaml, "--cached_path", tmp_path / "x.safetensors")
     done = call("cache_latents", *given, "--device", "cpu", *flags)
-    assert done.code == 2 and message in done.err, done.err
+    assert done.code == 2 and f"error: {name}" in done.err, done.err
     assert not list(tmp_path.iterdir())
 
 
