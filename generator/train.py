@@ -120,10 +120,7 @@ class Tokens:
     @classmethod
     def of_cache(cls, data: LatentDataset) -> Tokens:
         """From the header of cached tokens."""
-        names = [field.name for field in fields(cls)]
-        if not set(names) <= data.header.keys():
-            raise UserError(f"{data.path}: of an earlier version; encode the images again")
-        return cls(**{name: data.header[name] for name in names})
+        return cls(**{field.name: getattr(data.header, field.name) for field in fields(cls)})
 
 
 def find_source(run: RunConfig, process: Process) -> tuple[Path, dict[str, Any]] | None:

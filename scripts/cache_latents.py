@@ -19,7 +19,8 @@ from torch import Tensor
 
 from common import cli, config, distributed
 from common.config import setting
-from common.data.caching import Views, cache
+from common.data.latents import LatentHeader, Views
+from common.data.latents import cache_latents as cache
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from common.provenance import cores
@@ -65,19 +66,19 @@ def main() -> None:
         dataset = image_data(given, overrides, *size, train=True, seed=given.seed)
         views = Views(dataset, given.crops)
         node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
-        header = {
-            "kind": "latents",
-            "layout": "means [image, crop and flip, column, channel], in the posterior's scale",
-            "tokenizer": tokenizer.fingerprint,
-            "token_scale": float(tokenizer.token_scale),
-            "std": float(tokenizer.std),
-            "height": tokenizer.height,
-            "column_width": tokenizer.column_width,
-            "class_names": list(dataset.class_names),
-            "data": given.data_path or OmegaConf.to_container(node, resolve=True),
-            "interpolation": given.interpolation,
-            "seed": given.seed,
-        }
+        made = given.data_path or OmegaConf.to_container(node, resolve=True)
+        if given.interpolation != ImageConfig.interpolation:
+            made = [made, given.interpolation]
+        header = LatentHeader(
+            tokenizer=tokenizer.fingerprint,
+            token_scale=float(tokenizer.token_scale),
+            std=float(tokenizer.std),
+            height=tokenizer.height,
+            column_width=tokenizer.column_width,
+            class_names=list(dataset.class_names),
+            data=made,
+            seed=given.seed,
+        )
 
         def means(images: Tensor) -> Tensor:
             with full_float32():
