@@ -1,152 +1,166 @@
-"""The configs of stage one, as they stand in the repository, on small networks and pictures."""
+"""The configs of stage one, and the files of the release, through the scripts."""
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+import yaml
+from PIL import Image
 
-from common import checkpoint, config, images
-from common.panoramas.dataset import Panoramas
+from common import checkpoint, config
+from common.logger import _rows
 from tokenizer import Tokenizer, load_tokenizer
-from tokenizer.released import to_released
+from tokenizer.checkpoints import to_released
+from tokenizer.train import read_settings
 
-FOLDER = Path(__file__).parents[2] / "configs" / "first_stage"
-# The paper's sizes divided, in the places where the files have them.
+ROOT = Path(__file__).parents[2]
+FOLDER, RELEASED = ROOT / "configs" / "first_stage", ROOT / "tests" / "reference" / "configs"
+SIZES = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
 SMALL = [
-    "model.params.embed_dim=8",
-    "model.params.post_channels=128",
-    "model.params.ddconfig.resolution=64",
-    "model.params.ddconfig.ch=32",
-    "model.params.ddconfig.z_channels=32",
-    "model.params.ddconfig.num_res_blocks=1",
-    "model.params.sematicconfig.z_channels=128",
-    "model.params.sematicconfig.ch=32",
-    "model.params.lossconfig.params.disc_start=0",
-    "lightning.trainer.max_epochs=1",
-    "lightning.trainer.log_every_n_steps=1",
     "data.params.batch_size=2",
     "data.params.num_workers=0",
+    "model.params.ddconfig.resolution=32",
+    "model.params.ddconfig.ch=8",
+    "model.params.ddconfig.ch_mult=[1,1,1]",
+    "model.params.ddconfig.num_res_blocks=1",
+    "model.params.ddconfig.z_channels=4",
+    "model.params.ddconfig.len_down_scale=2",
+    "+model.params.ddconfig.norm_groups=4",
+    "model.params.embed_dim=8",
+    "model.params.post_channels=null",
+    "model.params.sematicconfig.ch=8",
+    "model.params.sematicconfig.ch_mult=[1]",
+    "model.params.sematicconfig.num_res_blocks=1",
+    "+model.params.sematicconfig.norm_groups=4",
+    "+lightning.trainer.max_epochs=1",
+    "+lightning.trainer.log_every_n_steps=1",
+    "+lightning.trainer.precision=32-true",
+    "model.params.lossconfig.params.disc_start=1",
+    "model.params.lossconfig.params.semantic_iter_start=1",
+]
+SMALL = [word.removeprefix("+") for word in SMALL]
+PLAIN = [
+    f"model.params.lossconfig.params.{word}"
+    for word in ("perceptual_weight=0", "semantic_loss_w=0", "disc_type=none")
 ]
 
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """The layout of latent diffusion, with four training and two validation pictures."""
+    """Overrides that name a tiny ImageNet: four images of two classes in each part."""
     root = tmp_path_factory.mktemp("imagenet")
-    pictures = Panoramas(length=6, size=80)
-    for k in range(6):
-        part = "train" if k < 4 else "validation"
-        synset = ("n01440764", "n01443537")[k % 2]
-        folder = root / f"autoencoders/data/ILSVRC2012_{part}/data/{synset}"
-        folder.mkdir(parents=True, exist_ok=True)
-        images.save_image(folder / f"{k}.jpg", pictures[k][0])
-        (folder / f"{k}.jpg").rename(folder / f"{k}.JPEG")
-    return root
+    for part in ("train", "validation"):
+        for k in range(4):
+            folder = root / "autoencoders" / "data" / f"ILSVRC2012_{part}" / "data" / f"n{k % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((48, 40), 60 + k).convert("RGB").save(folder / f"{k}.JPEG")
+    return [
+        f"data.params.{part}.params.config.{key}={value}"
+        for part in ("train", "validation")
+        for key, value in (("datadir", root), ("size", 32))
+    ]
 
 
-def data(imagenet):
-    parts = ("train", "validation")
-    nodes = [f"data.params.{part}.params.config" for part in parts]
-    return [f"{n}.datadir={imagenet}" for n in nodes] + [f"{n}.size=64" for n in nodes]
+def released_file(path, sizes):
+    """A checkpoint as Lightning 1 wrote the released one, with another EMA copy."""
+    torch.manual_seed(1)
+    raw, average = Tokenizer(**sizes), Tokenizer(**sizes)
+    checkpoint.save(path, {"state_dict": to_released(raw, average), "global_step": 7})
+    return average
 
 
-def logged(run):
-    (file,) = run.glob("csv/version_*/metrics.csv")
-    with file.open(newline="") as rows:
-        return {k: float(v) for row in csv.DictReader(rows) for k, v in row.items() if v}
+def small_sizes(name, overrides=()):
+    params = config.load(name, [*SMALL, *overrides]).model.params
+    return {k: v for k, v in yaml.safe_load(yaml.safe_dump(config._plain(params, ""))).items()
+            if k in SIZES}  # fmt: skip
 
 
-def run_of(call, folder, name, *flags):
-    done = call("train_tokenizer", "-b", FOLDER / name, "-l", folder, "--device", "cpu", *flags)
+@pytest.mark.parametrize("name", [p.name for p in sorted(FOLDER.glob("*.yaml"))])
+def test_every_config_is_sound(name):
+    settings = read_settings([FOLDER / name], [])
+    sizes = {k: v for k, v in settings.model.params.items() if k in SIZES}
+    with torch.device("meta"):
+        assert Tokenizer(**sizes).height == sizes["ddconfig"]["resolution"]
+
+
+def test_our_files_mean_the_released_ones():
+    for ours, released in (
+        ("tokenizer_config", "first_stage_tokenizer_config"),
+        ("tokenizer_config_stage2", "first_stage_tokenizer_config_stage2"),
+    ):
+        found = yaml.safe_load((FOLDER / f"{ours}.yaml").read_text())
+        expected = yaml.safe_load((RELEASED / f"{released}.yaml").read_text())
+        assert found.pop("seed") == 23 and found.pop("lightning")
+        for file in (found, expected):
+            file["model"]["params"].pop("ckpt_path", None)
+            for part in ("train", "validation"):
+                file["data"]["params"][part]["params"]["config"].pop("datadir")
+        assert found == expected
+
+
+@pytest.mark.parametrize("name", ["", "_stage2"])
+def test_released_files_are_sound_as_they_are(name, call, imagenet, tmp_path):
+    """Their networks are the full ones; the objective's would have to be downloaded."""
+    path = RELEASED / f"first_stage_tokenizer_config{name}.yaml"
+    sizes = [word for word in SMALL if "model.params" not in word]
+    data = [word.replace("size=32", "size=256") for word in imagenet]
+    if name:
+        released_file(tmp_path / "stage1.ckpt", small_sizes(path))
+        data = [*imagenet, f"model.params.ckpt_path={tmp_path / 'stage1.ckpt'}"]
+        sizes = SMALL
+    done = call("train_tokenizer", "-t", "False", "-b", path, *sizes, *data, *PLAIN)
+    assert done.code == 0 and "the configs are sound" in done.out, done.err
+
+
+def test_a_released_tokenizer_through_the_scripts(call, imagenet, tmp_path):
+    """Export, scale and evaluation of its file and YAML."""
+    path = RELEASED / "second_stage_tokenizer_config.yaml"
+    words = [word for word in SMALL if ".lossconfig." not in word and not word.startswith("data.")]
+    sizes = small_sizes(path, words)
+    average = released_file(tmp_path / "tokenizer.ckpt", sizes)
+    words = [*words, f"model.params.ckpt_path={tmp_path / 'tokenizer.ckpt'}"]
+    done = call("export_tokenizer", path, tmp_path / "exported", *words)
     assert done.code == 0, done.err
-    (run,) = folder.iterdir()
-    return run
-
-
-def network(settings):
-    params = OmegaConf.to_container(settings.model.params)
-    return Tokenizer(**{k: params[k] for k in ("ddconfig", "sematicconfig", "embed_dim", "std")})
+    found = load_tokenizer(tmp_path / "exported")
+    assert float(found.token_scale) == pytest.approx(0.05493)
+    for name, value in average.state_dict().items():
+        assert name == "token_scale" or torch.equal(found.state_dict()[name], value), name
+    data = FOLDER / "tokenizer_config.yaml"
+    done = call("measure_token_scale", path, "-b", data, *words, *imagenet, "--device", "cpu")
+    assert done.code == 0 and "token scale" in done.out, done.err
+    out = ("--output_dir", tmp_path / "out", "--weights_dir", tmp_path, "--device", "cpu")
+    done = call("eval_tokenizer", path, "-b", data, *words, *imagenet, *out)
+    assert done.code == 0 and "psnr" in done.out, done.err
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.yaml", "paper.yaml"])
 def test_the_whole_objective(name, call, imagenet, pretrained_folder, tmp_path):
     """LPIPS, DINO, DINOv2 and all: two updates, and the validation with LPIPS."""
-    aligned = "model.params.lossconfig.params.semantic_iter_start=1"
-    flags = ("--weights_dir", pretrained_folder, *SMALL, *data(imagenet), aligned)
-    run = run_of(call, tmp_path, name, *flags)
-    values = logged(run)
+    flags = ("--weights_dir", pretrained_folder, "--device", "cpu", "-l", tmp_path)
+    done = call("train_tokenizer", "-b", FOLDER / name, *flags, *SMALL, *imagenet)
+    assert done.code == 0, done.err
+    (run,) = tmp_path.iterdir()
+    values = {name: float(value) for _, name, value in _rows(run / "logs" / "metrics.csv")}
     names = ("lpips", "semantic", "adversarial", "d_weight", "disc", "logits_real", "logits_fake",
              "rec", "kl", "grad_norm", "disc_grad_norm", "lr")  # fmt: skip
     assert all(math.isfinite(values[f"train/{n}"]) for n in names)
     assert {"val/psnr", "val/ssim", "val/lpips", "val/token_scale"} <= values.keys()
-    state = checkpoint.load(run / "checkpoints" / "last.ckpt")["state_dict"]
-    assert state["ema.updates"] == 2
+    state = checkpoint.load(run / "checkpoints" / "last.ckpt")
+    assert state["updates"] == 2
     # of the objective, only the discriminator's heads
-    assert {k.split(".")[2] for k in state if k.startswith("objective.")} == {"heads"}
+    names = [k for k in state["state_dict"] if k.startswith("objective.")]
+    assert {k.split(".")[2] for k in names} == {"heads"}
     tokenizer = load_tokenizer(run / "checkpoints" / "last.ckpt")
-    assert tokenizer.encode(torch.zeros(1, 3, 64, 96)).mode().shape == (1, 6, 8)
+    assert tokenizer.encode(torch.zeros(1, 3, 32, 48)).mode().shape == (1, 12, 8)
 
 
-def test_stage_two_starts_from_a_released_layout(call, imagenet, pretrained_folder, tmp_path):
-    small = [f for f in SMALL if "lightning" not in f]
-    settings = config.load(FOLDER / "tokenizer_config_stage2.yaml", small)
-    torch.manual_seed(1)
-    tokenizer = network(settings)
-    released = tmp_path / "tokenizer.ckpt"
-    checkpoint.save(released, {"state_dict": to_released(tokenizer, tokenizer)})
-    flags = ("--weights_dir", pretrained_folder, *SMALL, *data(imagenet))
-    run = run_of(
-        call,
-        tmp_path / "runs",
-        "tokenizer_config_stage2.yaml",
-        *flags,
-        f"model.params.ckpt_path={released}",
-    )
-    found = load_tokenizer(run / "checkpoints" / "last.ckpt").state_dict()
-    for name, value in tokenizer.state_dict().items():
-        if name.startswith(("encoder.", "to_tokens.")):
-            assert torch.equal(found[name], value), name
-    assert not torch.equal(found["decoder.conv_out.weight"], tokenizer.decoder.conv_out.weight)
-
-
-def test_fine_tuning_goes_on_from_a_released_layout(call, imagenet, tmp_path):
-    """All of it is trained; averages and raw weights start from the file's."""
-    plain = ["perceptual_weight=0", "semantic_loss_w=0", "disc_type=none"]
-    plain = [f"model.params.lossconfig.params.{word}" for word in plain]
-    settings = config.load(FOLDER / "tokenizer_config.yaml", SMALL)
-    raw, average = network(settings), network(settings)
-    released = tmp_path / "tokenizer.ckpt"
-    checkpoint.save(released, {"state_dict": to_released(raw, average)})
-    still = ["model.base_learning_rate=0", f"model.params.ckpt_path={released}"]
-    flags = [*SMALL, *data(imagenet), *plain, *still, "model.params.ema_decay=0"]
-    run = run_of(call, tmp_path / "runs", "tokenizer_config.yaml", *flags)
-    found = load_tokenizer(run / "checkpoints" / "last.ckpt", ema=False).state_dict()
-    for name, value in raw.state_dict().items():
-        if name != "token_scale":
-            assert torch.equal(found[name], value), name
-
-
-@pytest.mark.parametrize("name", ["tokenizer_config.yaml", "paper.yaml"])
-def test_networks_that_are_missing_are_named(name, call, imagenet, tmp_path):
-    flags = ("--weights_dir", tmp_path / "none", *SMALL, *data(imagenet))
-    done = call("train_tokenizer", "-b", FOLDER / name, "-l", tmp_path, *flags)
+def test_networks_that_are_missing_are_named(call, imagenet, tmp_path):
+    flags = ("--weights_dir", tmp_path / "none", *SMALL, *imagenet)
+    done = call("train_tokenizer", "-b", FOLDER / "paper.yaml", "-l", tmp_path, *flags)
     assert done.code == 2
-    for part in ("vgg16-397923af.pth", str(tmp_path / "none"), "download_weights.py vgg16",
-                 "https://download.pytorch.org", "perceptual_weight=0"):  # fmt: skip
+    for part in ("vgg16-397923af.pth", "download_weights.py vgg16", "perceptual_weight=0"):
         assert part in done.err, done.err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_one_file_after_the_other():
-    """Released keys and the paper's build the same network and objective."""
-    both = [config.load(FOLDER / f"{n}.yaml").model.params for n in ("tokenizer_config", "paper")]
-    for key in ("embed_dim", "std", "post_channels"):
-        assert both[0][key] == both[1][key]
-    for section in ("ddconfig", "sematicconfig"):
-        assert dict(both[1][section]).items() <= dict(both[0][section]).items()
-    assert dict(both[0].lossconfig.params) == dict(both[1].lossconfig.params)

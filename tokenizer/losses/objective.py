@@ -236,5 +236,5 @@ class Objective(nn.Module):
 class NoObjective(nn.Module):
     """The `DummyLoss` of released files, with which a tokenizer is loaded and not trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights_dir: str | None = None) -> None:
         raise UserError("lossconfig.target: found DummyLoss, expected an objective to train with")
