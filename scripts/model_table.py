@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import config
-from common.errors import UserError, run_cli
+from common.errors import run_cli
 from common.io import write_json
 from generator.config import SIZES, GeneratorConfig
 from generator.model import Generator
-from tokenizer.config import TokenizerConfig
-from tokenizer.model import Tokenizer
+from tokenizer.checkpoints import untrained
 
 RELEASED = Path(__file__).parents[1] / "configs" / "second_stage" / "tokenizer_config.yaml"
 COLUMNS, DRAWS, CHANNELS, CLASSES = 16, 4, 256, 1000
@@ -62,13 +59,7 @@ def generator_cost(name: str) -> Cost:
 
 def tokenizer_costs(path: Path) -> dict[str, Cost]:
     """The parts of the tokenizer whose sizes are `model.params` of a YAML file."""
-    params: Any = OmegaConf.select(config.load(path), "model.params")
-    if params is None:
-        raise UserError(f"{path}: model.params: missing; expected a tokenizer's sizes")
-    names = {field.name for field in fields(TokenizerConfig)}
-    values = OmegaConf.to_container(params, resolve=True)
-    sizes = {k: v for k, v in values.items() if k in names}
-    model = Tokenizer(**asdict(config.structured(TokenizerConfig, sizes, str(path)))).eval()
+    model = untrained(path)
     image = torch.empty(1, 3, model.height, model.height)
     mixer, features = model.bottleneck, model.encoder(image)
     tokens = mixer.encode(features)

@@ -85,7 +85,7 @@ def test_figures_of_training_are_those_of_the_records():
 )
 def test_links_and_named_files_exist(name):
     text, folder = (ROOT / name).read_text(), (ROOT / name).parent
-    linked = re.findall(r"\]\((?!http)([^)]+)\)", text)
+    linked = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text)
     named = re.findall(r"(?:scripts|configs)/[\w/]+\.(?:py|yaml)", text)
     assert linked or named
     assert [path for path in linked if not (folder / path).exists()] == []

@@ -95,6 +95,13 @@ def load_tokenizer(
     return tokenizer
 
 
+def untrained(path: str | os.PathLike[str]) -> Tokenizer:
+    """A tokenizer of the sizes that a YAML file states, with random weights."""
+    sizes, _ = _from_yaml(path, ())
+    tokenizer = Tokenizer(**asdict(structured(TokenizerConfig, sizes, str(path))))
+    return tokenizer.eval().requires_grad_(False)
+
+
 def load_on_all(process: Process, load: Callable[[], Tokenizer]) -> Tokenizer:
     """The tokenizer that the first process loads, on the devices of all; only that one reads."""
     tokenizer = load() if process.is_main else None
