@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,54 +38,46 @@ NOT_KEPT = ("output_dir", "resume", "ckpt")  # settings that config.yaml does no
 FIXED = ("seed",)  # a run cannot go on with another one
 
 
+# a field that `--help` shows in the group of this name
+_tokenizer_and_data = partial(setting, group="tokenizer and data")
+_samples = partial(setting, group="samples")
+_machine_and_files = partial(setting, group="machine and files")
+
+
 @dataclass(frozen=True)
 class RunConfig(ImageConfig):
     """Data, samples, machine and files of a training."""
 
-    vae_norm: float | None = setting(
-        None, "scale of the tokens (default: the tokenizer's)", above=0, group="tokenizer and data"
+    vae_norm: float | None = _tokenizer_and_data(
+        None, "scale of the tokens (default: the tokenizer's)", above=0
     )
-    std: float | None = setting(
-        None,
-        "largest noise of the posterior (default: the tokenizer's)",
-        min=0,
-        group="tokenizer and data",
+    std: float | None = _tokenizer_and_data(
+        None, "largest noise of the posterior (default: the tokenizer's)", min=0
     )
-    use_cached: bool = setting(False, "train on cached tokens", group="tokenizer and data")
-    cached_path: str | None = setting(
-        None, "cached tokens, of scripts/cache_latents.py", group="tokenizer and data"
+    use_cached: bool = _tokenizer_and_data(False, "train on cached tokens")
+    cached_path: str | None = _tokenizer_and_data(
+        None, "cached tokens, of scripts/cache_latents.py"
     )
-    eval_path: str | None = setting(
-        None,
-        "folder or cached tokens for --eval_freq (default: the training data)",
-        group="tokenizer and data",
+    eval_path: str | None = _tokenizer_and_data(
+        None, "folder or cached tokens for --eval_freq (default: the training data)"
     )
-    token_num: int | None = setting(
-        None, "columns of a training image; only checked", min=1, group="tokenizer and data"
+    token_num: int | None = _tokenizer_and_data(
+        None, "columns of a training image; only checked", min=1
     )
-    num_iter: int | None = setting(
-        None, "columns of a sample (default: as the training images)", min=2, group="samples"
+    num_iter: int | None = _samples(
+        None, "columns of a sample (default: as the training images)", min=2
     )
-    num_sampling_steps: int = setting(100, "Euler steps of a column", min=1, group="samples")
-    temperature: float = setting(1.0, "scale of the starting noise", min=0, group="samples")
-    cfg: float = setting(1.0, "guidance scale at the last column; 1: none", group="samples")
-    num_workers: int = setting(
-        10,
-        "loader processes of each process, no more than there are cores",
-        min=0,
-        group="machine and files",
+    num_sampling_steps: int = _samples(100, "Euler steps of a column", min=1)
+    temperature: float = _samples(1.0, "scale of the starting noise", min=0)
+    cfg: float = _samples(1.0, "guidance scale at the last column; 1: none")
+    num_workers: int = _machine_and_files(
+        10, "loader processes of each process, no more than there are cores", min=0
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="machine and files")
-    output_dir: str | None = setting(
-        None, "folder of the run (default: --resume)", group="machine and files"
-    )
-    log_dir: str | None = setting(
-        None, "folder of its logs (default: --output_dir)", group="machine and files"
-    )
-    resume: str | None = setting(
-        None, "folder of the checkpoint to go on from", group="machine and files"
-    )
-    ckpt: str = setting(LAST, "name of the checkpoint in --resume", group="machine and files")
+    device: str = _machine_and_files("auto", "auto, cpu, cuda or cuda:N")
+    output_dir: str | None = _machine_and_files(None, "folder of the run (default: --resume)")
+    log_dir: str | None = _machine_and_files(None, "folder of its logs (default: --output_dir)")
+    resume: str | None = _machine_and_files(None, "folder of the checkpoint to go on from")
+    ckpt: str = _machine_and_files(LAST, "name of the checkpoint in --resume")
 
     def __post_init__(self) -> None:
         if not (self.output_dir or self.resume):

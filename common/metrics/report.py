@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,37 +44,34 @@ NAMES = {
 }
 
 
+# a field that `--help` shows in the group of this name
+_metrics = partial(setting, group="metrics")
+
+
 @dataclass(frozen=True)
 class MetricConfig:
     """What to measure, and against what."""
 
-    metrics: str | None = setting(
+    metrics: str | None = _metrics(
         None,
         "some of fid,is,kid,prc, or (without a value) all that the reference allows",
         bare="all",
-        group="metrics",
     )
-    reference: str | None = setting(
+    reference: str | None = _metrics(
         None,
         "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
         f"data.params.validation it is; default {DEFAULT_REFERENCE} where it exists",
         alias="fid_stats",
-        group="metrics",
     )
-    extractor: str = setting("inception", f"network of the features: {EXTRACTORS}", group="metrics")
-    weights_dir: str | None = setting(
-        None,
-        "folder of pretrained networks (default $EQUIVARIANT_WEIGHTS or pretrained_models)",
-        group="metrics",
+    extractor: str = _metrics("inception", f"network of the features: {EXTRACTORS}")
+    weights_dir: str | None = _metrics(
+        None, "folder of pretrained networks (default $EQUIVARIANT_WEIGHTS or pretrained_models)"
     )
-    splits: int | None = setting(
-        None,
-        "parts for means and deviations (default 10; fewer for few images)",
-        min=1,
-        group="metrics",
+    splits: int | None = _metrics(
+        None, "parts for means and deviations (default 10; fewer for few images)", min=1
     )
-    metric_bsz: int = setting(64, "images in a batch of metrics", min=1, group="metrics")
-    metric_workers: int = setting(0, "processes that read them", min=0, group="metrics")
+    metric_bsz: int = _metrics(64, "images in a batch of metrics", min=1)
+    metric_workers: int = _metrics(0, "processes that read them", min=0)
 
     def __post_init__(self) -> None:
         for name in self.names or ():
