@@ -95,12 +95,6 @@ def matmul_rate(device: torch.device, bf16: bool) -> float:
     return 2 * side**3 * rounds(lambda: a @ b, 1, device, 1.0)["fastest"]
 
 
-def bandwidth(device: torch.device) -> float:
-    """Bytes/s of reading more than a cache holds."""
-    values = torch.ones(2**27, device=device)
-    return values.nbytes * rounds(values.sum, 1, device, 1.0)["fastest"]
-
-
 def flops(call: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         call()
@@ -157,19 +151,6 @@ def plain_columns(
         tokens = torch.cat([tokens, x[:, None]], dim=1)
 
 
-def column_bound(model: Generator, rows: int, config: SampleConfig, read: float) -> float:
-    """The least seconds of a column of few rows: every weight read once a velocity, those of the
-    modulations and of the transformer once a column, at `read` bytes a second."""
-
-    def size(layers: Iterable[nn.Module]) -> int:
-        return sum(layer.weight.nbytes for layer in layers if isinstance(layer, nn.Linear))
-
-    head, modulations = model.head, size(model.head.modulation_layers)
-    evaluations = config.steps * (2 if config.solver == "heun" else 1)
-    once = size(model.modules()) - size(head.modules()) + modulations
-    return (once + evaluations * (size(head.modules()) - modulations)) / read
-
-
 def stopped(columns: Iterable[Tensor], device: torch.device) -> tuple[Tensor, dict[str, float]]:
     """Tokens [B, L, C], and seconds of a column; all cost the same."""
     tokens, seconds, start = [], [], now(device)
@@ -186,7 +167,6 @@ def sampling(flags: argparse.Namespace, report: Report, process: Process) -> Non
     device = process.device
     tokenizer = None if flags.no_decoder else untrained(flags.config_path).to(device)
     channels = tokenizer.channels if tokenizer else 256
-    read = bandwidth(device)
     for name, columns, batch in itertools.product(flags.model, flags.columns, flags.batch):
         plain = random_generator(name, channels, 1000).eval().requires_grad_(False).to(device)
         engine = prepare(copy.deepcopy(plain), flags.precision, flags.compile)
@@ -198,8 +178,7 @@ def sampling(flags: argparse.Namespace, report: Report, process: Process) -> Non
         tokens, seconds = stopped(sample_columns(engine, labels, noise.unbind(1), config), device)
         row: dict[str, Any] = {"model": name, "batch": batch, "columns": columns}
         row["seconds_an_image"] = seconds["mean"] * columns / batch
-        bound = column_bound(plain, batch, config, read) / (2 if flags.precision == "bf16" else 1)
-        row |= {"engine": seconds, "of_bound": bound / seconds["mean"], "memory": memory(device)}
+        row |= {"engine": seconds, "memory": memory(device)}
         if columns <= flags.plain_columns:
             with full_float32():
                 expected, slow = stopped(plain_columns(plain, labels, noise, config), device)
@@ -328,7 +307,7 @@ def loading(flags: argparse.Namespace, report: Report, process: Process) -> None
         listing = Path(folder) / "list.txt"
         listing.write_text("".join(f"{Path(path).absolute()} 0\n" for path in lines))
         params = {"file": str(listing), "size": flags.size, "train": True}
-        node = {"target": "common.data.lists.ImageList", "params": params}
+        node = {"target": "common.data.ImageList", "params": params}
         for workers in flags.workers:
             data = DataModule(flags.batch_size, node, num_workers=workers)
             data.setup("fit")

@@ -74,8 +74,7 @@ def show(directory: Path) -> None:
     print(f"{directory.absolute()}:")
     for key, file in FILES.items():
         state = "there" if present(key, directory) else "missing"
-        size = f"{file.megabytes:.0f} MB" if file.megabytes else ""
-        print(f"{key:14}{state:9}{size:>8}  {Path(file.name).name:44}{file.source}")
+        print(f"{key:14}{state:9}{Path(file.name).name:44}{file.what}; {file.source}")
 
 
 def main() -> None:

@@ -27,7 +27,6 @@ class WeightFile:
         name: of the file in the weights folder; within a package, the path there.
         what: the network and what it is for.
         without: how to do without it.
-        megabytes: about; None where it is not known.
         url: address of the file.
         timm: the network's name in timm, whose Hugging Face repository is of the same name.
         hub: a Hugging Face repository that has a file of this name.
@@ -38,19 +37,18 @@ class WeightFile:
     name: str
     what: str
     without: str
-    megabytes: float | None = None
     url: str | None = None
     timm: str | None = None
-    hub: str | None = None
+    hub: str = ""
     package: str | None = None
     sha256: str = ""
 
     @property
     def on_hub(self) -> tuple[str, str]:
         """Repository and file on the Hugging Face hub, of those that come from there."""
-        return (
-            (f"timm/{self.timm}", "model.safetensors") if self.timm else (self.hub or "", self.name)
-        )
+        if self.timm:
+            return f"timm/{self.timm}", "model.safetensors"
+        return self.hub, self.name
 
     @property
     def source(self) -> str:
@@ -60,12 +58,15 @@ class WeightFile:
         return self.url or "https://huggingface.co/{}/resolve/main/{}".format(*self.on_hub)
 
 
+def _of_timm(name: str, what: str, without: str) -> WeightFile:
+    return WeightFile(f"{name}.safetensors", what, without, timm=name)
+
+
 FILES: dict[str, WeightFile] = {
     "vgg16": WeightFile(
         "vgg16-397923af.pth",
-        "VGG16 trained on ImageNet, the features of LPIPS",
+        "VGG16 trained on ImageNet, the features of LPIPS, 553 MB",
         f"{LOSS_KEY}.perceptual_weight=0",
-        megabytes=553.4,
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
         sha256="397923af",
     ),
@@ -75,35 +76,28 @@ FILES: dict[str, WeightFile] = {
         f"{LOSS_KEY}.perceptual_weight=0",
         package="torchmetrics",
     ),
-    "dino": WeightFile(
-        "vit_small_patch16_224.dino.safetensors",
-        "DINO ViT-S/16, the features of the discriminator",
+    "dino": _of_timm(
+        "vit_small_patch16_224.dino",
+        "DINO ViT-S/16, the features of the discriminator, 87 MB",
         f"{LOSS_KEY}.disc_type=patchgan",
-        megabytes=86.7,
-        timm="vit_small_patch16_224.dino",
     ),
-    "dinov2": WeightFile(
-        "vit_base_patch14_dinov2.lvd142m.safetensors",
-        "DINOv2 ViT-B/14, what the semantic decoder is aligned with",
+    "dinov2": _of_timm(
+        "vit_base_patch14_dinov2.lvd142m",
+        "DINOv2 ViT-B/14, what the semantic decoder is aligned with, 346 MB",
         f"{LOSS_KEY}.semantic_loss_w=0",
-        megabytes=346.3,
-        timm="vit_base_patch14_dinov2.lvd142m",
     ),
     "inception": WeightFile(
         "weights-inception-2015-12-05-6726825d.pth",
-        "Inception v3, the features of FID and Inception Score",
+        "Inception v3, the features of FID and Inception Score, 96 MB",
         "--extractor random, whose figures are no FID",
-        megabytes=95.6,
         url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
         "weights-inception-2015-12-05-6726825d.pth",
         sha256="6726825d",
     ),
-    "dinov2_large": WeightFile(
-        "vit_large_patch14_dinov2.lvd142m.safetensors",
-        "DINOv2 ViT-L/14, the features of FD-DINOv2",
+    "dinov2_large": _of_timm(
+        "vit_large_patch14_dinov2.lvd142m",
+        "DINOv2 ViT-L/14, the features of FD-DINOv2, 1218 MB",
         "--extractor inception",
-        megabytes=1217.6,
-        timm="vit_large_patch14_dinov2.lvd142m",
     ),
     "tokenizer": WeightFile(
         "tokenizer.ckpt",
@@ -132,7 +126,8 @@ def present(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path
     if file.package is not None:
         installed = importlib.util.find_spec(file.package)
         place = Path((installed and installed.origin) or file.package).parent
-    names = [file.name, *(Path(file.name).stem + suffix for suffix in FORMATS)]
+    stem = file.name.removesuffix(Path(file.name).suffix)
+    names = [file.name, *(stem + suffix for suffix in FORMATS)]
     return next((place / name for name in names if (place / name).is_file()), None)
 
 

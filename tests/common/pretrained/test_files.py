@@ -40,7 +40,7 @@ def test_networks_of_timm_come_from_its_own_repositories():
 def test_every_file_has_exactly_one_source():
     for file in FILES.values():
         given = [file.url, file.timm, file.hub, file.package]
-        assert sum(source is not None for source in given) == 1
+        assert sum(map(bool, given)) == 1
 
 
 def test_where_weights_lie(tmp_path, monkeypatch):
