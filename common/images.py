@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
+from torchvision.utils import make_grid
 
 from common.errors import UserError
 from common.io import replacing
@@ -163,19 +164,7 @@ def save_grid(
         pad: white pixels around each image.
     """
     images = images if images.dtype == torch.uint8 else to_uint8(images)
-    count, channels, height, width = images.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    canvas = torch.full(
-        (channels, rows * (height + pad) + pad, columns * (width + pad) + pad),
-        255,
-        dtype=torch.uint8,
-    )
-    for k, image in enumerate(images):
-        row, column = divmod(k, columns)
-        top, left = pad + row * (height + pad), pad + column * (width + pad)
-        canvas[:, top : top + height, left : left + width] = image
-    save_image(path, canvas)
+    save_image(path, make_grid(images, min(columns, len(images)), pad, pad_value=255))
 
 
 def save_gif(

@@ -1,4 +1,4 @@
-"""Where and with what a number was measured."""
+"""Provenance: where and with what a number was measured."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pillow")
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def describe(repository: Path) -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Versions, hardware, commit and date, for a record beside measured numbers.
 
-    Args:
-        repository: folder of the code; without git there, `commit` is None.
-
     Returns:
-        Plain values; nothing in them names a user, a machine or a path.
+        Plain values; nothing in them names a user, a machine or a path. `commit` ends with
+        `+changes` where tracked files differ from it, and is None where there is no git.
     """
+    head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
     return {
         "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-        "commit": commit(repository),
+        "commit": head and head + ("+changes" if changes else ""),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "cores": cores(),
@@ -37,41 +37,24 @@ def describe(repository: Path) -> dict[str, Any]:
     }
 
 
-def commit(repository: Path) -> str | None:
-    """The commit that is checked out, with `+changes` where tracked files differ from it."""
-    head = _git(repository, "rev-parse", "HEAD")
-    if head is None:
-        return None
-    return head + ("+changes" if _git(repository, "status", "--porcelain", "-uno") else "")
-
-
 def processor() -> str:
     """The model name of the processor."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # other systems than Linux
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git(repository: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(repository), *arguments]
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(REPOSITORY), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -49,8 +49,7 @@ from tokenizer.checkpoints import untrained
 from tokenizer.posterior import Posterior
 from tokenizer.train import build_module, read_settings
 
-ROOT = Path(__file__).resolve().parents[1]
-RELEASED = ROOT / "configs" / "second_stage" / "tokenizer_config.yaml"
+RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
 ROUNDS = 5  # parts of a measurement, whose spread is shown
 
 
@@ -108,7 +107,7 @@ class Report:
         self.path = flags.json
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(flags).items()}
         self.record: dict[str, Any] = {"settings": settings, "rows": []}
-        self.record["conditions"] = provenance.describe(ROOT)
+        self.record["conditions"] = provenance.describe()
 
     def add(self, **row: Any) -> None:
         cells = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())

@@ -19,8 +19,6 @@ from common.metrics.extraction import CROPS, Crop, extract, open_images
 from common.metrics.features import EXTRACTORS, load_extractor
 from common.metrics.fid import Statistics, write_statistics
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def main() -> None:
     parser = cli.new_parser(__doc__)
@@ -54,7 +52,7 @@ def main() -> None:
             return
         warnings += features.oddities
         record = {**images.describe(), "extractor": extractor.about, "warnings": warnings}
-        record["conditions"] = provenance.describe(ROOT)
+        record["conditions"] = provenance.describe()
         write_statistics(flags.file, Statistics.of(features.pooled), record)
         print(f"{record['images']} images, {record['preparation']}: {flags.file}")
         for text in warnings:

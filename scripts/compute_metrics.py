@@ -23,7 +23,6 @@ from common.metrics.report import MetricConfig, open_evaluator, table
 from common.records import write_json
 
 METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,7 +73,7 @@ def main() -> None:
             checkpoint.save(flags.random_weights, random_weights(seed))
         record = evaluator.measure(images)
         if record is not None:
-            write_json(flags.json, record | {"conditions": provenance.describe(ROOT)})
+            write_json(flags.json, record | {"conditions": provenance.describe()})
             print(table(record))
             print(f"written to {flags.json}")
 

@@ -39,7 +39,6 @@ from generator.inference import PRECISIONS, prepare
 from generator.sampling import COLUMNS, SampleConfig
 from tokenizer.checkpoints import load_on_all, load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 # flags of the released script without effect on images
 IGNORED = ["pin_mem", "no_pin_mem", "dist_url=", "dist_on_itp", "world_size=", "local_rank="]
 IGNORED += ["start_epoch=", "evaluate", "num_workers=", "data_path=", "img_size=", "vae_path="]
@@ -175,7 +174,7 @@ def main() -> None:
             if record is not None:
                 record["sampling"] = {**made, "batch_size": given.eval_bsz, "sampled": count}
                 record["sampling"] |= {"seconds": seconds, "images_per_second": count / seconds}
-                record["conditions"] = provenance.describe(ROOT)
+                record["conditions"] = provenance.describe()
                 write_json(kept, record)
                 print(table(record))
                 points[cfg] = record["figures"]

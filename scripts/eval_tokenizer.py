@@ -32,7 +32,6 @@ from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer, run_config
 from tokenizer.evaluate import Evaluation, comparison, evaluate, extremes
 
 METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse() -> argparse.Namespace:
@@ -127,7 +126,7 @@ def main() -> None:
             "processes": process.world,
             "seconds": seconds,
             "images_per_second": len(pictures) / seconds,
-            "conditions": provenance.describe(ROOT),
+            "conditions": provenance.describe(),
         }
         shown = extremes(found.order)
         rows = comparison(tokenizer, pictures, shown)

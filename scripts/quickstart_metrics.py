@@ -27,7 +27,6 @@ from tokenizer.analysis import token_meaning
 from tokenizer.checkpoints import load_tokenizer
 from tokenizer.model import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES = len(CLASS_NAMES)
 UNSEEN, LESSONS = 2, 3  # data seeds; training and validation have 0 and 1
 AIMS = {"psnr": 24.0, "agreement": 0.85, "far_agreement": 0.80, "seconds": 900.0}
@@ -130,7 +129,7 @@ def main() -> None:
         met = value <= aim if name == "seconds" else value >= aim
         figures[name] |= {"aim": aim, "met": met}
         print(f"{name:14}{value:10.3f}   aim {aim:g}: {'met' if met else 'missed'}")
-    write_json(run / "metrics.json", {"figures": figures, "conditions": provenance.describe(ROOT)})
+    write_json(run / "metrics.json", {"figures": figures, "conditions": provenance.describe()})
 
 
 if __name__ == "__main__":

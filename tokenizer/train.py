@@ -183,7 +183,7 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
         return
     if run.process.is_main:
         print(f"{'resuming' if run.resume else 'training'} in {run.folder}", flush=True)
-    where = provenance.describe(Path(__file__).parents[1])
+    where = provenance.describe()
     began = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=run.resume)
     if not folder.last.exists():

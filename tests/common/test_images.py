@@ -51,19 +51,19 @@ def pixel(path, x=0, y=0):
         ("RGB", (0, 0, 255), "x.bmp", (0, 0, 255)),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, value, name, expected):
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode, value, name, expected):
     path = tmp_path / name
     Image.new(mode, (4, 3), value).save(path, **({"lossless": True} if name == "x.webp" else {}))
-    picture = images.read_rgb(path)
-    assert (picture.mode, picture.size) == ("RGB", (4, 3))
+    image = images.read_rgb(path)
+    assert (image.mode, image.size) == ("RGB", (4, 3))
     assert pixel(path) == pytest.approx(expected, abs=1)
 
 
 def test_sixteen_bits_keep_all_256_levels(tmp_path):
     levels = np.arange(256, dtype=np.uint16)[None]
     Image.fromarray(levels * 257).save(tmp_path / "x.png")
-    picture = images.to_tensor(images.read_rgb(tmp_path / "x.png"))
-    assert np.array_equal(picture[0].numpy(), levels)
+    image = images.to_tensor(images.read_rgb(tmp_path / "x.png"))
+    assert np.array_equal(image[0].numpy(), levels)
 
 
 @pytest.mark.parametrize(("mode", "value"), [("RGB", (200, 40, 90)), ("L", 90)])
@@ -106,12 +106,12 @@ def test_a_wrong_suffix_does_not_matter(tmp_path, kind):
 
 
 def palette(transparent=None):
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([250, 1, 2, 3, 250, 5])
-    picture.putdata([0, 1])
+    image = Image.new("P", (2, 1))
+    image.putpalette([250, 1, 2, 3, 250, 5])
+    image.putdata([0, 1])
     if transparent is not None:
-        picture.info["transparency"] = transparent
-    return picture
+        image.info["transparency"] = transparent
+    return image
 
 
 def test_palettes_with_and_without_transparency(tmp_path):
@@ -124,16 +124,16 @@ def test_palettes_with_and_without_transparency(tmp_path):
 
 def test_exif_rotation_is_undone(tmp_path):
     path = tmp_path / "x.png"
-    picture = Image.new("RGB", (4, 2), (0, 0, 0))
-    picture.putpixel((0, 0), (255, 0, 0))
+    image = Image.new("RGB", (4, 2), (0, 0, 0))
+    image.putpixel((0, 0), (255, 0, 0))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
     assert images.read_rgb(path).size == (2, 4)
     assert pixel(path, 1, 0) == (255, 0, 0)
 
 
-# how the number in a picture's EXIF says that it must be turned and mirrored
+# how the number in a image's EXIF says that it must be turned and mirrored
 TURNS = {
     1: lambda x: x,
     2: np.fliplr,
@@ -162,29 +162,29 @@ def test_all_orientations_are_undone(tmp_path, number, suffix):
 
 @pytest.mark.parametrize("kept", [0, 1, 40, 2000, -30])
 @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.gif", "x.bmp", "x.tif"])
-def test_truncated_and_empty_pictures_are_named(tmp_path, name, kept):
+def test_truncated_and_empty_images_are_named(tmp_path, name, kept):
     path = tmp_path / name
     noise(64, 64).save(path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError) as error:
         images.read_rgb(path)
-    assert str(error.value).startswith(f"{path}: not a readable picture")
+    assert str(error.value).startswith(f"{path}: not a readable image")
 
 
 def test_other_files_and_missing_files_are_named(tmp_path):
     path = tmp_path / "x.png"
-    with pytest.raises(UserError, match=r"x\.png: no such picture"):
+    with pytest.raises(UserError, match=r"x\.png: no such image"):
         images.read_rgb(path)
-    path.write_text("not a picture")
-    with pytest.raises(UserError, match=r"x\.png: not a readable picture"):
+    path.write_text("not a image")
+    with pytest.raises(UserError, match=r"x\.png: not a readable image"):
         images.read_rgb(path)
 
 
 # --- resizing and cropping
 
 
-def covered(picture, height, width):
-    return tuple(images.resize_to_cover(picture, height, width).shape)
+def covered(image, height, width):
+    return tuple(images.resize_to_cover(image, height, width).shape)
 
 
 def test_resizing_covers_the_crop_with_the_short_side():
@@ -204,16 +204,16 @@ def test_shrinking_averages_fine_texture():
 
 @pytest.mark.parametrize("size", [(375, 500), (100, 90), (31, 47)])
 def test_resized_pixels_are_those_of_pillow_to_within_rounding(size):
-    picture = noise(*size)
-    found = images.resize_to_cover(picture, 64, 64)
-    resized = picture.resize((found.shape[2], found.shape[1]), Image.Resampling.BICUBIC)
+    image = noise(*size)
+    found = images.resize_to_cover(image, 64, 64)
+    resized = image.resize((found.shape[2], found.shape[1]), Image.Resampling.BICUBIC)
     difference = (found.int() - images.to_tensor(resized).int()).abs()
     assert difference.max() <= 2 and difference.float().mean() < 0.05
 
 
 def test_the_centre_crop_is_the_centre():
-    picture = images.to_tensor(noise(21, 41))
-    assert torch.equal(images.crop(picture, 11, 11, None), picture[:, 5:16, 15:26])
+    image = images.to_tensor(noise(21, 41))
+    assert torch.equal(images.crop(image, 11, 11, None), image[:, 5:16, 15:26])
 
 
 def test_random_crops_reach_every_place():
@@ -243,7 +243,7 @@ def test_an_unknown_suffix_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_grid_lays_pictures_out_by_rows(tmp_path):
+def test_a_grid_lays_images_out_by_rows(tmp_path):
     x = torch.stack([torch.full((3, 2, 3), 10 * k, dtype=torch.uint8) for k in range(1, 6)])
     images.save_grid(tmp_path / "grid.png", x, columns=3, pad=1)
     grid = images.to_tensor(images.read_rgb(tmp_path / "grid.png"))

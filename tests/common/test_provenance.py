@@ -5,7 +5,7 @@ import subprocess
 
 import torch
 
-from common import provenance as environment
+from common import provenance
 
 
 def git(folder, *arguments):
@@ -13,23 +13,19 @@ def git(folder, *arguments):
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, timeout=60)
 
 
-def test_a_record_is_plain_and_names_versions(tmp_path):
-    record = environment.describe(tmp_path)
-    assert json.loads(json.dumps(record)) == record
+def test_a_record_names_versions_and_whether_files_differ_from_the_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    record = provenance.describe()
+    assert record["commit"] is None and json.loads(json.dumps(record)) == record
     assert record["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert record["cores"] >= 1
-    assert record["processor"]
-
-
-def test_the_commit_says_whether_files_differ_from_it(tmp_path):
-    assert environment.commit(tmp_path / "absent") is None
+    assert record["cores"] >= 1 and record["processor"]
     git(tmp_path, "init", "-q")
     (tmp_path / "a").write_text("1")
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "-qm", "a")
-    clean = environment.commit(tmp_path)
+    clean = provenance.describe()["commit"]
     assert len(clean) == 40
     (tmp_path / "untracked").write_text("1")
-    assert environment.commit(tmp_path) == clean
+    assert provenance.describe()["commit"] == clean
     (tmp_path / "a").write_text("2")
-    assert environment.commit(tmp_path) == clean + "+changes"
+    assert provenance.describe()["commit"] == clean + "+changes"
