@@ -8,18 +8,17 @@ tests/reference/README.md describes the files.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from common import checkpoint, config, distributed
+from common import checkpoint, cli, config, distributed
 from common.errors import UserError, run_cli
+from common.precision import full_float32
 from generator.checkpoints import from_released, released_name, to_released
 from generator.guidance import guided
 from generator.model import Generator, GeneratorConfig
@@ -51,8 +50,7 @@ GENERATOR_SIZES = {
 }
 
 
-@dataclass(frozen=True)
-class Deviation:
+class Deviation(NamedTuple):
     """How far a recomputed value lies from the reference, and how far it may."""
 
     name: str
@@ -64,13 +62,19 @@ class Deviation:
         return self.error <= self.tolerance  # false for NaN
 
 
-def largest(errors: list[float]) -> float:
-    """NaN where one is, which Python's `max` may pass over."""
-    return torch.tensor(errors, dtype=torch.float64).max().item()
+class Parts(dict):
+    """What a reference file has, by name; a UserError names what it lacks."""
+
+    def __init__(self, path: str, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f"{self.path}: has no {name}; is this a reference file?")
 
 
 class Reference:
-    """A reference file, its tensors on `device`.
+    """A reference file: `weights` and `tensors` on a device, `config` and `grad_norms`.
 
     Raises:
         UserError: no such file, or not of this form.
@@ -78,56 +82,37 @@ class Reference:
 
     def __init__(self, path: str, device: torch.device | str = "cpu") -> None:
         self.path = path
-        metadata = checkpoint.load_metadata(path)
-        self.config = self._parse(metadata, "config")
-        self.grad_norms = self._parse(metadata, "grad_norms") if "grad_norms" in metadata else {}
-        self.weights: dict[str, Tensor] = {}
-        self.tensors: dict[str, Tensor] = {}
+        metadata = Parts(path, checkpoint.load_metadata(path))
+        try:
+            self.config = Parts(path, json.loads(metadata["config"]))
+            self.grad_norms = Parts(path, json.loads(metadata.get("grad_norms", "{}")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: metadata: not a JSON mapping ({error})") from None
+        self.weights, self.tensors = Parts(path, {}), Parts(path, {})
         for name, tensor in checkpoint.load(path).items():
             kind = self.weights if name.startswith("weights.") else self.tensors
             kind[name.removeprefix("weights.")] = tensor.to(device)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._get(self.tensors, name, "tensor")
-
-    def setting(self, name: str) -> Any:
-        return self._get(self.config, name, "entry of the metadata's config")
-
-    def grad_norm(self, name: str) -> float:
-        return self._get(self.grad_norms, name, "entry of the metadata's grad_norms")
+        return self.tensors[name]
 
     def deviation(self, name: str, found: Tensor) -> Deviation:
         return Deviation(name, self._distance(found, self[name], name))
 
-    def round_trip(self, name: str, written: dict[str, Tensor]) -> Deviation:
+    def round_trip(self, name: str, written: Mapping[str, Tensor]) -> Deviation:
         """Of weights that were converted and written back under their names in the file."""
-        errors = [self._distance(v, self.weights[k], k) for k, v in written.items()]
-        return Deviation(name, largest(errors), 0.0)
+        return largest(name, (self._distance(v, self.weights[k], k) for k, v in written.items()), 0)
 
     def _distance(self, found: Tensor, expected: Tensor, name: str) -> float:
         if found.shape != expected.shape:
-            raise UserError(
-                f"{self.path}: {name}: found shape {list(expected.shape)}, expected "
-                f"{list(found.shape)} from the other tensors"
-            )
+            shapes = f"found {list(expected.shape)}, expected {list(found.shape)}"
+            raise UserError(f"{self.path}: {name}: {shapes} from the other tensors")
         return (found - expected).abs().max().item()
 
-    def _get(self, values: dict[str, Any], name: str, kind: str) -> Any:
-        if name not in values:
-            raise UserError(f"{self.path}: has no {name}; expected this {kind}")
-        return values[name]
 
-    def _parse(self, metadata: dict[str, str], key: str) -> dict[str, Any]:
-        try:
-            value = json.loads(metadata.get(key, ""))
-        except json.JSONDecodeError:
-            value = None
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{self.path}: metadata {key}: found {metadata.get(key)!r}, expected a JSON "
-                "mapping; is this a reference file?"
-            )
-        return value
+def largest(name: str, errors: Iterable[float], tolerance: float) -> Deviation:
+    """NaN where one is, which Python's `max` may pass over."""
+    return Deviation(name, torch.tensor(list(errors)).max().item(), tolerance)
 
 
 def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviation]:
@@ -139,12 +124,7 @@ def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviat
     reference = Reference(path, device)
     if "ddconfig" in reference.config:
         return tokenizer_deviations(reference, device)
-    if "num_heads" in reference.config:
-        return generator_deviations(reference, device)
-    raise UserError(
-        f"{path}: metadata config: found {', '.join(reference.config) or 'nothing'}; expected the "
-        "sizes of a tokenizer (ddconfig) or of a generator (num_heads)"
-    )
+    return generator_deviations(reference, device)
 
 
 @torch.no_grad()
@@ -177,7 +157,7 @@ def tokenizer_deviations(reference: Reference, device: torch.device | str) -> It
 
 
 def generator_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
-    sizes = {ours: reference.setting(name) for name, ours in GENERATOR_SIZES.items()}
+    sizes = {ours: reference.config[name] for name, ours in GENERATOR_SIZES.items()}
     model = Generator(GeneratorConfig(**sizes)).to(device).eval()
     model.load_state_dict(from_released(reference.weights, model))
     written = to_released(model.state_dict())
@@ -197,12 +177,10 @@ def generator_deviations(reference: Reference, device: torch.device | str) -> It
     loss = losses.mean(dim=(0, 1)).mean()
     yield reference.deviation("train_loss", loss.detach())
     loss.backward()
-    errors = []
-    for k, parameter in model.named_parameters():
-        expected = reference.grad_norm(released_name(k))
-        error = abs(parameter.grad.norm().item() - expected)
-        errors.append(error / max(expected, GRADIENT_FLOOR))
-    yield Deviation("grad_norms", largest(errors), GRADIENT_TOLERANCE)
+    norms = {k: parameter.grad.norm().item() for k, parameter in model.named_parameters()}
+    expected = {k: reference.grad_norms[released_name(k)] for k in norms}
+    errors = (abs(norms[k] - expected[k]) / max(expected[k], GRADIENT_FLOOR) for k in norms)
+    yield largest("grad_norms", errors, GRADIENT_TOLERANCE)
 
 
 def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[str, Tensor]]:
@@ -219,8 +197,8 @@ def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[
     velocity = guided(lambda x, _: model.head(x, t, condition), 3.0)
     yield "head_velocity_cfg3", velocity(x.chunk(2)[0], 0.0).repeat(2, 1)
 
-    steps, prefix = reference.setting("num_sampling_steps"), reference.setting("prefix")
-    columns = reference.setting("token_num")
+    steps, prefix = reference.config["num_sampling_steps"], reference.config["prefix"]
+    columns = reference.config["token_num"]
     noise = reference["sample_noise"].transpose(0, 1)  # [B, L, C]
     for name, cfg, schedule, given in (
         ("sample_cfg1", 1.0, "linear", 0),
@@ -233,18 +211,13 @@ def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="reference files (safetensors)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
-    flags = parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    flags = cli.parse(parser)
 
-    # TF32 rounds the factors of a product to 10 bits, far coarser than the tolerance.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
     agree = True
-    with distributed.launch(flags.device) as process:
+    with distributed.launch(flags.device) as process, full_float32():
         for path in flags.files:
             print(path)
             for found in deviations(path, process.device):
