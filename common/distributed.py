@@ -22,14 +22,6 @@ T = TypeVar("T")
 # A process that has drawn its share of images waits so long for the slowest one.
 PATIENCE = datetime.timedelta(hours=2)
 PARENT_SECONDS = 2.0
-LAUNCHER_VARIABLES = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
 
 
 @dataclass(frozen=True)
@@ -62,21 +54,29 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
         UserError: no such device, as many `gpus` as there are not processes, or an incomplete
             launcher environment.
     """
-    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-        _check_count(gpus, 1)
-        yield Process(0, 0, 1, _activate(_choose(device, None, gpus)))
-        return
-
-    absent = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
-    if absent:
-        raise UserError(
-            f"environment variable {absent[0]}: not set although RANK or WORLD_SIZE is; "
-            "start several processes with torchrun"
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    alone = not {"RANK", "WORLD_SIZE"} & os.environ.keys()
+    try:
+        rank, world, local_rank, local_world = (
+            (0, 1, 0, 1) if alone else (int(os.environ[name]) for name in names)
         )
-    rank, world, local_rank, local_world = (int(os.environ[n]) for n in LAUNCHER_VARIABLES[:4])
-    _check_count(gpus, local_world)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"environment variables {', '.join(names)}: expected a number in each; start several "
+            "processes with torchrun"
+        ) from None
+    if gpus is not None and len(gpus) != local_world:
+        raise UserError(
+            f"--gpus: names {len(gpus)} GPU(s) for {local_world} process(es) a machine; expected "
+            "one GPU for each, and one process for each from `torchrun --nproc_per_node`"
+        )
+    chosen = _choose(device, None if alone else local_rank, gpus)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if alone:
+        yield Process(0, 0, 1, chosen)
+        return
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    chosen = _activate(_choose(device, local_rank, gpus))
     if chosen.type == "cuda":
         dist.init_process_group("nccl", device_id=chosen, timeout=PATIENCE)
     else:
@@ -124,7 +124,7 @@ def gather(rows: torch.Tensor) -> torch.Tensor | None:
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(world)] if first else None
     dist.gather(padded, parts, dst=0)
-    if not first:
+    if parts is None:
         return None
     return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
 
@@ -176,49 +176,27 @@ def _end_with_parent(parent: int) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def _check_count(gpus: Sequence[int] | None, processes: int) -> None:
-    if gpus is not None and len(gpus) != processes:
-        raise UserError(
-            f"--gpus: names {len(gpus)} GPU(s) for {processes} process(es) a machine; expected one "
-            "GPU for each, and one process for each from `torchrun --nproc_per_node`"
-        )
-
-
-def _choose(device: str, local_rank: int | None, gpus: Sequence[int] | None = None) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+def _choose(device: str, local_rank: int | None, gpus: Sequence[int] | None) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+    if device == "auto":
+        kind = "cuda" if count else "cpu"
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
         raise UserError(f"device: found {device!r}, expected auto, cpu, cuda or cuda:N")
     if kind == "cpu":
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(f"device: found {device!r}, but torch sees no GPU; expected cpu or auto")
     if index and local_rank is not None:
         raise UserError(
             f"device: found {device!r} under torchrun, expected cuda: each process takes the GPU "
             "of its local rank (choose GPUs with CUDA_VISIBLE_DEVICES)"
         )
     number = int(index) if index else (local_rank or 0)
-    if gpus:
-        number = gpus[number]
-    count = torch.cuda.device_count()
-    if number >= count:
+    number = gpus[number] if gpus else number
+    if not 0 <= number < count:
         raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")
     return torch.device("cuda", number)
 
 
-def _activate(device: torch.device) -> torch.device:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
-
-
 # names of before, until their callers are renamed
-total, mean, gathered, broadcast, agreed = (
-    all_reduce_sum,
-    all_reduce_mean,
-    gather,
-    broadcast_module,
-    broadcast_object,
-)
+total, mean, gathered = all_reduce_sum, all_reduce_mean, gather
+broadcast, agreed = broadcast_module, broadcast_object
