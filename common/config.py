@@ -12,6 +12,7 @@ import difflib
 import importlib
 import inspect
 import math
+import operator
 import os
 import types
 import typing
@@ -33,6 +34,12 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # What an argument may be: its type hint, its bounds, and whether it must be given.
 Entry = tuple[Any, Mapping[str, Any], bool]
 
+BOUNDS = {  # in words, and as a comparison
+    "min": ("at least", operator.ge),
+    "above": ("more than", operator.gt),
+    "max": ("at most", operator.le),
+    "below": ("less than", operator.lt),
+}
 PACKAGES = ("common", "tokenizer", "generator")
 # Names in released files, and in files of earlier versions, and what they are called here.
 ALIASES = {
@@ -92,9 +99,7 @@ def save(config: DictConfig | Mapping[str, Any], path: str | os.PathLike[str]) -
 def limits(**bounds: Any) -> dict[str, Any]:
     """Bounds of a value, for `Annotated[int, limits(min=1)]`: `min`, `above`, `max`, `below`,
     `choices`. A sequence holds them for each of its items."""
-    unknown = bounds.keys() - {"min", "above", "max", "below", "choices"}
-    if unknown:
-        raise TypeError(f"limits: unknown {', '.join(unknown)}")
+    assert bounds.keys() <= {*BOUNDS, "choices"}, bounds
     return bounds
 
 
@@ -276,35 +281,34 @@ def _checked(entries: Mapping[str, Entry], values: Any, where: str) -> dict[str,
 
 
 def _convert(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:
-    if typing.get_origin(hint) is typing.Annotated:
-        hint, *extras = typing.get_args(hint)
-        bounds = {k: v for extra in (*extras, bounds) for k, v in extra.items()}
-    options = typing.get_args(hint) if _origin(hint) is typing.Union else (hint,)
-    if value is None and type(None) in options:
-        return None
-    inner = [option for option in options if option is not type(None)]
-    if len(inner) == 1 and (hint is not inner[0] or dataclasses.is_dataclass(inner[0])):
-        if dataclasses.is_dataclass(inner[0]):
-            return structured(inner[0], value, where)
-        return _convert(value, inner[0], bounds, where)
-    if _origin(hint) is typing.Literal:
-        bounds = {**bounds, "choices": typing.get_args(hint)}
-    kind, result = _plain_type(hint), value
+    """`value` as `hint` declares it, in range."""
+    origin, arguments = _origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        bounds = {k: v for extra in (*arguments[1:], bounds) for k, v in extra.items()}
+        return _convert(value, arguments[0], bounds, where)
+    if origin is typing.Union and type(None) in arguments:
+        if value is None:
+            return None
+        return _convert(value, typing.Union[_without_none(arguments)], bounds, where)  # noqa: UP007
+    if dataclasses.is_dataclass(hint):
+        return structured(hint, value, where)
+    if origin is typing.Literal:
+        bounds = {**bounds, "choices": arguments}
+    kind = _plain_type(hint)
     if kind is not Any:
         schema = OmegaConf.structured(dataclasses.make_dataclass("Value", [("value", kind)]))
         try:
             merged = OmegaConf.merge(schema, {"value": value})
-            result = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)["value"]
+            value = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)["value"]
         except (OmegaConfBaseException, ValueError, TypeError):
             found = f"{value!r} ({type(value).__name__})"
             raise UserError(f"{where}: found {found}, expected {_describe(hint)}") from None
-    if _origin(hint) is tuple:
-        items = typing.get_args(hint)
-        if Ellipsis not in items and len(items) != len(result):
-            raise UserError(f"{where}: found {value!r}, expected {len(items)} values")
-        result = tuple(result)
-    check_range(result, bounds, where)
-    return result
+    if origin is tuple:
+        if Ellipsis not in arguments and len(arguments) != len(value):
+            raise UserError(f"{where}: found {value!r}, expected {len(arguments)} values")
+        value = tuple(value)
+    check_range(value, bounds, where)
+    return value
 
 
 def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
@@ -321,22 +325,17 @@ def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
         for item in value:
             check_range(item, bounds, where)
         return
-    if bounds.get("choices") and value not in bounds["choices"]:
+    if "choices" in bounds and value not in bounds["choices"]:
         choices = ", ".join(map(str, bounds["choices"]))
         raise UserError(f"{where}: found {value!r}, expected one of {choices}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if not math.isfinite(value):
         raise UserError(f"{where}: found {value}, expected a finite number")
-    tests = {"min": "at least", "above": "more than", "max": "at most", "below": "less than"}
-    least, above, most, below = (bounds.get(name) for name in tests)
-    if (
-        (least is not None and value < least)
-        or (above is not None and value <= above)
-        or (most is not None and value > most)
-        or (below is not None and value >= below)
-    ):
-        expected = [f"{words} {bounds[k]}" for k, words in tests.items() if k in bounds]
+    if not all(holds(value, bounds[name]) for name, (_, holds) in BOUNDS.items() if name in bounds):
+        expected = [
+            f"{text} {bounds[name]}" for name, (text, _) in BOUNDS.items() if name in bounds
+        ]
         raise UserError(f"{where}: found {value}, expected {' and '.join(expected)}")
 
 
@@ -379,6 +378,10 @@ def _plain_type(hint: Any) -> Any:
     if origin is typing.Union and all(o in (bool, int, float, str, type(None)) for o in arguments):
         return typing.Union[arguments]  # noqa: UP007
     return Any
+
+
+def _without_none(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(argument for argument in arguments if argument is not type(None))
 
 
 def _origin(hint: Any) -> Any:

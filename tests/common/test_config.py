@@ -1,248 +1,207 @@
 from __future__ import annotations
 
-import importlib
-import sys
-import types
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import pytest
+import torch
+import yaml
 from omegaconf import OmegaConf
+from torch import nn
 
-from common import config
+from common import cli, config
+from common.config import instantiate, limits, load, setting, structured
 from common.errors import UserError
+from common.schedule import WarmupDecay
 
 
-class Model:
-    """A target with all the kinds of parameters."""
-
-    def __init__(
-        self,
-        width: int,
-        rate: float = 0.1,
-        multipliers: tuple[int, ...] = (1, 2),
-        name: str | None = None,
-        frozen: bool = False,
-        inner: dict | None = None,
-    ) -> None:
-        self.width, self.rate, self.multipliers = width, rate, multipliers
-        self.name, self.frozen, self.inner = name, frozen, inner
+@dataclass(frozen=True)
+class Inner:
+    sizes: tuple[int, ...]
+    mode: Literal["res", "mid"] = "res"
 
 
-class OpenEnded:
-    def __init__(self, width: int, **others):
-        self.width, self.others = width, others
+@dataclass(frozen=True)
+class Training:
+    epochs: int = setting(help="passes over the data", min=1)
+    lr: float = setting(1e-4, "learning rate", above=0, group="updates")
+    decay: float | None = setting(None, "of the weights", min=0, below=1)
+    kind: str = setting("constant", "of schedule", choices=("constant", "cosine"))
+    compile: bool = setting(False, "compile the layers", flag="fast")
+    gpus: list[int] | None = setting(None, "numbers", min=0)
+    inner: Inner | None = None
 
 
-def make(height: int = 3) -> int:
-    return height
+# --- files
 
 
-@pytest.fixture(autouse=True)
-def targets(monkeypatch):
-    """The targets of these tests, importable under a fixed name."""
-    module = types.ModuleType("config_targets")
-    module.Model, module.OpenEnded, module.make, module.number = Model, OpenEnded, make, 4
-    monkeypatch.setitem(sys.modules, "config_targets", module)
+def test_files_and_overrides_are_merged(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {width: 8, lr: 1e-4, more: '${model.width}'}")
+    (tmp_path / "b.yaml").write_text("model: {width: 16}")
+    found = load([tmp_path / "a.yaml", tmp_path / "b.yaml"], ["model.lr=3", "new.key=[1, 2]"])
+    assert found == {"model": {"width": 16, "lr": 3, "more": 16}, "new": {"key": [1, 2]}}
+    config.save(found, tmp_path / "c.yaml")
+    assert yaml.safe_load((tmp_path / "c.yaml").read_text())["model"]["more"] == 16
 
 
-def node(target="config_targets.Model", **params):
-    return {"target": target, "params": params}
+@pytest.mark.parametrize(
+    "text", ["", "a: [1, 2", "a: ${nowhere}", "a: ???", "- 1", "a: ${a}", "\0"]
+)
+def test_a_file_that_is_not_whole_is_named(tmp_path, text):
+    (tmp_path / "half.yaml").write_text(text)
+    for path in (tmp_path / "half.yaml", tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(UserError, match=str(path)):
+            load(path)
 
 
-def message(call, *args, **kwargs) -> str:
+@pytest.mark.parametrize("override", ["model", "=3", "a=[1"])
+def test_an_override_that_is_none_is_named(tmp_path, override):
+    (tmp_path / "a.yaml").write_text("model: 1")
+    with pytest.raises(UserError, match="override"):
+        load(tmp_path / "a.yaml", [override])
+
+
+# --- schemas
+
+
+def test_values_take_the_types_of_their_fields():
+    values = OmegaConf.create({"epochs": "3", "lr": 1, "inner": {"sizes": [1, 2]}, "decay": "1e-2"})
+    found = structured(Training, values, "training")
+    assert found == Training(3, 1.0, 0.01, inner=Inner((1, 2)))
+    assert type(found.lr) is float and structured(Training, found) is found
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({}, "epochs"),
+        ({"epoch": 3}, "epoch: unknown key; did you mean 'epochs'"),
+        ({"epochs": True}, "epochs"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"epochs": "many"}, "epochs"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": 1, "lr": 0}, "lr"),
+        ({"epochs": 1, "lr": float("inf")}, "lr"),
+        ({"epochs": 1, "lr": "nan"}, "lr"),
+        ({"epochs": 1, "lr": None}, "lr"),
+        ({"epochs": 1, "decay": 1.0}, "decay"),
+        ({"epochs": 1, "kind": "linear"}, "kind"),
+        ({"epochs": 1, "gpus": 3}, "gpus"),
+        ({"epochs": 1, "gpus": [0, -1]}, "gpus"),
+        ({"epochs": 1, "inner": {"sizes": ["x"]}}, "inner.sizes"),
+        ({"epochs": 1, "inner": {"sizes": [1], "mode": "base"}}, "inner.mode"),
+        ([1], "training"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key(values, key):
     with pytest.raises(UserError) as error:
-        call(*args, **kwargs)
-    return str(error.value)
+        structured(Training, values, "training")
+    assert key in str(error.value) and str(error.value).startswith("training")
 
 
-# --- load and save
+def test_given_values_are_checked_alone():
+    assert config.partial(Training, {"lr": "2"}) == {"lr": 2.0}
 
 
-def write(path, text):
-    path.write_text(text)
-    return path
+# --- targets
 
 
-def test_later_files_and_overrides_win(tmp_path):
-    one = write(tmp_path / "1.yaml", "a: {x: 1, y: 2}\nlist: [1, 2, 3]\n")
-    two = write(tmp_path / "2.yaml", "a: {y: 3}\nb: ${a.x}\n")
-    loaded = config.load([one, two], ["a.x=1e-4", "list.1=9", "new.key=[1, 2]", "a.z=null"])
-    assert OmegaConf.to_container(loaded, resolve=True) == {
-        "a": {"x": 1e-4, "y": 3, "z": None},
-        "b": 1e-4,
-        "list": [1, 9, 3],
-        "new": {"key": [1, 2]},
-    }
+class Network(nn.Module):
+    def __init__(self, width: Annotated[int, limits(min=1)], seed: int = 0, **more: object) -> None:
+        super().__init__()
+        self.width, self.seed, self.more = width, seed, more
 
 
-def test_one_path_is_enough_and_an_equals_sign_may_follow(tmp_path):
-    path = write(tmp_path / "1.yaml", "a: 1\n")
-    assert config.load(str(path), ["a=x=y"]).a == "x=y"
-    assert config.load(path).a == 1
+@pytest.fixture
+def ours_only(monkeypatch):
+    monkeypatch.setattr(config, "_foreign_allowed", False)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    path = tmp_path / "absent.yaml"
-    assert message(config.load, path).startswith(f"{path}: cannot read")
+def test_a_class_is_built_from_checked_parameters():
+    found = config.construct(Network, {"width": "4", "other": 1}, "model.params", seed=3)
+    assert (found.width, found.seed, found.more) == (4, 3, {"other": 1})
+    for params in ({}, {"width": 0}, {"width": 1, "seed": 2}):
+        with pytest.raises(UserError, match=r"model\.params\."):
+            config.construct(Network, params, "model.params", seed=3)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("a: [1, 2", "not a YAML file"),
-        ("a: 1\na: 2", "not a YAML file"),
-        ("- 1\n- 2", "expected a mapping"),
-        ("a: ${", "not a YAML file"),
-    ],
-)
-def test_a_bad_file_is_named(tmp_path, text, reason):
-    path = write(tmp_path / "bad.yaml", text)
-    found = message(config.load, path)
-    assert found.startswith(f"{path}: ") and reason in found
-
-
-@pytest.mark.parametrize("override", ["a", "=3", "a=[1", "list.7=1", "list.x=1"])
-def test_a_bad_override_is_named(tmp_path, override):
-    path = write(tmp_path / "1.yaml", "a: 1\nlist: [1]\n")
-    found = message(config.load, path, [override])
-    assert found.startswith(f"override {override!r}: ") and "expected dotted.key=value" in found
-
-
-def test_save_resolves_and_loads_again(tmp_path):
-    path = tmp_path / "run" / "config.yaml"
-    config.save(OmegaConf.create({"a": 1, "b": {"c": "${a}"}}), path)
-    assert "${" not in path.read_text()
-    assert config.load(path) == {"a": 1, "b": {"c": 1}}
-
-
-def test_save_names_a_reference_to_nothing(tmp_path):
-    found = message(config.save, OmegaConf.create({"a": "${nowhere}"}), tmp_path / "x.yaml")
-    assert "nowhere" in found
-
-
-# --- check_keys
-
-
-def test_known_keys_pass():
-    config.check_keys({"lr": 1}, ["lr", "epochs"], "training")
-
-
-def test_an_unknown_key_is_named_with_its_neighbour():
-    assert message(config.check_keys, {"epoch": 1}, ["lr", "epochs"], "training") == (
-        "training.epoch: unknown key; did you mean 'epochs'?"
-    )
-    assert message(config.check_keys, {"q": 1}, ["lr", "epochs"], "") == (
-        "q: unknown key; expected some of lr, epochs"
-    )
-    assert message(config.check_keys, {"q": 1}, [], "x") == "x.q: unknown key; expected no keys"
-
-
-def test_check_keys_wants_a_mapping():
-    assert message(config.check_keys, [1], ["lr"], "training") == (
-        "training: found [1], expected a mapping with some of lr"
-    )
-
-
-# --- instantiate
-
-
-def test_an_object_is_built_from_its_node():
-    whole = OmegaConf.create(
-        {"w": 8, "model": node(width="${w}", rate="1e-4", multipliers=[1, 2, 4], inner=node(x=1))}
-    )
-    model = config.instantiate(whole.model, "model")
-    assert (model.width, model.rate, model.multipliers) == (8, 1e-4, (1, 2, 4))
-    assert type(model.inner) is dict and type(model.inner["params"]) is dict
-    assert model.name is None
-
-
-def test_functions_empty_params_and_open_ended_constructors():
-    assert config.instantiate({"target": "config_targets.make"}, "x") == 3
-    assert config.instantiate({"target": "config_targets.make", "params": None}, "x") == 3
-    built = config.instantiate(node("config_targets.OpenEnded", width=1, anything=2), "x")
-    assert (built.width, built.others) == (1, {"anything": 2})
-
-
-def test_injected_arguments_reach_the_constructor():
-    built = config.instantiate(node(), "model", width=5, inner=object)
-    assert built.width == 5 and built.inner is object
-
-
-def test_released_names_are_ours(monkeypatch):
-    monkeypatch.setitem(config.ALIASES, "released.package.Name", "config_targets.Model")
-    assert isinstance(config.instantiate(node("released.package.Name", width=1), "m"), Model)
-
-
-@pytest.mark.parametrize("target", config.ALIASES.values())
-def test_released_names_lead_to_classes_that_exist(target):
-    module, _, name = target.rpartition(".")
-    assert isinstance(getattr(importlib.import_module(module), name), type)
+def test_released_names_are_ours(ours_only):
+    node = {"target": "tokenizer.lr_scheduler.LambdaWarmUpDecayScheduler"}
+    node["params"] = {"warm_up_steps": 10, "interval": 5, "decay": 0.5}
+    schedule = instantiate(node, "scheduler_config")
+    assert schedule == WarmupDecay(10, interval=5, decay=0.5)
+    rates = [schedule.multiplier(n) for n in (0, 5, 10, 14, 15, 20)]
+    assert rates == [0, 0.5, 1, 1, 0.5, 0.25]
+    for name in config.ALIASES:
+        assert config.find(name, "target") is not None
 
 
 @pytest.mark.parametrize(
-    ("broken", "expected"),
+    "target",
     [
-        (node(widht=1), "model.params.widht: unknown key; did you mean 'width'?"),
-        (node(), "model.params.width: missing; expected int"),
-        (node(width="wide"), "model.params.width: found 'wide' (str), expected int"),
-        (node(width=True), "model.params.width: found True (bool), expected int"),
-        (node(width=1, rate=[1]), "model.params.rate: found [1] (list), expected float"),
-        (node(width=1, name=2), "model.params.name: found 2 (int), expected str | None"),
-        (
-            node(width=1, multipliers=[1, "x"]),
-            "model.params.multipliers: found [1, 'x'] (list), expected tuple[int, ...]",
-        ),
-        (node("config_targets.OpenEnded"), "model.params.width: missing; expected int"),
-        (
-            {"target": "config_targets.OpenEnded", "params": [1]},
-            "model.params: found [1], expected a mapping with some of width",
-        ),
-        (
-            {"target": "config_targets.Model", "parms": {}},
-            "model.parms: unknown key; did you mean 'params'?",
-        ),
-        ({"params": {}}, "model.target: found None, expected the dotted name of a class"),
-        (3, "model: found 3, expected a mapping with some of target, params"),
-        *(
-            (
-                node(name),
-                f"model.target: found {name!r}, expected the dotted name of a class that exists",
-            )
-            for name in (
-                "config_targets.Absent",
-                "config_targets.number",
-                "no_such_package.models.Name",
-                "common.no_such_module.Name",
-                "Model",
-            )
-        ),
+        "os.system",
+        "torch.nn.Linear",
+        "common.io.os.system",
+        "common.io.replacing",
+        "common.errors.run_cli",
+        "common.signals.PreemptionHandler",
+        "common.ema.nn.Linear",
+        "common.absent.Name",
+        "Name",
+        "",
+        None,
     ],
 )
-def test_messages_name_the_key_what_was_found_and_what_is_expected(broken, expected):
-    assert message(config.instantiate, broken, "model") == expected
+def test_targets_are_parts_of_ours(ours_only, target):
+    with pytest.raises(UserError, match=r"model\.target"):
+        instantiate({"target": target}, "model")
 
 
-def test_injected_keys_are_not_for_the_file():
-    found = message(config.instantiate, node(width=1), "model", width=2)
-    assert found.startswith("model.params.width: ")
-    found = message(config.instantiate, node(width=1), "model", process=2)
-    assert found == "model.params: Model takes no 'process', which it is given"
+def test_other_targets_need_leave(ours_only):
+    node = {"target": "torch.nn.Linear", "params": {"in_features": 2, "out_features": 3}}
+    config.allow_foreign_targets()
+    assert isinstance(instantiate(node, "model"), torch.nn.Linear)
 
 
-def test_an_unset_value_is_named():
-    found = message(config.instantiate, OmegaConf.create(node(width="???")), "model")
-    assert "width" in found and found.startswith("model")
+# --- command lines
 
 
-def test_a_missing_dependency_of_a_target_is_not_hidden(tmp_path, monkeypatch):
-    (tmp_path / "needs_more.py").write_text("import surely_not_installed\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
-        config.instantiate(node("needs_more.Name"), "model")
+def parse(*words):
+    parser = cli.new_parser("A program.")
+    parser.add_argument("--config")
+    cli.add_flags(parser, Training, [f.name for f in dataclasses.fields(Training)][:-1])
+    cli.accept_ignored(parser, ["pin_mem", "dist_url="])
+    return cli.parse(parser, words, either=[("lr", "decay")])
 
 
-def test_annotations_for_type_checkers_only_are_skipped():
-    def build(thing: Unknown, width: int = 1):  # noqa: F821
-        return thing, width
+def test_flags_go_over_the_file_and_key_value_is_a_flag(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("{epochs: 3, lr: 1e-3, fast: true, gpus: [0, 1]}")
+    file = f"--config={path}"
+    assert cli.read(Training, parse(file)) == Training(3, 1e-3, compile=True, gpus=[0, 1])
+    found = cli.read(Training, parse(file, "--epochs", "4", "--no-fast", "kind=cosine"))
+    assert found == Training(4, 1e-3, kind="cosine", gpus=[0, 1])
+    assert cli.read(Training, parse(file, "decay=0.5")).lr == 1e-4  # typed in place of lr
+    assert cli.given(Training, parse("--lr", "2")) == {"lr": 2.0}
 
-    sys.modules["config_targets"].build = build
-    assert config.instantiate(node("config_targets.build", thing=1), "m") == (1, 1)
+
+def test_a_wrong_flag_is_named(tmp_path):
+    with pytest.raises(UserError, match="--epochs: found '0x'"):
+        cli.read(Training, parse("--epochs", "0x"))
+    (tmp_path / "a.yaml").write_text("epoch: 3")
+    with pytest.raises(UserError, match="did you mean 'epochs'"):
+        parse("--config", str(tmp_path / "a.yaml"))
+
+
+def test_released_flags_without_effect_are_told(capsys):
+    parse("--pin_mem", "--dist_url", "env://", "--epochs", "3")
+    assert capsys.readouterr().err == "ignored, without effect here: --pin_mem --dist_url\n"
+
+
+def test_help_tells_defaults_and_choices(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    assert "learning rate (default 0.0001)" in text and "{constant,cosine}" in text
+    assert "updates:" in text and "pin_mem" not in text

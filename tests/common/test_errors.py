@@ -1,47 +1,56 @@
 from __future__ import annotations
 
+import errno
+import signal
+
 import pytest
+import torch
 
-from common.errors import UserError, run_cli
+from common import config
+from common.errors import Preempted, UserError, run_cli
 
 
-def raising(error):
+def ended(error, capsys):
+    """The exit status, and what is said, of a program that ends with `error`."""
+
     def main():
         raise error
 
-    return main
-
-
-def test_a_user_error_is_one_line_and_status_2(capsys):
     with pytest.raises(SystemExit) as exit_:
-        run_cli(raising(UserError("--seed: found x, expected a number")))
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err == "error: --seed: found x, expected a number\n"
+        run_cli(main)
+    return exit_.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("--seed: found x"), "error: --seed: found x\n"),
+        (UserError("a\x1b[31mb.png: no image"), "error: a\\x1b[31mb.png: no image\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.pth"), "x.pth: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x.pth"), "/x.pth: cannot be written"),
+        (MemoryError(), "not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "not enough memory"),
+        (config.OmegaConfBaseException("loop"), "configuration: loop"),
+    ],
+)
+def test_what_a_person_or_the_system_causes_is_one_line_and_status_2(error, said, capsys):
+    status, line = ended(error, capsys)
+    assert status == 2 and said in line and line.count("\n") == 1
+
+
+def test_signals_give_their_status(capsys):
+    assert ended(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
+    status, line = ended(Preempted(signal.SIGTERM, "go on"), capsys)
+    assert status == 143 and line == "stopped by SIGTERM: go on\n"
+
+
+def test_mistakes_of_the_program_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_cli(lambda: 1 // 0)
 
 
 def test_a_notebook_shows_one_line(capsys):
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
-    done = shell.run_cell("""
-from common.errors import UserError
-raise UserError("weights.ckpt: no such file")
-""")
+    done = shell.run_cell("from common.errors import UserError\nraise UserError('x: no such file')")
     assert isinstance(done.error_in_exec, UserError)
-    assert capsys.readouterr().out == "error: weights.ckpt: no such file\n"
-
-
-def test_an_interrupt_is_status_130(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        run_cli(raising(KeyboardInterrupt()))
-    assert exit_.value.code == 130
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_other_errors_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_cli(raising(ZeroDivisionError()))
-
-
-def test_success_returns():
-    calls = []
-    assert run_cli(lambda: calls.append(1)) is None
-    assert calls == [1]
+    assert capsys.readouterr().out == "error: x: no such file\n"

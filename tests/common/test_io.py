@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
-from common.io import replacing
+from common import io
+from common.errors import UserError
+from common.io import claim_folder, read_json, replacing, write_json
 
 
 def test_an_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -11,19 +19,10 @@ def test_an_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_pat
     with pytest.raises(RuntimeError), replacing(path) as file:
         file.write(b"half of the n")
         file.flush()
+        assert path.read_bytes() == b"old"
         raise RuntimeError("the power went")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_old_file_stands_until_the_end(tmp_path):
-    path = tmp_path / "weights"
-    path.write_bytes(b"old")
-    with replacing(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -33,4 +32,56 @@ def test_parents_are_made_and_permissions_are_the_usual_ones(tmp_path, durable):
         file.write(b"x")
     plain = tmp_path / "plain"
     plain.write_bytes(b"x")
-    assert path.stat().st_mode == plain.stat().st_mode
+    assert path.stat().st_mode == plain.stat().st_mode and path.read_bytes() == b"x"
+
+
+KILLED = """
+import os, signal, sys
+from common.io import replacing
+with replacing(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_no_strangers_file_and_is_removed(tmp_path):
+    folder = tmp_path / "results"
+    command = [sys.executable, "-c", KILLED, str(folder / "settings.json")]
+    assert subprocess.run(command, cwd=os.getcwd()).returncode == -signal.SIGKILL
+    assert len(list(folder.iterdir())) == 1
+    with replacing(tmp_path / "other") as file:  # a living writer's file stays
+        io._swept.clear()
+        write_json(tmp_path / "third", {})
+        file.write(b"x")
+    assert {p.name for p in tmp_path.iterdir()} == {"results", "other", "third"}
+    claim_folder(folder, {"seed": 1})
+    assert [p.name for p in folder.iterdir()] == ["settings.json"]
+
+
+def test_a_refusal_of_the_system_names_the_file(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="folder"), replacing(tmp_path / "folder") as file:
+        file.write(b"x")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"w\.pth: cannot be written .* MiB free"):
+        write_json(tmp_path / "w.pth", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_is_claimed_for_one_set_of_settings(tmp_path):
+    folder = tmp_path / "new"
+    claim_folder(folder, {"seed": 1, "cfg": 2.0})
+    claim_folder(folder, {"seed": 1})
+    with pytest.raises(UserError, match="made with seed 1, not 2"):
+        claim_folder(folder, {"seed": 2})
+    (folder / "settings.json").write_text("{")
+    with pytest.raises(UserError, match=r"settings\.json: damaged"):
+        read_json(folder / "settings.json")
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(UserError, match="not empty"):
+        claim_folder(tmp_path, {})

@@ -7,28 +7,25 @@ import pytest
 import torch
 
 from common.distributed import Process
-from common.signals import Requests
+from common.signals import PreemptionHandler
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
-    ("number", "asked"), [(signal.SIGUSR1, (True, False)), (signal.SIGTERM, (True, True))]
+    ("number", "leave"), [(signal.SIGUSR1, 0), (signal.SIGTERM, 15), (signal.SIGINT, 2)]
 )
-def test_a_signal_is_seen_once(number, asked):
+def test_a_signal_is_seen_once(number, leave):
     before = signal.getsignal(number)
-    with Requests(ALONE) as requests:
-        assert requests.agreed() == (False, False)
+    with PreemptionHandler(ALONE) as handler:
+        assert handler.requested() == (False, 0)
         os.kill(os.getpid(), number)
-        assert requests.agreed() == asked
-        assert requests.agreed() == (False, False)
+        assert handler.requested() == (True, leave)
+        assert handler.requested() == (False, 0)
     assert signal.getsignal(number) is before
 
 
-def test_leaving_twice_keeps_what_came_after():
-    requests = Requests(ALONE)
-    with requests:
-        pass
-    mine = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    requests.__exit__()
-    assert signal.signal(signal.SIGUSR1, mine) is signal.SIG_IGN
+def test_a_second_interrupt_leaves_at_once():
+    with pytest.raises(KeyboardInterrupt), PreemptionHandler(ALONE):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
