@@ -439,12 +439,3 @@ def _plain(node: Any, where: str) -> Any:
 
 def _join(where: str, key: Any) -> str:
     return f"{where}{key}" if where == "--" else f"{where}.{key}" if where else str(key)
-
-
-def check_keys(node: Any, allowed: Collection[str], where: str) -> None:
-    """The check of before, until its callers use `structured`."""
-    if not isinstance(node, Mapping | DictConfig):
-        raise UserError(f"{where}: found {node!r}, expected a mapping with {', '.join(allowed)}")
-    for key in node:
-        if key not in allowed:
-            raise UserError(f"{_join(where, key)}: unknown key{suggestion(str(key), allowed)}")

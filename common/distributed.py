@@ -195,8 +195,3 @@ def _choose(device: str, local_rank: int | None, gpus: Sequence[int] | None) -> 
     if not 0 <= number < count:
         raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")
     return torch.device("cuda", number)
-
-
-# names of before, until their callers are renamed
-total, mean, gathered = all_reduce_sum, all_reduce_mean, gather
-broadcast, agreed = broadcast_module, broadcast_object

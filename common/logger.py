@@ -108,7 +108,3 @@ class UnreadableImages:
                 *map(printable, shown),
             ]
         )
-
-
-# names of before, until their callers are renamed
-Logs, progress, Unreadable = MetricLogger, progress_bar, UnreadableImages

@@ -56,21 +56,8 @@ class PreemptionHandler:
         if number == signal.SIGINT:  # the next one is not noted, but felt
             signal.signal(number, signal.default_int_handler)
 
-    # the name of before, until its callers are renamed
-    def agreed(self) -> tuple[bool, bool]:
-        save, leave = self.requested()
-        return save, bool(leave)
-
 
 def ignore_signals(_: int) -> None:
     """For a loader's worker: a signal to the whole group of processes is not meant for it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-Requests, leave_signals_to_the_trainer = PreemptionHandler, ignore_signals
-
-
-class Interrupted(Preempted):
-    def __init__(self) -> None:
-        super().__init__(signal.SIGTERM)

@@ -17,10 +17,10 @@ from pathlib import Path
 from common import checkpoint, distributed, provenance
 from common.cli import add_flags, read
 from common.errors import UserError, run_cli
+from common.io import write_json
 from common.metrics.extraction import YAML, open_images
 from common.metrics.features import random_weights
 from common.metrics.report import MetricConfig, open_evaluator, table
-from common.records import write_json
 
 METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
 

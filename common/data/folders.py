@@ -304,7 +304,3 @@ def _parse(lines: Iterable[str], start: str, file: str | Path, rooted: bool) -> 
     names = sorted(set(labels))
     order = {name: k for k, name in enumerate(names)}
     return Listing(paths, [order[name] for name in labels], names)
-
-
-# names of before, until their callers are renamed
-Pictures, pictures_below = ImageDataset, images_below

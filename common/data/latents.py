@@ -307,7 +307,3 @@ def _encode(
     message = UnreadableImages(views.dataset, "images", process.device).news()
     if message and process.is_main:
         print(message)
-
-
-# names of before, until their callers are renamed
-Latents, weights_hash = LatentDataset, checkpoint.weights_hash

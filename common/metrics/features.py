@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from common import checkpoint
-from common.data.latents import weights_hash
+from common.checkpoint import weights_hash
 from common.errors import UserError
 from common.precision import full_float32
 from common.pretrained.files import FILES, find

@@ -6,14 +6,14 @@ from PIL import Image
 
 from common import checkpoint, images
 from common.config import load
-from common.data.latents import Latents
+from common.data.latents import LatentDataset
 from common.panoramas.dataset import CLASS_NAMES, Panoramas
 from tokenizer.checkpoints import load_tokenizer
 
 
 def test_cached_tokens_are_the_posterior_means_of_every_image(project):
     tokenizer = load_tokenizer(project.stage_two_yaml)
-    latents = Latents(project.cached, tokenizer.fingerprint)
+    latents = LatentDataset(project.cached, tokenizer.fingerprint)
     params = load(project.stage_two_yaml).data.params.train.params
     pictures = Panoramas(**params)
     assert len(latents) == len(pictures) and latents.class_names == list(CLASS_NAMES)
