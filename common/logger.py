@@ -95,7 +95,8 @@ class UnreadableImages:
         """A message if there are more than at the last call; all processes call this together."""
         if not hasattr(self.dataset, "unreadable"):
             return None
-        met = distributed.all_reduce_sum(self.dataset.unreadable_flags.to(self.device, torch.int32)).cpu()
+        flags = self.dataset.unreadable_flags.to(self.device, torch.int32)
+        met = distributed.all_reduce_sum(flags).cpu()
         paths = [self.dataset.paths[i] for i in met.nonzero().flatten().tolist()]
         if len(paths) == self.told:
             return None
