@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -49,36 +51,18 @@ def pixel(path, x=0, y=0):
         ("LA", (100, 0), "x.png", (255, 255, 255)),
         ("CMYK", (255, 0, 0, 0), "x.tif", (0, 255, 255)),
         ("RGB", (0, 0, 255), "x.bmp", (0, 0, 255)),
+        ("RGB", (200, 40, 90), "x.jpg", (200, 40, 90)),
+        ("CMYK", (255, 0, 255, 0), "x.jpg", (0, 255, 0)),  # Adobe's, stored inverted
+        ("F", 0.2, "x.tif", (51, 51, 51)),
+        ("F", 51.0, "x.tif", (51, 51, 51)),
     ],
 )
 def test_every_kind_of_image_becomes_rgb(tmp_path, mode, value, name, expected):
     path = tmp_path / name
-    Image.new(mode, (4, 3), value).save(path, **({"lossless": True} if name == "x.webp" else {}))
+    Image.new(mode, (16, 9), value).save(path, **({"lossless": True} if name == "x.webp" else {}))
     image = images.read_rgb(path)
-    assert (image.mode, image.size) == ("RGB", (4, 3))
-    assert pixel(path) == pytest.approx(expected, abs=1)
-
-
-def test_sixteen_bits_keep_all_256_levels(tmp_path):
-    levels = np.arange(256, dtype=np.uint16)[None]
-    Image.fromarray(levels * 257).save(tmp_path / "x.png")
-    image = images.to_tensor(images.read_rgb(tmp_path / "x.png"))
-    assert np.array_equal(image[0].numpy(), levels)
-
-
-@pytest.mark.parametrize(("mode", "value"), [("RGB", (200, 40, 90)), ("L", 90)])
-def test_jpeg(tmp_path, mode, value):
-    path = tmp_path / "x.jpg"
-    Image.new(mode, (16, 16), value).save(path, quality=98)
-    expected = value if mode == "RGB" else (value,) * 3
-    assert pixel(path) == pytest.approx(expected, abs=3)
-
-
-def test_cmyk_jpeg(tmp_path):
-    path = tmp_path / "x.jpg"
-    Image.new("CMYK", (16, 16), (255, 0, 255, 0)).save(path, quality=98)
-    assert b"Adobe" in path.read_bytes()  # so all values are stored inverted
-    assert pixel(path) == pytest.approx((0, 255, 0), abs=4)
+    assert (image.mode, image.size) == ("RGB", (16, 9))
+    assert pixel(path) == pytest.approx(expected, abs=4 if name == "x.jpg" else 1)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -90,19 +74,6 @@ def test_sixteen_bit_tiff_in_both_byte_orders(tmp_path, order):
         assert stored.mode == ("I;16" if order == "<" else "I;16B")
     pixels = images.to_tensor(images.read_rgb(path))
     assert pixels[0, 0].tolist() == pixels[2, 0].tolist() == list(range(0, 256, 5))
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.tif", "x.ppm", "x.webp"])
-def test_pixels_stay_as_they_are_stored(tmp_path, name):
-    stored = noise(9, 14)
-    stored.save(tmp_path / name, **({"lossless": True} if name == "x.webp" else {}))
-    assert np.array_equal(images.read_rgb(tmp_path / name), stored)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
-def test_a_wrong_suffix_does_not_matter(tmp_path, kind):
-    Image.new("RGB", (16, 16), (200, 40, 90)).save(tmp_path / "x.gif", format=kind)
-    assert pixel(tmp_path / "x.gif") == pytest.approx((200, 40, 90), abs=3)
 
 
 def palette(transparent=None):
@@ -120,17 +91,6 @@ def test_palettes_with_and_without_transparency(tmp_path):
     assert pixel(tmp_path / "plain.png", 1) == (3, 250, 5)
     assert pixel(tmp_path / "clear.png", 0) == (250, 1, 2)
     assert pixel(tmp_path / "clear.png", 1) == (255, 255, 255)
-
-
-def test_exif_rotation_is_undone(tmp_path):
-    path = tmp_path / "x.png"
-    image = Image.new("RGB", (4, 2), (0, 0, 0))
-    image.putpixel((0, 0), (255, 0, 0))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
-    image.save(path, exif=exif)
-    assert images.read_rgb(path).size == (2, 4)
-    assert pixel(path, 1, 0) == (255, 0, 0)
 
 
 # how the number in a image's EXIF says that it must be turned and mirrored
@@ -160,24 +120,25 @@ def test_all_orientations_are_undone(tmp_path, number, suffix):
     assert np.abs(found - expected).max() < 8
 
 
-@pytest.mark.parametrize("kept", [0, 1, 40, 2000, -30])
-@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.gif", "x.bmp", "x.tif"])
+@pytest.mark.parametrize("kept", [0, 40, -30])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tif"])
 def test_truncated_and_empty_images_are_named(tmp_path, name, kept):
     path = tmp_path / name
     noise(64, 64).save(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=str(path)):
         images.read_rgb(path)
-    assert str(error.value).startswith(f"{path}: not a readable image")
 
 
-def test_other_files_and_missing_files_are_named(tmp_path):
+def test_what_is_no_image_is_named(tmp_path):
     path = tmp_path / "x.png"
-    with pytest.raises(UserError, match=r"x\.png: no such image"):
+    with pytest.raises(UserError, match=r"x\.png"):
         images.read_rgb(path)
-    path.write_text("not a image")
-    with pytest.raises(UserError, match=r"x\.png: not a readable image"):
-        images.read_rgb(path)
+    path.write_text("not an image")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("x.png", "pipe.png"):
+        with pytest.raises(UserError, match=name):
+            images.read_rgb(tmp_path / name)
 
 
 # --- resizing and cropping
@@ -211,6 +172,21 @@ def test_resized_pixels_are_those_of_pillow_to_within_rounding(size):
     assert difference.max() <= 2 and difference.float().mean() < 0.05
 
 
+def test_each_interpolation_is_that_of_its_library():
+    ramp = np.tile(np.arange(8, dtype=np.uint8)[None, :, None] * 30, (8, 1, 3))
+    plain = images.resize_to_cover(Image.fromarray(ramp), 4, 4, "cv2_bilinear")
+    assert plain[0, 0].tolist() == [15, 75, 135, 195]  # the mean of two neighbours, no filter
+    image = noise(60, 90)
+    found = images.resize_to_cover(image, 20, 20, "pil_bilinear")
+    expected = images.to_tensor(image.resize((30, 20), Image.Resampling.BILINEAR))
+    assert (found.int() - expected.int()).abs().max() <= 1
+
+
+def test_images_that_would_exhaust_the_memory_are_refused():
+    with pytest.raises(UserError, match="narrow"):
+        images.resize_to_cover(Image.new("L", (500_000, 1)).convert("RGB"), 64, 64)
+
+
 def test_the_centre_crop_is_the_centre():
     image = images.to_tensor(noise(21, 41))
     assert torch.equal(images.crop(image, 11, 11, None), image[:, 5:16, 15:26])
@@ -235,12 +211,6 @@ def test_a_saved_png_reads_back_exactly(tmp_path):
     images.save_image(tmp_path / "b.png", images.to_float(x))
     assert torch.equal(images.to_tensor(images.read_rgb(tmp_path / "new" / "a.png")), x)
     assert torch.equal(images.to_tensor(images.read_rgb(tmp_path / "b.png")), x)
-
-
-def test_an_unknown_suffix_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"found suffix '\.xyz', expected"):
-        images.save_image(tmp_path / "a.xyz", gradient())
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_grid_lays_images_out_by_rows(tmp_path):
