@@ -28,9 +28,6 @@ def token_meaning(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> Tensor:
 
     Returns:
         [L + 1, 3, H, W] in about [-1, 1], on the tokenizer's device.
-
-    Raises:
-        UserError: the noise is not that of as many tokens as the image has.
     """
     real, random = _real_and_random(tokenizer, image, noise)  # [L, C]
     column = torch.arange(len(real), device=real.device)
@@ -40,40 +37,22 @@ def token_meaning(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def single_replacements(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> Tensor:
-    """The reconstruction of an image with one of its tokens replaced by a random one, each in turn.
-
-    Arguments and errors are those of `token_meaning`.
-
-    Returns:
-        [L, 3, H, W] in about [-1, 1], on the tokenizer's device; in picture k token k is random.
-    """
+    """The reconstruction of an image with one of its tokens replaced by a random one, each in turn:
+    [L, 3, H, W] in about [-1, 1]. Arguments are those of `token_meaning`."""
     real, random = _real_and_random(tokenizer, image, noise)  # [L, C]
     replaced = torch.eye(len(real), dtype=torch.bool, device=real.device)  # [L, L]
     return tokenizer.decode(torch.where(replaced[:, :, None], random, real))  # [L, 3, H, W]
 
 
 def difference(changed: Tensor, original: Tensor) -> Tensor:
-    """The absolute change of each pixel, the mean over its colours: [..., H, W].
-
-    Args:
-        changed, original: pictures [..., 3, H, W] in [-1, 1], or of shapes that broadcast.
-
-    Returns:
-        From 0 to 1, where 1 is the change from black to white.
-    """
+    """The absolute change of each pixel, the mean over its colours: images [..., 3, H, W] twice, in
+    [-1, 1] → [..., H, W], where 1 is the change from black to white."""
     return (changed - original).abs().mean(-3) / 2
 
 
 def influence_width(profile: Tensor, share: float = SHARE) -> Tensor:
-    """How many columns of pixels something changes.
-
-    Args:
-        profile: [..., W], the mean absolute change of each column of pixels.
-        share: of its largest value, above which a column counts.
-
-    Returns:
-        Counts [...]; 0 where nothing changes.
-    """
+    """How many columns of pixels something changes: mean absolute changes [..., W] → counts [...]
+    of those above a share of the largest."""
     return (profile > share * profile.amax(-1, keepdim=True)).sum(-1)
 
 

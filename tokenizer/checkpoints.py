@@ -77,8 +77,6 @@ def load_tokenizer(
             under the released names has no measured one, and gets that of the released tokenizer.
         ema: take the EMA weights where there are any, as evaluation and stage two do.
 
-    Raises:
-        UserError: no such file, not a tokenizer, or sizes that its weights do not fit.
     """
     named = str(path)
     if Path(path).suffix in YAML:
@@ -126,19 +124,12 @@ def _from_yaml(
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """What a file holds: sizes, and weights under our names or the released ones.
-
-    Args:
-        path: the file, for messages.
-        sizes: arguments of `Tokenizer`.
-        state: all its weights.
-        kind: `trained`, `exported` or `released`.
-    """
+    """What a file holds: sizes, and weights under our names or the released ones."""
 
     path: str
-    sizes: Mapping[str, Any]
+    sizes: Mapping[str, Any]  # arguments of `Tokenizer`
     state: Mapping[str, Tensor]
-    kind: str
+    kind: str  # trained, exported or released
 
     def build(self, ema: bool = True) -> Tokenizer:
         """The tokenizer, in evaluation mode and without gradients."""
@@ -173,11 +164,8 @@ class TokenizerFile:
 
 
 def read(path: str | os.PathLike[str], sizes: Mapping[str, Any] | None = None) -> TokenizerFile:
-    """Read a checkpoint of our training, an exported folder, or a released checkpoint.
-
-    Raises:
-        UserError: it is missing or damaged, or says no sizes where none are given.
-    """
+    """Read a checkpoint of our training, an exported folder, or a released checkpoint, which needs
+    `sizes` from elsewhere."""
     if Path(path).is_dir():
         if not (Path(path) / CONFIG).is_file():
             raise UserError(f"{path}: holds no {CONFIG}; expected a checkpoint or an export")
@@ -204,16 +192,8 @@ def from_checkpoint(
 
 
 def export(tokenizer: Tokenizer, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Write a tokenizer with its sizes and the scale of its tokens.
-
-    Args:
-        tokenizer: what `load_tokenizer` gives.
-        folder: to write to.
-        overwrite: replace the export of another tokenizer.
-
-    Raises:
-        UserError: the folder holds something else, or the export of another tokenizer.
-    """
+    """Write a tokenizer with its sizes and the scale of its tokens into a folder of its own; the
+    export of another tokenizer is replaced if `overwrite` is set."""
     folder = Path(folder)
     there = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     if there - {WEIGHTS, CONFIG}:
@@ -241,16 +221,8 @@ def ema_name(name: str) -> str:
 def from_released(
     state: Mapping[str, Tensor], tokenizer: Tokenizer, ema: bool = True
 ) -> dict[str, Tensor]:
-    """Weights for `tokenizer` from a released state dict.
-
-    Args:
-        state: every tensor of the released file.
-        tokenizer: the model whose names and shapes are wanted.
-        ema: take the EMA weights, if the file has them, rather than the raw ones.
-
-    Raises:
-        UserError: a weight is unknown; missing ones are left out.
-    """
+    """Weights for `tokenizer` from a released state dict: the EMA ones, if there are any and `ema`
+    is set. Missing ones are left out; an unknown one is an error."""
     ours = _weights(tokenizer)
     known = {f(k) for k in (*ours, *_never_run(tokenizer)) for f in (released_name, ema_name)}
     unknown = [k for k in state if k not in known and not _IGNORED.match(k)]
@@ -269,12 +241,9 @@ def to_released(
 ) -> dict[str, Tensor]:
     """The released state dict of raw weights and their EMA copy, without `loss.` entries."""
     state: dict[str, Tensor] = {}
-    modules = {}
     for model, name in ((tokenizer, released_name), (ema, ema_name)):
-        weights = _weights(model) | _never_run(model)
-        state |= {name(k): v for k, v in weights.items()}
-        modules |= {ema_name(k).partition(".")[0]: None for k in weights}
-    for module in modules:
+        state |= {name(k): v for k, v in (_weights(model) | _never_run(model)).items()}
+    for module in {name.partition(".")[0] for name in state if name.startswith("ema_")}:
         state[f"{module}.decay"] = torch.tensor(decay)
         state[f"{module}.num_updates"] = torch.tensor(updates, dtype=torch.int32)
     return state
@@ -298,11 +267,7 @@ def _never_run(tokenizer: Tokenizer) -> dict[str, Tensor]:
 
 
 def run_config(source: Path, base: Path | None) -> Path:
-    """The YAML file with the data of a checkpoint: `base`, the source itself, or its run's.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The YAML file with the data of a checkpoint: `base`, the source itself, or its run's."""
     if not source.exists():
         raise UserError(f"{source}: no such file; expected a checkpoint or a YAML file")
     run = source.parent.parent / "configs" / "config.yaml"

@@ -16,54 +16,39 @@ Multipliers = Annotated[tuple[int, ...], limits(min=1)]
 class AutoencoderConfig:
     """Sizes of encoder and decoder (`ddconfig`).
 
-    Args:
-        resolution: height of the images in pixels; widths are free.
-        ch: channels of the first level; level i has `ch * ch_mult[i]`.
-        num_res_blocks: residual blocks a level (the decoder has one more).
-        z_channels: channels of the deepest feature map, before it is cut into columns.
-        len_down_scale: how many levels halve the width; all halve the height.
-        attn_resolutions: nominal resolutions at which attention follows each residual block.
-        norm_groups: groups of every normalisation; the paper's 32 suits ch ≥ 128, and narrower
-            networks need fewer, since a group of one channel loses that channel's level.
-        semantic_map: decoder features that feed the semantic decoder: `base` after conv_in,
-            `mid` after the middle, `res` after the blocks of the deepest level.
-        double_enc: two encoder outputs (mean and variance); the column tokenizer has one.
+    `norm_groups`: the paper's 32 suits ch ≥ 128; narrower networks need fewer, since a group of one
+    channel loses that channel's level. `semantic_map`: decoder features that feed the semantic
+    decoder, after conv_in (`base`), the middle (`mid`) or the blocks of the deepest level (`res`).
     """
 
-    resolution: Positive
-    ch: Positive
+    resolution: Positive  # height of the images in pixels; widths are free
+    ch: Positive  # channels of the first level; level i has `ch * ch_mult[i]`
     ch_mult: Multipliers
-    num_res_blocks: Natural
-    z_channels: Positive
-    len_down_scale: Natural
-    attn_resolutions: Multipliers = ()
+    num_res_blocks: Natural  # a level (the decoder has one more)
+    z_channels: Positive  # of the deepest feature map, before it is cut into columns
+    len_down_scale: Natural  # how many levels halve the width; all halve the height
+    attn_resolutions: Multipliers = ()  # nominal ones, with attention after each residual block
     in_channels: Literal[3] = 3
     out_ch: Literal[3] = 3
     dropout: Fraction = 0.0
     norm_groups: Positive = 32
     semantic_map: Literal["base", "mid", "res"] = "res"
-    double_enc: Literal[False] = False
+    double_enc: Literal[False] = False  # mean and variance; the column tokenizer has the mean
 
     def __post_init__(self) -> None:
         if not self.ch_mult:
             raise UserError("ch_mult: found no levels, expected one or more")
         if self.resolution % self.height_factor:
-            raise UserError(
-                f"resolution: found {self.resolution}, expected a multiple of "
-                f"{self.height_factor} ({len(self.ch_mult)} levels in ch_mult)"
-            )
+            factor = self.height_factor
+            raise UserError(f"resolution: found {self.resolution}, expected a multiple of {factor}")
         if self.num_res_blocks < 1 and len(set(self.ch_mult)) > 1:
-            raise UserError(
-                f"num_res_blocks: found {self.num_res_blocks}, expected 1 or more with ch_mult "
-                f"{list(self.ch_mult)}: without blocks all levels have one width"
-            )
+            raise UserError("num_res_blocks: found 0, expected 1 or more where widths differ")
         for level, width in enumerate(self.widths):
             ratio = math.prod(self.stride(level)) if level < self.levels - 1 else 1
             for unit, what in ((ratio, "downsampling"), (self.norm_groups, "norm_groups")):
                 if width % unit:
                     raise UserError(
-                        f"ch: found {width} channels (ch × ch_mult) at level {level}, expected a "
-                        f"multiple of {unit}, by which {what} divides them"
+                        f"ch: found {width} channels at a level, which {what} divides by {unit}"
                     )
 
     @property
@@ -99,17 +84,10 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class SemanticConfig:
-    """Sizes of the semantic decoder (`sematicconfig`).
+    """Sizes of the semantic decoder (`sematicconfig`), which reads the decoder's deepest features.
 
-    Args:
-        ch: unit of width; level i takes `ch * ch_mult[i]` channels and gives
-            `ch * ch_mult[i + 1]`, the last one `out_ch`. The first takes the decoder's deepest
-            features.
-        num_res_blocks: residual blocks a level.
-        out_ch: channels of the map it predicts, those of the frozen network it is aligned with.
-        z_channels, resolution, in_channels: in released files, without effect.
-        attn_resolutions, downsample_scale: in released files, where there is neither attention nor
-            resampling.
+    Level i takes `ch * ch_mult[i]` channels and gives `ch * ch_mult[i + 1]`, the last one `out_ch`,
+    as many as the frozen network has that it is aligned with.
     """
 
     ch: Positive
@@ -118,6 +96,7 @@ class SemanticConfig:
     out_ch: Positive
     dropout: Fraction = 0.0
     norm_groups: Positive = 32
+    # in released files, without effect
     z_channels: int | None = None
     resolution: int | None = None
     in_channels: int | None = None
@@ -126,15 +105,10 @@ class SemanticConfig:
 
     def __post_init__(self) -> None:
         if not self.ch_mult or self.attn_resolutions:
-            key = "attn_resolutions" if self.ch_mult else "ch_mult"
-            expected = "none" if self.ch_mult else "one level or more"
-            raise UserError(f"{key}: found {list(getattr(self, key))}, expected {expected}")
+            raise UserError("ch_mult, attn_resolutions: expected one level or more, no attention")
         for width in self.widths:
             if width % self.norm_groups:
-                raise UserError(
-                    f"norm_groups: found {self.norm_groups}, expected a number that divides the "
-                    f"{width} channels of a level"
-                )
+                raise UserError(f"norm_groups: found {self.norm_groups} for {width} channels")
 
     @property
     def widths(self) -> list[int]:
@@ -156,10 +130,7 @@ class TokenizerConfig:
         config, semantic = self.ddconfig, self.sematicconfig
         columns = config.z_channels * config.rows
         if self.post_channels not in (None, columns):
-            raise UserError(
-                f"post_channels: found {self.post_channels}, expected z_channels × "
-                f"(resolution / {config.height_factor}) = {columns}"
-            )
+            raise UserError(f"post_channels: found {self.post_channels}, expected {columns}")
         if semantic is not None and semantic.widths[0] != config.widths[-1]:
             raise UserError(
                 f"sematicconfig.ch_mult: found {semantic.widths[0]} channels (ch × ch_mult[0]) "

@@ -33,21 +33,13 @@ DIFFERENCE_GAIN = 3  # of the differences that are shown
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found over all images.
+    """What was found over all images; order and features on the first process alone."""
 
-    Args:
-        means: PSNR and SSIM, and LPIPS if its network was given.
-        token_scale: 1/std of sampled tokens; None where they have collapsed.
-        order: numbers of the images, the highest PSNR first, on the first process.
-        real, fake: features of the crops and of their reconstructions, on the first process, if an
-            extractor was given.
-    """
-
-    means: dict[str, float]
-    token_scale: float | None
-    order: list[int]
-    real: Features | None = None
-    fake: Features | None = None
+    means: dict[str, float]  # PSNR and SSIM, and LPIPS if its network was given
+    token_scale: float | None  # 1/std of sampled tokens; None where they have collapsed
+    order: list[int]  # numbers of the images, the highest PSNR first
+    real: Features | None = None  # of the crops and of their reconstructions, if an extractor
+    fake: Features | None = None  # was given
 
 
 def available_lpips(weights_dir: str | os.PathLike[str] | None) -> LPIPS | None:

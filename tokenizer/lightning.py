@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common import distributed, images, seeding
 from common.checkpoint import load_weights
-from common.config import instantiate, limits, structured
+from common.config import instantiate, limits
 from common.ema import EMA
 from common.errors import UserError
 from common.logger import MetricLogger
@@ -27,38 +27,28 @@ from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
 
 WARM = 10**6  # updates after which the warm-up of no EMA has an effect
-SCHEDULE = "model.params.scheduler_config"
+SCHEDULE, FLAT = "model.params.scheduler_config", "common.schedule.WarmupDecay"
 
 
 class TokenizerModule(LightningModule):
     """A tokenizer, its EMA copy and its objective.
 
     The number of autoencoder updates so far, `step`, decides the learning rate, the thresholds of
-    the objective and the random draws; Lightning's own counters count batches, or the updates of
-    both optimizers.
+    the objective and the random draws; Lightning counts batches, or both optimizers' updates.
 
     Args:
         ddconfig, sematicconfig, embed_dim, post_channels, std: sizes, see `Tokenizer`.
         lossconfig: target and params of the objective.
         learning_rate: base rate of both Adams (`base_learning_rate` of the YAML file).
-        scheduler_config: multiplier of the autoencoder's rate: keys of `WarmupDecay`, or target
-            and params.
-        use_ema: keep an EMA copy, which validation, export and stage two take.
-        ema_decay: of the EMA copy, after its warm-up.
+        scheduler_config: keys of `WarmupDecay`, flat or as target and params.
+        use_ema, ema_decay: the EMA copy, which validation, export and stage two take.
         grad_clip: largest gradient norm of either update; 0 turns clipping off.
-        ckpt_path: a tokenizer to start from, of our training or released; its discriminator too,
-            if it is of the objective's kind.
-        stage2: train decoder, semantic decoder and the convolutions before them only, from the EMA
-            weights of `ckpt_path`; the tokens stay as they are.
-        compile: compile encoder and decoder.
-        channels_last: keep feature maps with their channels innermost.
-        grad_checkpointing: recompute activations in the backward pass, see `Level`.
-        accumulate: batches of which an update is made.
+        ckpt_path: a tokenizer to start from, with its discriminator if that is of the same kind.
+        stage2: train what follows the tokens only, from the EMA weights of `ckpt_path`.
+        compile, channels_last, grad_checkpointing: for speed and memory.
+        accumulate: batches of an update.
         weights_dir: folder of the pretrained networks.
         seed: of all that is drawn.
-
-    Raises:
-        UserError: a value that cannot be.
     """
 
     def __init__(
@@ -98,16 +88,10 @@ class TokenizerModule(LightningModule):
             for part in (self.tokenizer.encoder, bottleneck.mix_columns, bottleneck.to_tokens):
                 part.requires_grad_(False)
         rates = scheduler_config or {}
-        self.schedule: WarmupDecay = (
-            instantiate(rates, SCHEDULE)
-            if "target" in rates
-            else structured(WarmupDecay, rates, SCHEDULE)
-        )
-        self.learning_rate = learning_rate
-        self.grad_clip = grad_clip
-        self.accumulate = accumulate
-        self.weights_dir = weights_dir
-        self.seed = seed
+        rates = rates if "target" in rates else {"target": FLAT, "params": rates}
+        self.schedule: WarmupDecay = instantiate(rates, SCHEDULE)
+        self.learning_rate, self.grad_clip, self.accumulate = learning_rate, grad_clip, accumulate
+        self.weights_dir, self.seed = weights_dir, seed
         self.step = 0  # updates of the autoencoder so far
         self.metrics: MetricLogger | None = None
         self._batches = 0  # of the update being made
@@ -117,19 +101,13 @@ class TokenizerModule(LightningModule):
         alignment, semantic = self.objective.alignment, self.tokenizer.semantic_decoder
         if stage2 and ckpt_path is None:
             raise UserError("ckpt_path: missing; stage2 starts from a tokenizer's checkpoint")
-        if alignment is None:
-            return
-        if stage2:
+        if stage2 and alignment is not None:
             raise UserError("lossconfig.params.semantic_loss_w: expected 0 with stage2: true")
-        if semantic is None:
+        wide = None if semantic is None else semantic.conv_out.out_channels
+        if alignment is not None and wide != alignment.channels:
             raise UserError(
-                "sematicconfig: missing; lossconfig.params.semantic_loss_w asks for a semantic "
-                "decoder (expected its sizes, or semantic_loss_w 0)"
-            )
-        if semantic.conv_out.out_channels != alignment.channels:
-            raise UserError(
-                f"sematicconfig.out_ch: found {semantic.conv_out.out_channels}, expected the "
-                f"{alignment.channels} channels of the network it is aligned with"
+                f"sematicconfig.out_ch: found {wide}, expected the {alignment.channels} channels "
+                "of the network it is aligned with (lossconfig.params.semantic_loss_w: 0 for none)"
             )
 
     def _start_from(self, path: str, stage2: bool) -> None:
@@ -165,18 +143,10 @@ class TokenizerModule(LightningModule):
         return self._batches == 0
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        modules = [self.tokenizer]
-        if self.objective.discriminator is not None:
-            modules.append(self.objective.discriminator)
-        return [
-            torch.optim.Adam(
-                [p for p in module.parameters() if p.requires_grad],
-                lr=self.learning_rate,
-                betas=(0.5, 0.9),
-                fused=True,
-            )
-            for module in modules
-        ]
+        modules = [m for m in (self.tokenizer, self.objective.discriminator) if m is not None]
+        trained = [[p for p in module.parameters() if p.requires_grad] for module in modules]
+        options = {"lr": self.learning_rate, "betas": (0.5, 0.9), "fused": True}
+        return [torch.optim.Adam(parameters, **options) for parameters in trained]
 
     def on_fit_start(self) -> None:
         distributed.broadcast_module(self)
@@ -191,7 +161,7 @@ class TokenizerModule(LightningModule):
                         state[name] = torch.empty_like(weight).copy_(state[name])
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        real = self.prepare(batch)  # [B, 3, H, W]
+        real = images.to_float(batch[0]).contiguous(memory_format=self.layout)  # [B, 3, H, W]
         rate = self.learning_rate * self.schedule.multiplier(self.step)
         adversarial = self.objective.adversarial(self.step)
         key = (self.step, self._batches)
@@ -233,38 +203,29 @@ class TokenizerModule(LightningModule):
         """What the autoencoder makes of images [B, 3, H, W] with the posterior's noise."""
         posterior = self.tokenizer.encode(real)
         tokens, target = posterior.sample(draws), real
-        images, semantics = None, None
         if self.objective.semantic(self.step):
-            images, semantics = self.tokenizer.decode_with_semantics(tokens)
+            fake, semantics = self.tokenizer.decode_with_semantics(tokens)
         else:
-            images = self.tokenizer.decode(tokens)
-        return Reconstruction(target, images, semantics, posterior)
+            fake, semantics = self.tokenizer.decode(tokens), None
+        return Reconstruction(target, fake, semantics, posterior)
 
     def apply_gradients(self, rate: float, adversarial: bool) -> dict[str, Tensor]:
-        """Both optimizers' steps, and EMA; the gradients' norms before clipping."""
-        autoencoder, discriminator = self._optimizers(rate)
-        norms = {"grad_norm": self._update(autoencoder, self.tokenizer)}
-        if self.ema is not None:
-            self.ema.update(self.tokenizer)
-        if adversarial:
-            norms["disc_grad_norm"] = self._update(discriminator, self.objective.discriminator)
-        return norms
-
-    def prepare(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Images [B, 3, H, W] in [-1, 1] of a batch of uint8 ones and their labels."""
-        return images.to_float(batch[0]).contiguous(memory_format=self.layout)
-
-    def _optimizers(self, rate: float) -> tuple[Any, torch.optim.Optimizer | None]:
-        """Both optimizers, the autoencoder's at `rate`, the discriminator's at the base rate.
-
-        The discriminator's comes without Lightning's wrapper, which would count its updates too.
-        """
+        """Both optimizers' steps, the autoencoder's at `rate` and the discriminator's at the base
+        rate, and EMA; the gradients' norms before clipping."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer, value in zip(optimizers, (rate, self.learning_rate), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = value
-        return optimizers[0], optimizers[1].optimizer if len(optimizers) > 1 else None
+        autoencoder = optimizers[0]
+        norms = {"grad_norm": self._update(autoencoder, self.tokenizer)}
+        if self.ema is not None:
+            self.ema.update(self.tokenizer)
+        if adversarial:
+            # without Lightning's wrapper, which would count these updates too
+            discriminator = optimizers[1].optimizer
+            norms["disc_grad_norm"] = self._update(discriminator, self.objective.discriminator)
+        return norms
 
     def _update(self, optimizer: Any, module: nn.Module) -> Tensor:
         """One optimizer step with the gradients there are; their norm before clipping."""

@@ -40,9 +40,6 @@ class Tokenizer(nn.Module):
         std: largest noise scale of the posterior.
         sematicconfig: sizes of the semantic decoder; without it there is none.
         post_channels: channels of a column before it becomes a token; only checked.
-
-    Raises:
-        UserError: sizes that do not fit together.
     """
 
     token_scale: Tensor
@@ -85,18 +82,12 @@ class Tokenizer(nn.Module):
         return weights_hash(state)
 
     def encode(self, images: Tensor) -> Posterior:
-        """Images [B, 3, H, W] in [-1, 1] → the posterior of their tokens, mean [B, L, C].
-
-        Raises:
-            UserError: H is not the tokenizer's height, or W is no multiple of the column width.
-        """
-        if images.ndim != 4:
-            raise UserError(f"images: found shape {list(images.shape)}, expected [B, 3, H, W]")
-        self.check_size(*images.shape[2:])
+        """Images [B, 3, H, W] in [-1, 1] → the posterior of their tokens, mean [B, L, C]."""
+        self.check_size(*images.shape[-2:])
         return self.posterior(self.bottleneck.encode(self.encoder(images)))  # [B, L, C]
 
     def check_size(self, height: int, width: int) -> None:
-        """Refuse images that cannot be encoded; see `encode`."""
+        """Refuse images of another height, or of no whole number of columns."""
         if height != self.height:
             raise UserError(f"image height: found {height}, expected {self.height} pixels")
         if width % self.column_width or width < 2 * self.column_width:

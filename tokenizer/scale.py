@@ -50,7 +50,8 @@ def measure_scale(
     num_workers: int = 0,
     limit: int = SCALE_IMAGES,
 ) -> float:
-    """1/std of posterior samples over a data set, the same for any number of processes.
+    """1/std of posterior samples over a data set, the same for any number of processes, which the
+    tokenizer keeps.
 
     Args:
         tokenizer: with the weights that stage two will use.
@@ -58,9 +59,6 @@ def measure_scale(
         process: this process; each takes its share.
         batch_size, num_workers: of the loader of one process.
         limit: use at most so many images, evenly spread over the data set.
-
-    Raises:
-        UserError: there are fewer images than processes, or the tokens do not vary.
     """
     count = min(limit, len(dataset))
     if count < process.world:
@@ -81,14 +79,8 @@ def measure_scale(
 
 
 def rescale(path: Path, dataset: Dataset, process: Process, **options: int) -> Tokenizer:
-    """The tokenizer of a checkpoint, after measuring the scale of its tokens and storing it there.
-
-    The first process reads the file, once, and sends the weights to the others.
-
-    Args:
-        path: a checkpoint of `scripts/train_tokenizer.py`.
-        dataset, process, options: see `measure_scale`.
-    """
+    """The tokenizer of a checkpoint, after measuring the scale of its tokens and storing it there
+    (see `measure_scale`). The first process reads the file, once, for all."""
     file = checkpoint.load(path) if process.is_main else {}
     tokenizer = checkpoints.load_on_all(
         process, lambda: checkpoints.from_checkpoint(file, path).build()

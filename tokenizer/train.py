@@ -37,6 +37,7 @@ NOISE = (
     r".*number of training batches \(\d+\) is smaller than the logging interval",
 )
 UNLIMITED = sys.maxsize  # epochs
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16")
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,7 @@ class TrainerConfig:
     accumulate_grad_batches: int = setting(1, "batches of an update", min=1)
     check_val_every_n_epoch: int = setting(1, "epochs between two validations", min=1)
     log_every_n_steps: int = setting(50, "updates between two rows of metrics; 0: none", min=0)
-    precision: str = setting(
-        "32-true",
-        "of convolutions and products",
-        choices=("32-true", "32", "bf16-mixed", "bf16"),
-    )
+    precision: str = setting("32-true", "of convolutions and products", choices=PRECISIONS)
     benchmark: bool | None = setting(None, "let cuDNN measure which kernels are fastest")
     deterministic: bool | None = setting(None, "take deterministic kernels only")
     detect_anomaly: bool = setting(False, "look for NaN in the backward pass")
@@ -90,27 +87,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is, beside its settings.
+    """What a run is, beside its settings."""
 
-    Args:
-        folder: `checkpoints/`, `configs/`, `images/`, `logs/` and `results.json` go there.
-        process: this process.
-        resume: a checkpoint to go on from.
-        gpus: numbers of the GPUs that the processes of a machine take, if not the first ones.
-        loggers: further ones than TensorBoard's and CSV.
-        weights_dir: folder of the pretrained networks.
-        scale_lr: multiply the rate of a new run by the global batch size.
-        test: measure reconstructions of the test set at the end, if there is one.
-    """
-
-    folder: Path
+    folder: Path  # for checkpoints/, configs/, images/, logs/ and results.json
     process: Process
-    resume: Path | None = None
-    gpus: Sequence[int] | None = None
-    loggers: Sequence[Logger] = ()
-    weights_dir: str | None = None
-    scale_lr: bool = False
-    test: bool = True
+    resume: Path | None = None  # a checkpoint to go on from
+    gpus: Sequence[int] | None = None  # numbers of a machine's GPUs, if not the first ones
+    loggers: Sequence[Logger] = ()  # further ones than TensorBoard's and CSV
+    weights_dir: str | None = None  # of the pretrained networks
+    scale_lr: bool = False  # multiply the rate of a new run by the global batch size
+    test: bool = True  # measure reconstructions of the test set at the end, if there is one
 
 
 class AveragedGradients(DDPStrategy):
@@ -144,12 +130,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def train(run: Run, settings: Settings, fit: bool = True) -> None:
-    """Train a tokenizer.
-
-    Args:
-        run: where, and from what.
-        settings: of the run.
-        fit: otherwise only build everything, which finds mistakes in the settings.
+    """Train a tokenizer, or only build everything (`fit`), which finds mistakes in the settings.
 
     Raises:
         UserError: a mistake in the settings.
@@ -158,10 +139,9 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
     seeding.seed_everything(settings.seed)
     data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
     data.setup("fit")
-    settings = _whole_updates(settings, data, run.process.world)
+    options, world = settings.lightning.trainer, run.process.world
     if run.scale_lr and run.resume is None:  # a run's own config has the rate that it uses
-        images = data.batch_size * run.process.world
-        images *= settings.lightning.trainer.accumulate_grad_batches
+        images = data.batch_size * world * options.accumulate_grad_batches
         rate = settings.model.base_learning_rate * images
         settings = replace(settings, model=replace(settings.model, base_learning_rate=rate))
     module = build_module(settings, run.weights_dir, run.resume)
@@ -178,7 +158,8 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
                 f"found {height} × {width} in data.params.{name}"
             )
     folder = RunFolder(run.folder, settings, run.process)
-    trainer = build_trainer(settings.lightning.trainer, run, folder)
+    limit = epoch_batches(options, data, world)
+    trainer = build_trainer(replace(options, limit_train_batches=limit), run, folder)
     if not fit:
         return
     if run.process.is_main:
@@ -188,25 +169,22 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=run.resume)
     if not folder.last.exists():
         raise UserError("no update was made; expected lightning.trainer.max_epochs above 0")
-    results = {
-        "updates": module.step,
-        "seconds": time.monotonic() - began,
-        **_measure(run, data, folder, folder.progress["best_step"] == module.step),
-    }
+    results = {"updates": module.step, "seconds": time.monotonic() - began}
+    results |= _measure(run, data, folder, folder.progress["best_step"] == module.step)
     if run.process.is_main:
         record = {"results": results, "settings": asdict(settings), "environment": where}
-        write_json(run.folder / "results.json", record | {"processes": run.process.world})
+        write_json(run.folder / "results.json", record | {"processes": world})
 
 
 def build_module(
     settings: Settings, weights_dir: str | None = None, resume: Path | None = None
 ) -> TokenizerModule:
     """The module that the settings describe; a resumed one gets its weights later."""
-    params = dict(settings.model.params)
-    if resume is not None and params.get("ckpt_path"):
-        params["ckpt_path"] = ""  # the file it once started from may be gone
+    node = {"target": settings.model.target, "params": dict(settings.model.params)}
+    if resume is not None and node["params"].get("ckpt_path"):
+        node["params"]["ckpt_path"] = ""  # the file it once started from may be gone
     return config.instantiate(
-        {"target": settings.model.target, "params": params},
+        node,
         "model",
         learning_rate=settings.model.base_learning_rate,
         seed=settings.seed,
@@ -250,21 +228,18 @@ def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder) -> pl.Tra
     )
 
 
-def _whole_updates(settings: Settings, data: DataModule, world: int) -> Settings:
-    """The settings with a number of batches for each epoch that makes whole updates."""
-    options = settings.lightning.trainer
-    together = options.accumulate_grad_batches
-    batches = len(data.datasets["train"]) // (data.batch_size * world)
+def epoch_batches(options: TrainerConfig, data: DataModule, world: int) -> int | None:
+    """Batches of an epoch, which make whole updates; None for all there are."""
+    together, limit = options.accumulate_grad_batches, options.limit_train_batches
     if together == 1:
-        return settings
-    limit = options.limit_train_batches or batches // together * together
-    if limit % together or not 0 < limit <= batches:
+        return limit
+    batches = min(limit or UNLIMITED, len(data.datasets["train"]) // (data.batch_size * world))
+    if batches < together:
         raise UserError(
-            f"lightning.trainer.limit_train_batches: found {limit}, expected a multiple of "
-            f"accumulate_grad_batches, {together}, up to the {batches} batches of an epoch"
+            f"lightning.trainer.accumulate_grad_batches: found {together}, expected at most the "
+            f"{batches} batches of an epoch"
         )
-    trainer = replace(options, limit_train_batches=limit)
-    return replace(settings, lightning=replace(settings.lightning, trainer=trainer))
+    return batches // together * together
 
 
 def _measure(run: Run, data: DataModule, folder: RunFolder, last_is_best: bool) -> dict[str, Any]:
@@ -291,9 +266,5 @@ def _measure(run: Run, data: DataModule, folder: RunFolder, last_is_best: bool) 
 
 
 def read_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
-    """The settings in YAML files, later ones over earlier ones, then the overrides.
-
-    Raises:
-        UserError: naming the file or the key.
-    """
+    """The settings in YAML files, later ones over earlier ones, then the overrides."""
     return structured(Settings, config.load(files, overrides))

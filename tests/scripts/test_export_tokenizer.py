@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import torch
 
-from tokenizer import load_tokenizer
+from tokenizer import Tokenizer, load_tokenizer
+from tokenizer.checkpoints import export
 
 
 def test_a_folder_holds_all_that_a_tokenizer_needs(project, call, tmp_path):
@@ -35,13 +35,16 @@ def test_folders_that_are_something_else_are_named(project, call, tmp_path):
     done = call("export_tokenizer", given, tmp_path)
     assert done.code == 2 and f"{tmp_path}: not empty, and no exported tokenizer" in done.err
     done = call("export_tokenizer", tmp_path, tmp_path / "x")
-    assert done.code == 2 and f"{tmp_path}: holds no config.json" in done.err
-    (tmp_path / "config.json").write_text("{")
-    done = call("export_tokenizer", tmp_path, tmp_path / "x")
-    assert done.code == 2 and "config.json: not JSON" in done.err
-    (tmp_path / "config.json").write_text(json.dumps({"embed_dim": 4}))
-    done = call("export_tokenizer", tmp_path, tmp_path / "x")
-    assert done.code == 2 and "model.safetensors: no such checkpoint file" in done.err
+    assert done.code == 2 and "config.json" in done.err
+
+
+def test_the_export_of_another_tokenizer_is_replaced_on_demand_only(project, call, tmp_path):
+    given = project.run / "checkpoints" / "last.ckpt"
+    export(Tokenizer(**load_tokenizer(given).sizes), tmp_path / "there")
+    done = call("export_tokenizer", given, tmp_path / "there")
+    assert done.code == 2 and "--overwrite" in done.err
+    assert call("export_tokenizer", given, tmp_path / "there", "--overwrite").code == 0
+    assert load_tokenizer(tmp_path / "there").fingerprint == load_tokenizer(given).fingerprint
 
 
 def test_the_published_use_as_a_library(project):

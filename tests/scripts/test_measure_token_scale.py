@@ -49,7 +49,7 @@ def test_a_yaml_file_names_a_tokenizer_that_stays_as_it_is(project, run, call, t
 
 def test_mistakes_are_named(run, call, tmp_path):
     done = call("measure_token_scale", run, "--images", 0)
-    assert done.code == 2 and "--images: found 0, expected at least 1" in done.err
+    assert done.code == 2 and "--images" in done.err
     alone = shutil.copy(run, tmp_path / "alone.ckpt")
     done = call("measure_token_scale", alone)
     assert done.code == 2 and "alone.ckpt: lies in no run with" in done.err

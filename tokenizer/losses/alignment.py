@@ -16,14 +16,7 @@ from common.pretrained.vit import embed, resize_positions, vision_transformer
 
 
 class Alignment:
-    """Distance of a semantic map from the patch tokens of DINOv2 ViT-B/14.
-
-    Args:
-        weights_dir: folder of the weights, see `common.pretrained.files.folder`.
-
-    Raises:
-        UserError: the file is missing, damaged or of another network.
-    """
+    """Distance of a semantic map from the patch tokens of DINOv2 ViT-B/14, in `weights_dir`."""
 
     def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
         network = _PatchTokens(vision_transformer("dinov2", weights_dir))

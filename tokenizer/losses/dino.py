@@ -28,13 +28,8 @@ CROP_DRAWS = 3  # whether to crop, how far down, how far right
 class DinoDiscriminator(nn.Module):
     """Judges every patch at five depths: images [B, 3, H, W] in [-1, 1] → logits [B, F·N].
 
-    Only the heads are trained; gradients reach the images through the frozen network.
-
-    Args:
-        weights_dir: folder of the weights, see `common.pretrained.files.folder`.
-
-    Raises:
-        UserError: the file is missing, damaged or of another network.
+    Only the heads are trained; gradients reach the images through the frozen network, whose weights
+    lie in `weights_dir`.
     """
 
     def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
@@ -48,16 +43,12 @@ class DinoDiscriminator(nn.Module):
         return self.judge(self.features(images, uniform))
 
     def features(self, images: Tensor, uniform: Tensor | None = None) -> list[Tensor]:
-        """What the heads see, F times [B, D, N]. Images do not depend on each other here, so that
-        real and false ones may pass in one batch; `uniform` as in `to_square`."""
+        """What the heads see, F times [B, D, N]; `uniform` as in `to_square`."""
         return self.trunk(to_square(imagenet_scale(images), uniform))
 
     def judge(self, features: list[Tensor]) -> Tensor:
-        """Features, F times [B, D, N] → logits [B, F·N].
-
-        The norms share statistics within about 8 neighbouring images: their order matters, and
-        real and false images must pass one after the other.
-        """
+        """Features, F times [B, D, N] → logits [B, F·N]; the norms share statistics within about 8
+        neighbouring images, so that real and false images must pass one after the other."""
         logits = [head(x).squeeze(1) for head, x in zip(self.heads, features, strict=True)]
         return torch.cat(logits, 1)
 
@@ -65,15 +56,9 @@ class DinoDiscriminator(nn.Module):
 def to_square(images: Tensor, uniform: Tensor | None = None) -> Tensor:
     """Images [B, 3, H, W] → [B, 3, 224, 224], all in the same way.
 
-    Args:
-        images: of any size.
-        uniform: [3] numbers in [0, 1), best on the CPU because they are read there: where both
-            sides exceed 224 and the first is below ½, a crop is taken, whose place the others
-            give. None never crops.
-
-    Returns:
-        A crop, or the images resized: by averages of areas where they shrink, bicubically where
-        they grow.
+    Where both sides exceed 224 and the first of `uniform` [3], in [0, 1), is below ½, a crop whose
+    place the others give; else resized, by averages of areas where they shrink, bicubically where
+    they grow.
     """
     height, width = images.shape[2:]
     if uniform is not None and min(height, width) > SIDE and uniform[0] < 0.5:
@@ -103,12 +88,8 @@ class LocalBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         groups = x.float().tensor_split(math.ceil(len(x) / GROUP))
-        return torch.cat(
-            [
-                F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=1e-6)
-                for g in groups
-            ]
-        )
+        options = {"weight": self.weight, "bias": self.bias, "training": True, "eps": 1e-6}
+        return torch.cat([F.batch_norm(g, None, None, **options) for g in groups])
 
 
 class Residual(nn.Module):
@@ -137,15 +118,13 @@ def _convolution(before: int, after: int, kernel: int) -> nn.Module:
 
 
 def _block(width: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        _convolution(width, width, kernel), LocalBatchNorm(width), nn.LeakyReLU(0.2)
-    )
+    conv = _convolution(width, width, kernel)
+    return nn.Sequential(conv, LocalBatchNorm(width), nn.LeakyReLU(0.2))
 
 
 def _head(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        _block(width, 1), Residual(_block(width, KERNEL)), _convolution(width, 1, 1)
-    )
+    first, wide = _block(width, 1), Residual(_block(width, KERNEL))
+    return nn.Sequential(first, wide, _convolution(width, 1, 1))
 
 
 class _Features(nn.Module):

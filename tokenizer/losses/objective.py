@@ -50,19 +50,12 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: nn.Para
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What the autoencoder makes of a batch of images.
+    """What the autoencoder makes of a batch of images, and what it should make."""
 
-    Args:
-        target: what it should make, [B, 3, H, W] in [-1, 1].
-        images: [B, 3, H, W], about [-1, 1].
-        semantics: the semantic map [B, c, h, L], or None where it is not wanted.
-        posterior: of the images' tokens.
-    """
-
-    target: Tensor
-    images: Tensor
-    semantics: Tensor | None
-    posterior: Posterior
+    target: Tensor  # [B, 3, H, W] in [-1, 1]
+    images: Tensor  # [B, 3, H, W], about [-1, 1]
+    semantics: Tensor | None  # the semantic map [B, c, h, L] where it is wanted
+    posterior: Posterior  # of the images' tokens
 
 
 @dataclass(frozen=True)
@@ -75,21 +68,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class Term:
-    """A term of the autoencoder's loss.
+    """A term of the autoencoder's loss."""
 
-    Args:
-        name: in the logs.
-        weight: of its value in the sum.
-        measure: its value, and the figure for the logs.
-        start: first step with it.
-        faithful: whether it is part of the reconstruction that the adaptive weight looks at.
-    """
-
-    name: str
-    weight: float
-    measure: Callable[[Reconstruction], tuple[Tensor, Tensor]]
-    start: int = 0
-    faithful: bool = False
+    name: str  # in the logs
+    weight: float  # of its value in the sum
+    measure: Callable[[Reconstruction], tuple[Tensor, Tensor]]  # value, and figure for the logs
+    start: int = 0  # first step with it
+    faithful: bool = False  # part of the reconstruction that the adaptive weight looks at
 
 
 def absolute_error(fake: Reconstruction) -> tuple[Tensor, Tensor]:
@@ -165,9 +150,8 @@ class Objective(nn.Module):
             self.terms.append(Term("lpips", perceptual_weight, self._lpips, faithful=True))
         self.terms.append(Term("kl", kl_weight, divergence))
         if self.alignment is not None:
-            self.terms.append(
-                Term("semantic", semantic_loss_w, self._alignment, semantic_iter_start)
-            )
+            term = Term("semantic", semantic_loss_w, self._alignment, semantic_iter_start)
+            self.terms.append(term)
 
     def adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in this step."""
@@ -180,14 +164,8 @@ class Objective(nn.Module):
     def autoencoder_loss(
         self, fake: Reconstruction, last_weight: nn.Parameter, step: int, draws: BatchDraws
     ) -> Loss:
-        """The autoencoder's loss.
-
-        Args:
-            fake: what the autoencoder makes, and of what.
-            last_weight: of the decoder's last convolution, for the adaptive factor.
-            step: updates of the autoencoder so far.
-            draws: randomness of the discriminator's augmentation.
-        """
+        """The autoencoder's loss after `step` updates; the adaptive factor looks at `last_weight`,
+        that of the decoder's last convolution."""
         logged: dict[str, Tensor] = {}
         faithful, others = [], []
         for term in self.terms:
