@@ -191,7 +191,7 @@ def construct(build: Callable[..., T], params: Any, where: str, **injected: Any)
         if key in params:
             raise UserError(f"{where}.{key}: set here, but the program sets it itself")
     if dataclasses.is_dataclass(build):
-        return structured(build, {**params, **injected}, where)
+        return structured(build, {**params, **injected}, where)  # type: ignore[return-value]
     signature = inspect.signature(build).parameters.values()
     hints = _type_hints(build)
     entries = {
@@ -291,7 +291,7 @@ def _convert(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> An
             return None
         return _convert(value, typing.Union[_without_none(arguments)], bounds, where)  # noqa: UP007
     if dataclasses.is_dataclass(hint):
-        return structured(hint, value, where)
+        return structured(hint, value, where)  # type: ignore[arg-type]
     if origin is typing.Literal:
         bounds = {**bounds, "choices": arguments}
     kind = _plain_type(hint)
@@ -370,7 +370,7 @@ def _plain_type(hint: Any) -> Any:
     if origin in (bool, int, float, str, Path):
         return origin
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        return list[_plain_type(arguments[0]) if arguments else Any]
+        return list[_plain_type(arguments[0]) if arguments else Any]  # type: ignore[misc]
     if origin in (dict, collections.abc.Mapping):
         return dict[str, Any]
     if origin is typing.Literal and len({type(option) for option in arguments}) == 1:

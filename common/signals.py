@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ class PreemptionHandler:
     def __init__(self, process: Process) -> None:
         self.process = process
         self._noted = [0] * len(SIGNALS)
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> PreemptionHandler:
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}

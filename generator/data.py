@@ -87,7 +87,7 @@ def image_data(
             train,
             seed=seed,
             width=width,
-            interpolation=given.interpolation,
+            interpolation=given.interpolation,  # type: ignore[arg-type]
         )
         where = "--img_size"
     elif given.img_size is not None:

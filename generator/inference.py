@@ -112,7 +112,7 @@ def _compile(head: FlowHead) -> None:
         torch.compiler.cudagraph_mark_step_begin()
         return compiled(x, modulations).clone()
 
-    head.modulated = modulated
+    head.modulated = modulated  # type: ignore[method-assign]
 
 
 def _pack(weight: Tensor) -> Tensor:

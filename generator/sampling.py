@@ -117,10 +117,9 @@ def sample_columns(
                 hidden = cache.read(tokens.repeat(len(branches), 1, 1))
                 unread.clear()
             start, scale = start * config.temperature, guidance.at(column)
-            condition, *unconditional = hidden.split(len(labels))
-            token = model.head.sample(
-                start, condition, *unconditional, guidance=scale, solver=solver, times=times
-            )
+            condition, *other = hidden.split(len(labels))
+            unconditional = other[0] if other else None
+            token = model.head.sample(start, condition, unconditional, scale, solver, times)
         unread.append(token)
         yield token
 

@@ -74,7 +74,7 @@ class AutoencoderConfig:
         """Height of the deepest feature map, h."""
         return self.resolution // self.height_factor
 
-    def stride(self, level: int) -> tuple[int, int]:
+    def stride(self, level: int) -> tuple[Literal[2], Literal[1, 2]]:
         """Stride between `level` and `level + 1`."""
         return (2, 2) if level < self.len_down_scale else (2, 1)
 

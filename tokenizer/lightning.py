@@ -95,6 +95,7 @@ class TokenizerModule(LightningModule):
         self.step = 0  # updates of the autoencoder so far
         self.metrics: MetricLogger | None = None
         self._batches = 0  # of the update being made
+        self._terms: dict[str, Tensor] = {}
         self._make_fast(compile, channels_last, grad_checkpointing)
 
     def _check(self, stage2: bool, ckpt_path: str | None) -> None:
@@ -130,7 +131,7 @@ class TokenizerModule(LightningModule):
             self.tokenizer.encoder.compile()
             # without the last convolution, for whose weight the adaptive factor asks by itself
             decoder = self.tokenizer.decoder
-            decoder.trunk = torch.compile(decoder.trunk)
+            decoder.trunk = torch.compile(decoder.trunk)  # type: ignore[method-assign]
 
     @property
     def average(self) -> Tokenizer:

@@ -53,9 +53,9 @@ class Tokenizer(nn.Module):
         post_channels: int | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"ddconfig": ddconfig, "embed_dim": embed_dim, "std": std}
-        sizes |= {"sematicconfig": sematicconfig, "post_channels": post_channels}
-        sizes = structured(TokenizerConfig, sizes)
+        given: dict[str, Any] = {"ddconfig": ddconfig, "embed_dim": embed_dim, "std": std}
+        given |= {"sematicconfig": sematicconfig, "post_channels": post_channels}
+        sizes = structured(TokenizerConfig, given)
         self.config = config = sizes.ddconfig
         self.channels, self.std = sizes.embed_dim, sizes.std
         self.encoder = Encoder(config)

@@ -36,7 +36,7 @@ from common.seeding import stream
 from common.signals import ignore_signals
 
 SHARD = 256  # images
-LAYOUT = "means [image, crop and flip, column, channel], in the posterior's scale"
+LAYOUT: Any = "means [image, crop and flip, column, channel], in the posterior's scale"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LatentHeader:
     std: float = setting(help="noise range of the posterior", min=0)
     height: int = setting(help="of the images in pixels", min=1)
     column_width: int = setting(help="of a token in pixels", min=1)
-    class_names: list[str]
+    class_names: list[str] = setting(help="names of the classes")
     views: ViewsHeader | None = setting(None, "filled in by `cache_latents`")
     data: Any = setting(None, "the images, in plain values")
     seed: int = setting(0, "of the crops")
@@ -141,7 +141,7 @@ class LatentDataset(Dataset):
         return {k: v for k, v in vars(self).items() if k not in ("means", "labels")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         self._open()
 
 

@@ -14,7 +14,7 @@ from common.seeding import stream
 class Draw(NamedTuple):
     """Picture `index`, drawn as the `number`-th of the whole training."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     number: int
 
 

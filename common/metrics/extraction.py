@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -31,7 +31,7 @@ from common.metrics.features import Extractor
 LOSSY = ("JPEG", "MPO", "WEBP")
 CROPS = ("center", "adm-center")
 YAML = (".yaml", ".yml")
-Batch = Tensor | list[Tensor]  # uint8 [B, 3, H, W]; B times [3, H, W] where sizes differ
+Batch: TypeAlias = Tensor | list[Tensor]  # uint8 [B, 3, H, W]; B times [3, H, W] where sizes differ
 
 
 class Crop(NamedTuple):

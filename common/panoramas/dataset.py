@@ -100,7 +100,7 @@ class Panoramas(Dataset):
         return {k: v for k, v in vars(self).items() if k not in ("_filled", "_images")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         self._reserve()
 
     def __len__(self) -> int:
