@@ -31,20 +31,6 @@ def test_figures_are_those_of_the_record():
     assert [text for text in quoted if text not in README] == []
 
 
-def test_figures_of_stage_one_are_those_of_the_record():
-    text = (ROOT / "docs/tokenizer.md").read_text()
-    results = json.loads((ROOT / "docs/results/scenes96.json").read_text())["results"]
-    found = results["validation"]
-    quoted = [
-        f"| {found['images']:,} photographs never seen",
-        f"| {found['psnr']:.2f} dB |",
-        f"| {found['ssim']:.3f} |",
-        f"after {results['updates']:,} updates",
-        f"in {results['seconds'] / 60:.0f} minutes",
-    ]
-    assert [part for part in quoted if part not in text] == []
-
-
 def test_figures_of_sampling_are_those_of_the_records():
     text = (ROOT / "docs/sampling.md").read_text()
 

@@ -87,3 +87,16 @@ def test_model_table_names_a_config_without_a_tokenizer(tmp_path):
     done = run("model_table", "--config_path", path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {path}: model.params")
+
+
+def test_the_benchmark_writes_what_it_has(tmp_path):
+    file = tmp_path / "speed.json"
+    sizes = ("--model", "tiny_model", "--batch", 1, "--columns", 2, "--num_sampling_steps", 1)
+    done = run("benchmark", "sampling", *sizes, "--no_decoder", "--device", "cpu", "--json", file)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["times_faster"] > 0 and row["largest_difference"] < 1e-4
+    more = ("--size", 32, "--workers", 0, "--seconds", 0.1, "--batch_size", 4, "--json", file)
+    done = run("benchmark", "loading", *more)
+    assert done.returncode == 0, done.stderr
+    assert [row["per_s"] > 0 for row in json.loads(file.read_text())["rows"]] == [True, True]

@@ -114,12 +114,3 @@ def test_mistakes_are_named_before_the_work(picture_folders, call, tmp_path):
         assert done.code == 2 and message in done.err, (message, done.err)
         assert done.err.splitlines()[-1].startswith("error: ") and "Traceback" not in done.err
     assert not (tmp_path / "m.json").exists()
-
-
-def test_flags_of_statistics_that_make_no_sense(picture_folders, call, tmp_path):
-    for given, message in (
-        (("x.pth",), "x.pth"),
-        (("x.npz", "--img_size", 0), "--img_size"),
-    ):
-        done = call("compute_fid_stats", picture_folders[0], *given, *RANDOM)
-        assert done.code == 2 and message in done.err

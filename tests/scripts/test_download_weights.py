@@ -61,11 +61,6 @@ def test_the_format_follows_the_address(fetch, directory, source):
     assert "vit_small_patch16_224.dino.pth" in names(directory)
 
 
-def test_a_name_that_there_is_not(fetch):
-    done = fetch("vgg")
-    assert done.code == 2 and "vgg" in done.err
-
-
 @pytest.fixture
 def hub(monkeypatch):
     """A server that answers as the Hugging Face hub does; `hub.digest` is what it declares."""

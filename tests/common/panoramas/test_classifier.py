@@ -33,14 +33,6 @@ def test_training_is_decided_by_its_seed_alone(lessons):
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_training_leaves_the_ambient_generator_alone(lessons):
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    learn(lessons, epochs=1)
-    assert torch.equal(torch.rand(3), expected)
-
-
 def test_agreement_counts_each_class():
     class Red(classifier.Classifier):  # names class 1 where there is any red
         def forward(self, x):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from common.data.folders import Draw
 from common.errors import UserError
 from common.panoramas.dataset import CLASS_NAMES, Panoramas, render
 
@@ -63,17 +62,6 @@ def test_every_image_differs_and_has_the_class_of_its_index():
     assert len({image.numpy().tobytes() for image in images}) == len(data)
 
 
-def test_classes_can_be_told_apart():
-    """Even by the class mean that is nearest in coarse colours."""
-    count = len(CLASS_NAMES)
-    images = torch.stack([image for image, _ in Panoramas(40 * count, size=32)]).float()
-    coarse = torch.nn.functional.adaptive_avg_pool2d(images, (8, 1)).flatten(1)
-    coarse = coarse.view(40, count, -1)
-    means = coarse[:20].mean(0)
-    guesses = torch.cdist(coarse[20:].flatten(0, 1), means).argmin(1).view(20, count)
-    assert (guesses == torch.arange(count)).float().mean() > 0.8
-
-
 @pytest.mark.parametrize("cache", [True, False])
 def test_images_do_not_depend_on_workers_or_epoch(cache):
     data = Panoramas(length=20, size=32, seed=4, cache=cache)
@@ -103,21 +91,6 @@ def test_pickling_keeps_the_images_but_not_the_cache():
     assert torch.equal(pickle.loads(stored)[5][0], data[5][0])
 
 
-def test_a_draw_is_known_by_its_index():
-    data = Panoramas(length=5, size=32)
-    assert torch.equal(data[Draw(3, 1234)][0], data[3][0]) and data[Draw(3, 1234)][1] == 3
-
-
-@pytest.mark.parametrize(("size", "width"), [(32, None), (64, 128), (256, None)])
-def test_sizes(size, width):
-    image, _ = Panoramas(length=1, size=size, width=width)[0]
-    assert image.dtype == torch.uint8 and image.shape == (3, size, width or size)
-
-
-def test_seeds_are_different_worlds():
-    assert not torch.equal(Panoramas(1, 32, seed=0)[0][0], Panoramas(1, 32, seed=1)[0][0])
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -131,16 +104,3 @@ def test_seeds_are_different_worlds():
 def test_arguments_out_of_range_are_named(arguments, named):
     with pytest.raises(UserError, match=named):
         Panoramas(**arguments)
-
-
-def test_render_names_a_wrong_argument():
-    with pytest.raises(UserError, match="class_name: found 'moon', expected one of alps, dunes"):
-        render("moon", 0, 0, 0, 64, 64)
-    with pytest.raises(UserError, match="left: found -1"):
-        render("alps", 0, 0, -1, 64, 64)
-    with pytest.raises(UserError, match="height: found 512"):
-        render("alps", 0, 0, 0, 512, 64)
-
-
-def test_an_index_past_the_end_ends_iteration():
-    assert len(list(Panoramas(length=3, size=32))) == 3

@@ -9,7 +9,7 @@ from torchvision.models import VGG16_Weights
 
 from common.errors import UserError
 from common.pretrained import files as pretrained
-from common.pretrained.files import FILES, find, folder, present
+from common.pretrained.files import FILES, find, folder
 
 
 def put(path):
@@ -37,12 +37,6 @@ def test_networks_of_timm_come_from_its_own_repositories():
         )
 
 
-def test_every_file_has_exactly_one_source():
-    for file in FILES.values():
-        given = [file.url, file.timm, file.hub, file.package]
-        assert sum(map(bool, given)) == 1
-
-
 def test_where_weights_lie(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(pretrained.FOLDER_VARIABLE, raising=False)
@@ -64,11 +58,6 @@ def test_either_format_and_the_listed_one_first(tmp_path):
     other = put(tmp_path / "vgg16-397923af.safetensors")
     assert find("vgg16", tmp_path) == other
     assert find("vgg16", tmp_path).exists()
-
-
-def test_a_folder_of_that_name_is_no_file(tmp_path):
-    (tmp_path / "vgg16-397923af.pth").mkdir()
-    assert present("vgg16", tmp_path) is None
 
 
 def test_a_missing_file_is_named_with_its_source_and_the_way_around_it(tmp_path):

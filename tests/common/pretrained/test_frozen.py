@@ -30,12 +30,6 @@ def test_gradients_pass_through_it():
     assert torch.equal(x.grad, network.network[0].weight.sum(0).expand(4, 2))
 
 
-def test_it_goes_where_its_input_is():
-    network = Owner().network
-    assert network(torch.zeros(3, 2, device="meta")).device.type == "meta"
-    assert network.network[0].weight.device.type == "meta"
-
-
 def test_a_move_in_inference_mode_leaves_it_fit_for_gradients():
     network = Frozen(nn.Linear(2, 2, device="meta"))
     network.network.to_empty(device="cpu")

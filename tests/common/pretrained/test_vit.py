@@ -9,11 +9,6 @@ from common.pretrained.files import FILES, find
 from common.pretrained.vit import resize_positions, vision_transformer
 
 
-def test_positions_of_the_grid_in_training_are_kept():
-    table = torch.randn(1, 1 + 37 * 37, 4)
-    assert resize_positions(table, 37, 37) is table
-
-
 def test_a_slope_of_positions_stays_a_slope():
     """Bicubic interpolation keeps linear functions to 0.05 of a step, away from the border."""
     down, right = torch.meshgrid(torch.arange(37.0), torch.arange(37.0), indexing="ij")
