@@ -180,11 +180,11 @@ def build_module(
     settings: Settings, weights_dir: str | None = None, resume: Path | None = None
 ) -> TokenizerModule:
     """The module that the settings describe; a resumed one gets its weights later."""
-    node = {"target": settings.model.target, "params": dict(settings.model.params)}
-    if resume is not None and node["params"].get("ckpt_path"):
-        node["params"]["ckpt_path"] = ""  # the file it once started from may be gone
+    params = dict(settings.model.params)
+    if resume is not None and params.get("ckpt_path"):
+        params["ckpt_path"] = ""  # the file it once started from may be gone
     return config.instantiate(
-        node,
+        {"target": settings.model.target, "params": params},
         "model",
         learning_rate=settings.model.base_learning_rate,
         seed=settings.seed,
