@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from common import checkpoint, config, distributed
 from common.errors import UserError
 from generator.model import SIZES, Generator, GeneratorConfig
 
+T = TypeVar("T")
 # our names → the released ones
 RULES = [
     (r"^condition\.embedding\.", "class_emb."),
@@ -126,8 +127,7 @@ def load_generator(
         UserError: no such file, not a generator, or sizes that do not fit it.
     """
     key = "model_ema" if ema else "model"
-    unused = {"optimizer", "model", "model_ema"} - {key}
-    file = read_once(path, device, lambda file: {k: file[k] for k in file.keys() - unused})
+    file = read_once(path, device, {"optimizer", "model", "model_ema"} - {key})
     state = file.get(key)
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: has no {key}; expected a checkpoint of the generator")
@@ -147,62 +147,56 @@ def sizes_of(
     file: Mapping[str, Any], state: Mapping[str, Tensor], given: Mapping[str, Any] | None
 ) -> GeneratorConfig:
     """The sizes of a checkpoint: its own, or `given` ones, with which released weights go."""
-    if "generator" in file:
-        return complete({}, given, file["generator"])
-    stored: dict[str, Any] = {}
-    if "class_emb.weight" in state and "z_proj.weight" in state:
-        stored["classes"] = len(state["class_emb.weight"])
-        stored["channels"] = state["z_proj.weight"].shape[1]
-    return complete({}, given, stored)
+    known = dict(file.get("generator", {}))
+    if not known and "class_emb.weight" in state and "z_proj.weight" in state:
+        known["classes"] = len(state["class_emb.weight"])
+        known["channels"] = state["z_proj.weight"].shape[1]
+    return complete(given or {}, known)
 
 
-def complete(
-    default: Mapping[str, Any], given: Mapping[str, Any] | None, known: Mapping[str, Any]
-) -> GeneratorConfig:
-    """The sizes that are `given`, over a `default`, and must agree with those that are `known`
-    from the checkpoint, the tokenizer or the data."""
-    flags = {name: f.metadata["flag"] or name for name, f in _fields().items()}
-    for name, value in (given or {}).items():
-        if name in known and value != known[name]:
-            raise UserError(f"--{flags[name]}: found {value}, expected {known[name]}")
-    values = {**default, **(given or {}), **known}
+def complete(given: Mapping[str, Any], known: Mapping[str, Any]) -> GeneratorConfig:
+    """The sizes that are `given`, which must agree with those `known` from elsewhere."""
+    for name, value in given.items():
+        if known.get(name, value) != value:
+            flag = GeneratorConfig.__dataclass_fields__[name].metadata["flag"] or name
+            raise UserError(f"--{flag}: found {value}, expected {known[name]}")
+    values = {**given, **known}
     if not {"width", "depth", "heads"} <= values.keys():
         raise UserError(f"--model: not given, expected one of {', '.join(SIZES)}, or all sizes")
     return config.structured(GeneratorConfig, values, "--")
 
 
-def _fields() -> dict[str, Any]:
-    return GeneratorConfig.__dataclass_fields__
+def on_first(build: Callable[[], T]) -> T:
+    """What `build` gives on the first process, on all of them; so with its mistakes."""
+    found: Any = None
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            found = build()
+        except UserError as error:
+            found = error
+    found = distributed.broadcast_object(found)
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def read_once(
-    path: str | Path,
-    device: torch.device | str,
-    keep: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    path: str | Path, device: torch.device | str, unused: Collection[str] = ()
 ) -> dict[str, Any]:
-    """What a checkpoint holds, on every process; the first one reads it, and sends the others
-    what `keep` leaves of it."""
+    """What a checkpoint holds, but for `unused` keys, on every process; the first one reads it."""
+    file: dict[str, Any] = {}
+
+    def read() -> dict[str, Any]:
+        file.update({k: v for k, v in checkpoint.load(path).items() if k not in unused})
+        return tree_map_only(Tensor, lambda x: x.to("meta"), file)
+
+    shapes = on_first(read)
     if not dist.is_initialized():
-        return keep(checkpoint.load(path))
-    found: Any = None
-    if dist.get_rank() == 0:
-        try:
-            found = keep(checkpoint.load(path))
-        except UserError as error:
-            found = error
-    shape = found if isinstance(found, UserError) else tree_map_only(Tensor, _to_meta, found)
-    shape = distributed.broadcast_object(shape)
-    if isinstance(shape, UserError):
-        raise shape
-    if found is None:
-        found = tree_map_only(Tensor, lambda x: torch.empty_like(x, device="cpu"), shape)
-    for tensor in tree_leaves(found):
+        return file
+    file = file or tree_map_only(Tensor, lambda x: torch.empty_like(x, device="cpu"), shapes)
+    for tensor in tree_leaves(file):
         if isinstance(tensor, Tensor):
             sent = tensor.to(device)
             dist.broadcast(sent, 0)
             tensor.copy_(sent)
-    return found
-
-
-def _to_meta(tensor: Tensor) -> Tensor:
-    return tensor.to("meta")
+    return file

@@ -12,34 +12,28 @@ from common.config import setting
 from common.errors import UserError
 from common.schedule import EpochSchedule
 
-# a field that `--help` shows in the group of this name
-_generator = partial(setting, group="generator")
-_training = partial(setting, group="training")
-_objective = partial(setting, group="objective")
-_speed = partial(setting, group="speed")
-_records = partial(setting, group="records")
+_size, _train, _loss, _speed, _record = (
+    partial(setting, group=name)
+    for name in ("generator", "training", "objective", "speed", "records")
+)
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
     """Sizes of the generator."""
 
-    width: int = _generator(help="width of the transformer", min=1)
-    depth: int = _generator(help="layers of the transformer", min=1)
-    heads: int = _generator(help="attention heads", min=1)
-    channels: int = _generator(help="channels of a token", min=1, flag="vae_embed_dim")
-    classes: int = _generator(help="number of classes", min=1, flag="class_num")
-    context_tokens: int = _generator(
-        16, "condition tokens that the columns attend to", min=1, flag="buffer_size"
-    )
-    window: int = _generator(
-        3, "earlier columns that a layer sees; 0: all", min=0, flag="cond_length"
-    )
-    head_width: int = _generator(1024, "width of the flow head", min=1, flag="diffloss_w")
-    head_depth: int = _generator(12, "residual blocks of the flow head", min=0, flag="diffloss_d")
-    mlp_ratio: float = _generator(4.0, "width of the MLPs over that of the transformer", above=0)
-    attn_dropout: float = _generator(0.1, "dropout of attention weights", min=0, max=1)
-    proj_dropout: float = _generator(0.1, "dropout after projections and in MLPs", min=0, max=1)
+    width: int = _size(help="width of the transformer", min=1)
+    depth: int = _size(help="layers of the transformer", min=1)
+    heads: int = _size(help="attention heads", min=1)
+    channels: int = _size(help="channels of a token", min=1, flag="vae_embed_dim")
+    classes: int = _size(help="number of classes", min=1, flag="class_num")
+    context_tokens: int = _size(16, "condition tokens of an image", min=1, flag="buffer_size")
+    window: int = _size(3, "earlier columns a layer sees; 0: all", min=0, flag="cond_length")
+    head_width: int = _size(1024, "width of the flow head", min=1, flag="diffloss_w")
+    head_depth: int = _size(12, "residual blocks of the flow head", min=0, flag="diffloss_d")
+    mlp_ratio: float = _size(4.0, "width of the MLPs over that of the transformer", above=0)
+    attn_dropout: float = _size(0.1, "dropout of attention weights", min=0, max=1)
+    proj_dropout: float = _size(0.1, "dropout after projections and in MLPs", min=0, max=1)
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 2:
@@ -63,35 +57,25 @@ SIZES = {
 class TrainConfig:
     """How the generator is trained, and what is due when. Defaults are the paper's."""
 
-    epochs: int = _training(1200, "passes over the data", min=1)
-    max_steps: int = _training(0, "updates after which training ends all the same; 0: never", min=0)
-    batch_size: int = _training(64, "images of one process in one pass", min=1)
-    accumulate: int = _training(
-        1,
-        "passes whose gradients make one update; batch_size x this x processes is the global batch",
-        min=1,
-    )
-    blr: float = _training(1e-4, "learning rate at a global batch of 256", min=0)
-    lr: float | None = _training(None, "learning rate, instead of --blr", min=0)
-    min_lr: float = _training(0.0, "end of the cosine schedule", min=0)
-    lr_schedule: str = _training("constant", "after the warm-up", choices=("constant", "cosine"))
-    warmup_epochs: float = _training(100.0, "epochs in which the rate grows from 0", min=0)
-    weight_decay: float = _training(0.02, "weight decay of matrices outside the flow head", min=0)
-    grad_clip: float = _training(3.0, "largest gradient norm; 0: any", min=0)
-    ema_rate: float = _training(0.9999, "decay of the averaged weights", min=0, below=1)
-    seed: int = _training(0, "random seed of weights, order, noise, and crops of --data_path")
-    label_drop_prob: float = _objective(
-        0.1, "probability that an image loses its class", min=0, max=1
-    )
-    shift_num: int = _objective(
-        16, "number of random shifts of all positions, one an update; 1: no shift", min=1
-    )
-    diffusion_batch_mul: int = _objective(4, "flow draws of each token", min=1)
-    train_columns: str = _objective("all", "columns whose loss is trained, such as 0-3,8-11")
-    subsequence: int = _objective(
-        0,
-        "train on random runs of so many columns, each as if it were an image; 0: on whole images",
-        min=0,
+    epochs: int = _train(1200, "passes over the data", min=1)
+    max_steps: int = _train(0, "updates after which training ends all the same; 0: never", min=0)
+    batch_size: int = _train(64, "images of one process in one pass", min=1)
+    accumulate: int = _train(1, "passes whose gradients make one update", min=1)
+    blr: float = _train(1e-4, "learning rate at a global batch of 256", min=0)
+    lr: float | None = _train(None, "learning rate, instead of --blr", min=0)
+    min_lr: float = _train(0.0, "end of the cosine schedule", min=0)
+    lr_schedule: str = _train("constant", "after the warm-up", choices=("constant", "cosine"))
+    warmup_epochs: float = _train(100.0, "epochs in which the rate grows from 0", min=0)
+    weight_decay: float = _train(0.02, "weight decay of matrices outside the flow head", min=0)
+    grad_clip: float = _train(3.0, "largest gradient norm; 0: any", min=0)
+    ema_rate: float = _train(0.9999, "decay of the averaged weights", min=0, below=1)
+    seed: int = _train(0, "random seed of weights, order, noise, and crops of --data_path")
+    label_drop_prob: float = _loss(0.1, "how often an image loses its class", min=0, max=1)
+    shift_num: int = _loss(16, "number of random shifts of positions; 1: no shift", min=1)
+    diffusion_batch_mul: int = _loss(4, "flow draws of each token", min=1)
+    train_columns: str = _loss("all", "columns whose loss is trained, such as 0-3,8-11")
+    subsequence: int = _loss(
+        0, "train on random runs of so many columns, as if they were images; 0: no", min=0
     )
     precision: str = _speed(
         "fp32",
@@ -100,31 +84,17 @@ class TrainConfig:
         choices=("fp32", "tf32", "bf16", "auto"),
     )
     compile: bool = _speed(False, "compile layers and flow head")
-    grad_checkpointing: bool = _speed(
-        False, "recompute layers in the backward pass, for less memory"
-    )
+    grad_checkpointing: bool = _speed(False, "recompute layers in the backward pass")
     share_classes: bool = _speed(
-        False,
-        "read each class once, where a batch has more images than there are classes; images of a "
-        "class then share its tokens' dropout",
+        False, "read each class once a batch; its images share its tokens' dropout"
     )
-    log_freq: int = _records(20, "updates between two entries of the logs", min=1)
-    save_last_freq: int = _records(
-        1, "epochs between two checkpoints that replace each other", min=1
-    )
-    save_freq: int = _records(50, "epochs between two checkpoints that are kept; 0: none", min=0)
-    save_steps: int = _records(
-        0, "updates between two checkpoints that replace each other; 0: none", min=0
-    )
-    eval_freq: int = _records(
-        0,
-        "epochs between two evaluations of every column's loss, with the averaged weights; 0: none",
-        min=0,
-    )
-    eval_images: int = _records(2048, "images of such an evaluation", min=1)
-    sample_freq: int = _records(
-        0, "epochs between two grids of samples, with the averaged weights; 0: none", min=0
-    )
+    log_freq: int = _record(20, "updates between two entries of the logs", min=1)
+    save_last_freq: int = _record(1, "epochs between two writes of the last checkpoint", min=1)
+    save_freq: int = _record(50, "epochs between two checkpoints that are kept; 0: none", min=0)
+    save_steps: int = _record(0, "updates between two writes of the last; 0: none", min=0)
+    eval_freq: int = _record(0, "epochs between two measurements of the loss; 0: none", min=0)
+    eval_images: int = _record(2048, "images of such a measurement", min=1)
+    sample_freq: int = _record(0, "epochs between two grids of samples; 0: none", min=0)
 
     def __post_init__(self) -> None:
         if self.train_columns != "all" and self.subsequence:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from common import config, images
 from common.config import setting
 from common.data.folders import ImageFolder
+from common.data.latents import LatentHeader
 from common.data.sampler import DrawSampler
 from common.distributed import Process
 from common.errors import UserError
@@ -46,15 +47,11 @@ class Tokenizer(Protocol):
 class ImageConfig:
     """Which images."""
 
-    config_path: str | None = setting(
-        None, "YAML file with the tokenizer (model.params.ckpt_path), and maybe data"
-    )
+    config_path: str | None = setting(None, "YAML file with the tokenizer, and maybe data")
     data_path: str | None = setting(
         None, "folder of class folders of images (default: data.params.train of --config_path)"
     )
-    img_size: int | None = setting(
-        None, "width of the images of --data_path (default: their height)", min=1
-    )
+    img_size: int | None = setting(None, "width of these images (default: their height)", min=1)
     interpolation: str = setting(
         "bicubic",
         "resizing of the images of --data_path; released: pil_bilinear",
@@ -109,6 +106,16 @@ def image_data(
             f"{column_width}, at least {2 * column_width}"
         )
     return dataset
+
+
+def describe_tokens(
+    tokenizer: Tokenizer, class_names: Sequence[str] = (), **more: Any
+) -> LatentHeader:
+    """What training needs to know of a tokenizer, as cached tokens say it; `more` of the images."""
+    names = {"tokenizer": tokenizer.fingerprint, "class_names": list(class_names), **more}
+    numbers = {"token_scale": float(tokenizer.token_scale), "std": float(tokenizer.std)}
+    sizes = {"height": tokenizer.height, "column_width": tokenizer.column_width}
+    return LatentHeader(**names, **numbers, **sizes)
 
 
 def count_columns(dataset: Dataset, column_width: int) -> int:

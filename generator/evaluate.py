@@ -112,13 +112,9 @@ class Evaluation:
 
     Args:
         dataset: of images or cached tokens.
-        count: so many of them, or fewer, in whole batches.
-        batch_size: of one process.
-        process: this process.
+        count: so many of them, or fewer, in whole batches of `batch_size` a process.
         tokens: of a batch.
-        seed: of all draws.
         repeats: flow draws of each token.
-        num_workers: of the loader.
     """
 
     def __init__(

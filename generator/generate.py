@@ -22,7 +22,7 @@ from common import distributed, images, seeding
 from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
-from generator.checkpoints import LoadedGenerator
+from generator.checkpoints import LoadedGenerator, on_first
 from generator.data import Tokenizer
 from generator.decode import decode, decode_strips
 from generator.sampling import (
@@ -326,16 +326,7 @@ def generate_folder(
     Returns:
         How many images were missing.
     """
-    mistake = None
-    done: set[int] = set()
-    if process.is_main:
-        try:
-            done = whole_images(folder, count)
-        except UserError as error:
-            mistake = error
-    done, mistake = distributed.broadcast_object((done, mistake))
-    if mistake is not None:
-        raise mistake
+    done = on_first(lambda: whole_images(folder, count))
     starts = range(0, count, batch)
     batches = [range(start, min(start + batch, count)) for start in starts]
     batches = [numbers for numbers in batches if not done.issuperset(numbers)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,40 +25,34 @@ Progress = Callable[[Iterator[Tensor]], Iterable[Tensor]]
 COLUMNS = 16  # of an image, where nothing says it
 
 
+_set = partial(setting, group="sampling")
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """What decides an image beside weights, condition and number, with the released defaults."""
 
-    columns: int | None = setting(
+    columns: int | None = _set(
         None, f"columns of an image (default: as trained, or {COLUMNS})", min=2, flag="token_num"
     )
-    cfg: float = setting(1.0, "guidance scale; 1: no guidance")
-    cfg_schedule: str = setting("linear", "guidance scale over the columns", choices=SCHEDULES)
-    cfg_ramp: int | None = setting(
-        None, "columns of the linear growth of the guidance scale (default: all)", min=1
-    )
-    solver: str = setting("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
-    steps: int = setting(
-        100,
-        "solver steps of a column; heun takes two velocities in each",
-        min=1,
-        flag="num_sampling_steps",
-    )
-    time_power: float | None = setting(
+    cfg: float = _set(1.0, "guidance scale; 1: no guidance")
+    cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=SCHEDULES)
+    cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
+    solver: str = _set("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
+    steps: int = _set(100, "solver steps of a column", min=1, flag="num_sampling_steps")
+    time_power: float | None = _set(
         None, "solver times are (i/steps)^power (default: 1 for euler, else 1.5)", above=0
     )
-    temperature: float = setting(1.0, "scale of the starting noise", min=0)
-    last_position: int | None = setting(
+    temperature: float = _set(1.0, "scale of the starting noise", min=0)
+    last_position: int | None = _set(
         None,
         "position at which wide images' queries to the condition stay, such as the training "
         "images' columns (default: none, as released)",
         min=0,
     )
-    seed: int = setting(0, "random seed of noise and labels")
-    decode_columns: int = setting(
-        256, "columns decoded at once; wider images are decoded in overlapping tiles", min=2
-    )
-    decode_overlap: int = setting(16, "columns that two neighbouring tiles share", min=0)
+    seed: int = _set(0, "random seed of noise and labels")
+    decode_columns: int = _set(256, "columns decoded at once; wider images in tiles", min=2)
+    decode_overlap: int = _set(16, "columns that two neighbouring tiles share", min=0)
 
     def __post_init__(self) -> None:
         if 2 * self.decode_overlap > self.decode_columns:

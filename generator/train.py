@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from common import checkpoint, config, seeding
 from common.config import setting
-from common.data.latents import LatentDataset
+from common.data.latents import LatentDataset, LatentHeader
 from common.distributed import Process, broadcast_object
 from common.errors import UserError
 from common.provenance import cores
@@ -25,6 +25,7 @@ from generator.data import (
     Tokenizer,
     TokenSampler,
     count_columns,
+    describe_tokens,
     image_data,
     is_latent,
     training_batches,
@@ -38,46 +39,31 @@ NOT_KEPT = ("output_dir", "resume", "ckpt")  # settings that config.yaml does no
 FIXED = ("seed",)  # a run cannot go on with another one
 
 
-# a field that `--help` shows in the group of this name
-_tokenizer_and_data = partial(setting, group="tokenizer and data")
-_samples = partial(setting, group="samples")
-_machine_and_files = partial(setting, group="machine and files")
+_data, _samples, _machine = (
+    partial(setting, group=name) for name in ("tokenizer and data", "samples", "machine and files")
+)
 
 
 @dataclass(frozen=True)
 class RunConfig(ImageConfig):
     """Data, samples, machine and files of a training."""
 
-    vae_norm: float | None = _tokenizer_and_data(
-        None, "scale of the tokens (default: the tokenizer's)", above=0
-    )
-    std: float | None = _tokenizer_and_data(
-        None, "largest noise of the posterior (default: the tokenizer's)", min=0
-    )
-    use_cached: bool = _tokenizer_and_data(False, "train on cached tokens")
-    cached_path: str | None = _tokenizer_and_data(
-        None, "cached tokens, of scripts/cache_latents.py"
-    )
-    eval_path: str | None = _tokenizer_and_data(
-        None, "folder or cached tokens for --eval_freq (default: the training data)"
-    )
-    token_num: int | None = _tokenizer_and_data(
-        None, "columns of a training image; only checked", min=1
-    )
-    num_iter: int | None = _samples(
-        None, "columns of a sample (default: as the training images)", min=2
-    )
+    vae_norm: float | None = _data(None, "scale of the tokens (default: the tokenizer's)", above=0)
+    std: float | None = _data(None, "posterior's noise (default: the tokenizer's)", min=0)
+    use_cached: bool = _data(False, "train on cached tokens")
+    cached_path: str | None = _data(None, "cached tokens, of scripts/cache_latents.py")
+    eval_path: str | None = _data(None, "images or tokens of --eval_freq (default: as trained)")
+    token_num: int | None = _data(None, "columns of a training image; only checked", min=1)
+    num_iter: int | None = _samples(None, "columns of a sample (default: as trained)", min=2)
     num_sampling_steps: int = _samples(100, "Euler steps of a column", min=1)
     temperature: float = _samples(1.0, "scale of the starting noise", min=0)
     cfg: float = _samples(1.0, "guidance scale at the last column; 1: none")
-    num_workers: int = _machine_and_files(
-        10, "loader processes of each process, no more than there are cores", min=0
-    )
-    device: str = _machine_and_files("auto", "auto, cpu, cuda or cuda:N")
-    output_dir: str | None = _machine_and_files(None, "folder of the run (default: --resume)")
-    log_dir: str | None = _machine_and_files(None, "folder of its logs (default: --output_dir)")
-    resume: str | None = _machine_and_files(None, "folder of the checkpoint to go on from")
-    ckpt: str = _machine_and_files(LAST, "name of the checkpoint in --resume")
+    num_workers: int = _machine(10, "loader processes, no more than there are cores", min=0)
+    device: str = _machine("auto", "auto, cpu, cuda or cuda:N")
+    output_dir: str | None = _machine(None, "folder of the run (default: --resume)")
+    log_dir: str | None = _machine(None, "folder of its logs (default: --output_dir)")
+    resume: str | None = _machine(None, "folder of the checkpoint to go on from")
+    ckpt: str = _machine(LAST, "name of the checkpoint in --resume")
 
     def __post_init__(self) -> None:
         if not (self.output_dir or self.resume):
@@ -91,28 +77,6 @@ class RunConfig(ImageConfig):
     def folder(self) -> Path:
         """Of the run."""
         return Path(self.output_dir or self.resume)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What a run needs to know of the tokenizer, which cached tokens say as well."""
-
-    tokenizer: str  # its fingerprint
-    token_scale: float
-    std: float
-    height: int
-    column_width: int
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> Tokens:
-        """From the tokenizer itself."""
-        scale, std = float(tokenizer.token_scale), float(tokenizer.std)
-        return cls(tokenizer.fingerprint, scale, std, tokenizer.height, tokenizer.column_width)
-
-    @classmethod
-    def of_cache(cls, data: LatentDataset) -> Tokens:
-        """From the header of cached tokens."""
-        return cls(**{field.name: getattr(data.header, field.name) for field in fields(cls)})
 
 
 def find_source(run: RunConfig, process: Process) -> tuple[Path, dict[str, Any]] | None:
@@ -201,12 +165,12 @@ def prepare(
     opened = cache(lambda: open_tokenizer(bool(for_images)))
     if run.use_cached:
         data: Dataset = LatentDataset(run.cached_path, seed=training.seed)
-        about = Tokens.of_cache(data)
+        about = data.header
         if run.data_path:
             notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
     else:
         tokenizer = opened()
-        about = broadcast_object(Tokens.of(tokenizer) if process.is_main else None)
+        about = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
         data = image_data(run, overrides, about.height, about.column_width, True, training.seed)
     scale, std = run.vae_norm or about.token_scale, about.std if run.std is None else run.std
     about = replace(about, token_scale=float(torch.tensor(scale)), std=std)
@@ -246,19 +210,17 @@ def prepare(
         preview = Preview(lambda: check_fingerprint(opened(), about), sampled)
     channels = data.means.shape[-1] if is_latent(data) else opened().channels
     known = {"channels": channels, "classes": len(names)}
-    released = source is not None and is_released(source[1]["model"])
-    if source is None:
-        model = complete({}, sizes, known)
-    elif released:
-        model = complete({}, sizes, {**asdict(sizes_of(*_states(source), sizes)), **known})
-    else:
-        model = complete({}, sizes, source[1]["generator"])
+    path, state = source or (None, {})
+    released = is_released(state.get("model", {}))
+    if released:
+        known = {**asdict(sizes_of(state, state["model"], sizes)), **known}
+    model = complete(sizes, state.get("generator", known))
     batch = (training.batch_size, training.accumulate)
     loader = training_batches(data, *batch, process, training.seed, workers)
     seeding.seed_everything(training.seed)
     network = Generator(model).to(process.device)
     if released:
-        checkpoint.load_weights(network, from_released(source[1]["model"], network), source[0])
+        checkpoint.load_weights(network, from_released(state["model"], network), path)
     trainer = Trainer(
         network,
         training,
@@ -279,11 +241,11 @@ def prepare(
         preview=preview,
     )
     if released:
-        average = from_released(source[1].get("model_ema", source[1]["model"]), network)
-        checkpoint.load_weights(trainer.ema.model, average, source[0])
-        notes.append(f"beginning with the released weights of {source[0]}, and a fresh optimizer")
+        average = from_released(state.get("model_ema", state["model"]), network)
+        checkpoint.load_weights(trainer.ema.model, average, path)
+        notes.append(f"beginning with the released weights of {path}, and a fresh optimizer")
     elif source is not None:
-        trainer.load(source[1], source[0])
+        trainer.load(state, path)
         notes.append(f"resuming after update {trainer.step}, in epoch {trainer.epoch + 1}")
     elif run.resume is not None:
         notes.append(f"no checkpoint in {run.resume} yet: training from the beginning")
@@ -291,7 +253,11 @@ def prepare(
 
 
 def evaluation_data(
-    run: RunConfig, overrides: Sequence[str], about: Tokens, columns: int, names: Sequence[str]
+    run: RunConfig,
+    overrides: Sequence[str],
+    about: LatentHeader,
+    columns: int,
+    names: Sequence[str],
 ) -> Dataset | None:
     """What `eval_path` names, if it is given; it must have the same classes."""
     if run.eval_path is None:
@@ -307,7 +273,7 @@ def evaluation_data(
     return data
 
 
-def check_fingerprint(tokenizer: Tokenizer, about: Tokens) -> Tokenizer:
+def check_fingerprint(tokenizer: Tokenizer, about: LatentHeader) -> Tokenizer:
     """Refuse a tokenizer that is not the one of the tokens."""
     if tokenizer.fingerprint != about.tokenizer:
         raise UserError(
@@ -330,7 +296,7 @@ def keep_settings(run: RunConfig, overrides: Sequence[str], trainer: Trainer) ->
     config.save(kept, run.folder / "config.yaml")
 
 
-def _check_columns(run: RunConfig, columns: int, about: Tokens) -> None:
+def _check_columns(run: RunConfig, columns: int, about: LatentHeader) -> None:
     width = columns * about.column_width
     if run.token_num not in (None, columns):
         raise UserError(f"--token_num: found {run.token_num}, but the images have {columns}")
@@ -342,7 +308,3 @@ def _check_columns(run: RunConfig, columns: int, about: Tokens) -> None:
 
 def _is_cache(path: str | None) -> bool:
     return path is None or path.endswith(".safetensors")
-
-
-def _states(source: tuple[Path, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return source[1], source[1]["model"]

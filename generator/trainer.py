@@ -84,16 +84,12 @@ class Trainer:
     in `train_step` waits for the device.
 
     Args:
-        model: on the process's device.
-        config: what is trained how, and what is due when.
-        process: this process.
+        model, config, process: what is trained, how, and where.
         loader: of `generator.data.training_batches`.
         tokens: of a batch of the loader.
         columns: L, of the training images.
-        folder: where checkpoints and plots go.
-        header: plain values that every checkpoint carries beside the state; a checkpoint with
-            others is refused.
-        logs: where logs go; `folder` if not given.
+        folder, logs: where checkpoints and plots go, and logs, if elsewhere.
+        header: plain values that checkpoints carry; one with others is refused.
         evaluate: loss by column, measured every `eval_freq` epochs.
         preview: samples into a file, every `sample_freq` epochs.
     """
@@ -373,13 +369,14 @@ class Trainer:
         """
         for key, value in self.header.items():
             if state.get(key) != value:
-                raise UserError(f"{source}: {_difference(key, state.get(key), value)}")
+                raise UserError(
+                    f"{source}: was trained with {key} {state.get(key)!r}, found {value!r} now"
+                )
         done = state["epoch_images"]
         if done and state["data"] != self._data():
-            difference = _difference("data", state["data"], self._data())
             raise UserError(
-                f"{source}: {difference}; this may change between two epochs, but the checkpoint "
-                "stands within one"
+                f"{source}: was trained with data {state['data']}, found {self._data()} now; this "
+                "may change between two epochs, but the checkpoint stands within one"
             )
         if done % self.images_an_update:
             raise UserError(
@@ -404,16 +401,3 @@ class Trainer:
 
     def _data(self) -> dict[str, int]:
         return {"images": len(self.loader.dataset), "columns": self.columns}
-
-
-def _difference(key: str, found: Any, expected: Any) -> str:
-    """What differs between the value of a header here and in a checkpoint."""
-    if isinstance(found, list) and isinstance(expected, list):
-        found, expected = ({"number": len(v), **dict(enumerate(v))} for v in (found, expected))
-    if isinstance(found, dict) and isinstance(expected, dict):
-        key, found, expected = next(
-            (f"{key} {k}", found.get(k), expected.get(k))
-            for k in expected | found
-            if found.get(k) != expected.get(k)
-        )
-    return f"was trained with {key} {found!r}, found {expected!r} now"

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from common import cli, config, distributed
 from common.config import setting
-from common.data.latents import LatentHeader, Views
+from common.data.latents import Views
 from common.data.latents import cache_latents as cache
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from common.provenance import cores
-from generator.data import ImageConfig, image_data
+from generator.data import ImageConfig, describe_tokens, image_data
 from tokenizer.checkpoints import load_on_all, load_tokenizer
 
 
@@ -69,16 +69,8 @@ def main() -> None:
         made = given.data_path or OmegaConf.to_container(node, resolve=True)
         if given.interpolation != ImageConfig.interpolation:
             made = [made, given.interpolation]
-        header = LatentHeader(
-            tokenizer=tokenizer.fingerprint,
-            token_scale=float(tokenizer.token_scale),
-            std=float(tokenizer.std),
-            height=tokenizer.height,
-            column_width=tokenizer.column_width,
-            class_names=list(dataset.class_names),
-            data=made,
-            seed=given.seed,
-        )
+        names = list(dataset.class_names)
+        header = describe_tokens(tokenizer, names, data=made, seed=given.seed)
 
         def means(images: Tensor) -> Tensor:
             with full_float32():

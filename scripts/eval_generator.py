@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,42 +46,35 @@ IGNORED += ["start_epoch=", "evaluate", "num_workers=", "data_path=", "img_size=
 IGNORED += ["use_cached", "cached_path=", "log_dir="]
 
 
+_models, _images, _speed = (partial(setting, group=g) for g in ("models", "images", "speed"))
+
+
 @dataclass(frozen=True)
 class EvalConfig:
-    resume: str = setting(help="folder of the generator's checkpoint", group="models")
-    config_path: str = setting(
-        help="YAML file with the tokenizer (model.params.ckpt_path)", group="models"
-    )
-    output_dir: str = setting(help="folder for images and settings", group="images")
-    ckpt: str = setting("checkpoint-last.pth", "its name there", group="models")
-    raw: bool = setting(False, "raw weights rather than their average", group="models")
-    vae_norm: float | None = setting(
-        None, "scale of the tokens (default: the generator's)", above=0, group="models"
-    )
-    num_images: int = setting(64, "number of images", min=1, group="images")
-    labels: str = setting(
+    resume: str = _models(help="folder of the generator's checkpoint")
+    config_path: str = _models(help="YAML file with the tokenizer (model.params.ckpt_path)")
+    output_dir: str = _images(help="folder for images and settings")
+    ckpt: str = _models("checkpoint-last.pth", "name of the checkpoint in --resume")
+    raw: bool = _models(False, "raw weights rather than their average")
+    vae_norm: float | None = _models(None, "scale of the tokens (default: as trained)", above=0)
+    num_images: int = _images(64, "number of images", min=1)
+    labels: str = _images(
         "balanced",
         "classes: balanced, image k has class k modulo their number; random; or names and numbers "
         "taken in turn: 3,7-9,sea",
-        group="images",
     )
-    num_iter: int | None = setting(None, "another name of --token_num", min=2, group="images")
-    prefix_image: str | None = setting(None, "image that all images continue", group="images")
-    prefix_side: str = setting(
+    num_iter: int | None = _images(None, "another name of --token_num", min=2)
+    prefix_image: str | None = _images(None, "image that all images continue")
+    prefix_side: str = _images(
         "right",
         "side on which they continue it; left mirrors it, which suits models trained with flips",
         choices=("right", "left"),
-        group="images",
     )
-    cfg: tuple[float, ...] = setting((1.0,), "guidance scale, or several of them", group="sampling")
-    eval_bsz: int = setting(64, "images of one batch of a process", min=1, group="speed")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="speed")
-    precision: str = setting(
-        "fp32", "precision of matrix products", choices=PRECISIONS, group="speed"
-    )
-    compile: bool = setting(
-        False, "compile the flow head, on GPUs into a CUDA graph", group="speed"
-    )
+    cfg: tuple[float, ...] = setting((1.0,), "guidance scale, or several", group="sampling")
+    eval_bsz: int = _speed(64, "images of one batch of a process", min=1)
+    device: str = _speed("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = _speed("fp32", "precision of matrix products", choices=PRECISIONS)
+    compile: bool = _speed(False, "compile the flow head, on GPUs into a CUDA graph")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -133,7 +133,7 @@ class TestGoingOn:
 
     def test_with_other_data_between_two_epochs_alone(self, tmp_path):
         build(tmp_path, max_steps=1).run()
-        with pytest.raises(UserError, match="images 10, found 12"):
+        with pytest.raises(UserError, match="stands within one"):
             resume(tmp_path, dataset=Tokens(12))
         build(tmp_path, max_steps=2).run()
         assert resume(tmp_path, dataset=Tokens(12)).epoch == 1
@@ -152,7 +152,7 @@ class TestGoingOn:
         state = checkpoint.load(tmp_path / "x.pth")
         for changed, message in [
             ({"tokenizer": "xyz"}, "tokenizer 'xyz', found 'abc'"),
-            ({"generator": asdict(SIZES) | {"depth": 9}}, "generator depth 9, found 2"),
+            ({"generator": asdict(SIZES) | {"depth": 9}}, "generator"),
         ]:
             with pytest.raises(UserError, match=message):
                 trainer.load(state | changed, tmp_path / "x.pth")
