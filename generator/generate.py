@@ -145,13 +145,8 @@ def redraw(
     Args:
         generator, labels, config: as the tokens were generated with.
         tokens: [B, L, C] of `generate_tokens`.
-        replaced: by their number, columns [B, C] that take the place of others; None samples the
-            column from `noise`.
+        replaced: columns [B, C] by their number; None samples the column from `noise`.
         noise: [B, L, C] that sampled columns start from; that of images 0 … B − 1, if not given.
-
-    Returns:
-        [B, L, C]: as `tokens` before the first replaced column; from there on the replaced
-        columns, and all others sampled.
     """
     model, (batch, length, channels) = generator.model, tokens.shape
     if not replaced:
@@ -168,11 +163,8 @@ def redraw(
 def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> Tensor:
     """An image to go on with: as high as the tokenizer's, and of whole columns.
 
-    It keeps its proportions. What is left over beside whole columns is cut off at the end that is
-    not continued.
-
-    Returns:
-        [1, 3, H, W] in [-1, 1].
+    It keeps its proportions; beside whole columns, it is cut at the end that is not continued.
+    Returns [1, 3, H, W] in [-1, 1].
     """
     image = images.resize_to_cover(images.read_rgb(path), tokenizer.height, 1)
     width = image.shape[2] // tokenizer.column_width * tokenizer.column_width
@@ -210,10 +202,7 @@ def continue_image(
     """Given images, continued by some columns to the right or to the left.
 
     To the left means: the images are mirrored, encoded, continued to the right, and the result is
-    mirrored back. Where the model was trained with random flips, as the paper's are, mirrored
-    images are as likely to it as the images themselves, and their right is the left that is asked
-    for; where it was not, it has never seen such images. They are encoded after mirroring because
-    the encoder treats left and right alike only nearly.
+    mirrored back, which suits a model that was trained with random flips, as the paper's are.
 
     Args:
         generator, tokenizer: on one device.
@@ -314,14 +303,10 @@ def generate_folder(
 
     Args:
         folder: of the images, which holds nothing else.
-        count: images.
-        batch: images that are sampled together.
+        count, batch: images in all, and those that are sampled together.
         generator, tokenizer: on the device of the process.
         label: of the image of a number.
-        config: of all images.
-        process: this one.
-        prefix: columns [1, C] with which all images begin; see `encode_prefix`.
-        side: where images go on after it.
+        prefix, side: columns [1, C] with which all images begin, and where they go on.
 
     Returns:
         How many images were missing.
