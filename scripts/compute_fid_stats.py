@@ -28,7 +28,7 @@ def main() -> None:
     add("overrides", nargs="*", metavar="key=value", help="over a YAML file, by dotted key")
     add("--part", default="validation", help="data.params.PART of a YAML file")
     add("--img_size", type=int, help="side of the squares to cut (default: none are cut)")
-    add("--crop", choices=CROPS, default="center", help="how to cut them")
+    add("--crop", choices=CROPS, help="how to cut them (default center)")
     add("--extractor", default="inception", help=f"network of the features: {EXTRACTORS}")
     add("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     add("--batch_size", type=int, default=64, help="images in a batch")
@@ -40,9 +40,11 @@ def main() -> None:
         raise UserError(f"{flags.file}: found suffix {flags.file.suffix!r}, expected .npz")
     if flags.file.exists() and not flags.force:
         raise UserError(f"{flags.file}: is there already; expected another name, or --force")
+    if flags.crop and flags.img_size is None:
+        raise UserError("--crop: given without --img_size, the side of the squares")
     if flags.img_size is not None and flags.img_size < 1:
         raise UserError(f"--img_size: found {flags.img_size}, expected at least 1 pixel")
-    crop = Crop(flags.crop, flags.img_size) if flags.img_size else None
+    crop = Crop(flags.crop or "center", flags.img_size) if flags.img_size else None
     with distributed.launch(flags.device) as process:
         images = open_images(flags.images, crop, flags.part, flags.overrides)
         extractor = load_extractor(flags.extractor, flags.weights_dir, process.device)
