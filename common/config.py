@@ -96,11 +96,17 @@ def save(config: DictConfig | Mapping[str, Any], path: str | os.PathLike[str]) -
         file.write(text.encode())
 
 
-def limits(**bounds: Any) -> dict[str, Any]:
+class Bounds(dict[str, Any]):
+    """What `limits` gives; a type hint must be hashable, with what is beside it."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def limits(**bounds: Any) -> Bounds:
     """Bounds of a value, for `Annotated[int, limits(min=1)]`: `min`, `above`, `max`, `below`,
     `choices`. A sequence holds them for each of its items."""
     assert bounds.keys() <= {*BOUNDS, "choices"}, bounds
-    return bounds
+    return Bounds(bounds)
 
 
 Positive = typing.Annotated[int, limits(min=1)]
@@ -193,7 +199,8 @@ def construct(build: Callable[..., T], params: Any, where: str, **injected: Any)
     if dataclasses.is_dataclass(build):
         return structured(build, {**params, **injected}, where)  # type: ignore[return-value]
     signature = inspect.signature(build).parameters.values()
-    hints = _type_hints(build)
+    function = build.__init__ if inspect.isclass(build) else build
+    hints = typing.get_type_hints(function, include_extras=True)
     entries = {
         p.name: (hints.get(p.name, Any), {}, p.default is p.empty)
         for p in signature
@@ -354,14 +361,6 @@ def _build(build: Callable[..., T], arguments: Mapping[str, Any], where: str) ->
         raise UserError(_join(where, str(error)) if key in arguments else str(error)) from None
 
 
-def _type_hints(build: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        function = build.__init__ if inspect.isclass(build) else build
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # annotations that exist for type checkers only
-        return {}
-
-
 def _plain_type(hint: Any) -> Any:
     """The part of a type hint that OmegaConf checks; what it does not know is Any."""
     origin, arguments = _origin(hint), typing.get_args(hint)
@@ -395,11 +394,8 @@ def _describe(hint: Any) -> str:
         return _describe(typing.get_args(hint)[0])
     if _origin(hint) is typing.Union:
         return " | ".join(map(_describe, typing.get_args(hint)))
-    if hint is type(None):
-        return "nothing"
-    if typing.get_args(hint):
-        return str(hint).replace("typing.", "").replace("collections.abc.", "")
-    return getattr(hint, "__name__", str(hint))
+    plain = hint if typing.get_args(hint) else getattr(hint, "__name__", hint)
+    return str(plain).replace("typing.", "").replace("collections.abc.", "")
 
 
 def _read(path: Path) -> DictConfig:

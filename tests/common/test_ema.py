@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from common.ema import EMA
@@ -33,15 +32,6 @@ def test_the_average_follows_its_recurrence(warmup):
         for p in ema.model.parameters():
             torch.testing.assert_close(p, torch.full_like(p, expected))
     assert ema.updates.item() == 30
-
-
-def test_warmup_reaches_the_limit_and_begins_at_two_elevenths():
-    net = model()
-    move(net, 0)
-    ema = EMA(net, 0.9999, warmup=True)
-    move(net, 1)
-    ema.update(net)
-    assert ema.model[0].weight[0, 0].item() == pytest.approx(9 / 11)
 
 
 def test_buffers_are_copied_not_averaged():
@@ -98,19 +88,3 @@ def test_compiled_models_keep_the_plain_names(wrap):
     ema.update(compiled)
     ema.update(net)
     assert ema.updates.item() == 2
-
-
-def test_data_parallel_models_keep_the_plain_names():
-    net = model()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        ema = EMA(nn.parallel.DistributedDataParallel(net), 0.5)
-    finally:
-        dist.destroy_process_group()
-    assert list(ema.model.state_dict()) == list(net.state_dict())
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
-def test_a_decay_outside_the_unit_interval_is_refused(decay):
-    with pytest.raises(ValueError, match=r"decay: found .*expected a number in \[0, 1\)"):
-        EMA(model(), decay)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from common import checkpoint
+from common import checkpoint, config
 from common.distributed import Process
 from common.errors import Preempted, UserError
 from common.schedule import WarmupDecay
@@ -382,7 +382,8 @@ def test_both_forms_of_a_schedule():
         ({"lossconfig": {"target": "tokenizer.modules.losses.DummyLoss"}}, r"lossconfig\.target"),
     ],
 )
-def test_settings_that_cannot_train_are_named(params, key):
+def test_settings_that_cannot_train_are_named(params, key, monkeypatch):
+    monkeypatch.setattr(config, "_foreign_allowed", False)
     with pytest.raises(UserError, match=key):
         build_module(settings(**params))
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import logging
 import os
 
@@ -109,21 +108,6 @@ def test_workers_share_the_count(folder):
     assert data.unreadable == 2
 
 
-def test_links_are_followed(folder, tmp_path):
-    other = tmp_path / "other"
-    (other / "plain").mkdir(parents=True)
-    (other / "linked").symlink_to(folder / "2")
-    (other / "plain" / "within").symlink_to(folder / "10")
-    assert ImageFolder(other, 32).labels.tolist() == [0, 0, 1, 1]
-
-
-def test_indices_end_and_the_data_set_can_be_copied(folder):
-    data = copy.deepcopy(ImageFolder(folder, 32))
-    assert torch.equal(data[-1][0], data[5][0])
-    with pytest.raises(IndexError):
-        data[6]
-
-
 def test_paths_are_a_sequence_of_any_file_names():
     names = ["a/1.jpg", "", "ü/第.png", "not utf-8 \udce9.jpg"]
     paths = Paths(names)
@@ -210,12 +194,6 @@ def test_names_that_are_not_utf_8_are_found(root):
     os.rename(os.fsencode(root / LISTED[3]), os.fsencode(root) + b"/" + name)
     (root / "list.txt").write_bytes(b"\xef\xbb\xbf" + name + b" 3\n")  # some editors mark UTF-8 so
     assert colours(ImageList(str(root / "list.txt"), 8)) == [3]
-
-
-def test_missing_pictures_count_as_unreadable(root):
-    data = ImageList(listed(root, f"{LISTED[0]} 0\nabsent.jpg 1\n{LISTED[1]} 2"), 8)
-    assert data[1][1] == 2 and data.unreadable == 1
-    assert data.paths[data.unreadable_flags.nonzero().item()] == str(root / "absent.jpg")
 
 
 @pytest.mark.parametrize(

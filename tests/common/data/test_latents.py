@@ -168,16 +168,6 @@ def test_random_crops_are_kept(path, photographs):
         Views(Colours(), crops=2)
 
 
-def test_a_file_gives_back_what_was_saved(path):
-    means = torch.randn(4, 1, 2, 3)
-    write(path, means, crops=0)
-    found = LatentDataset(path, "abc")
-    assert len(found) == 4 and found.class_names == ["a", "b"]
-    for item in (3, Draw(3, 77)):
-        mean, label = found[item]
-        assert torch.equal(mean, means[3, 0]) and label == 1
-
-
 def test_training_takes_a_view_at_random(path):
     means = torch.arange(12.0).view(2, 6, 1, 1)
     write(path, means, crops=3, flips=True)

@@ -127,12 +127,6 @@ def test_too_few_pictures_for_a_global_batch():
         data.train_dataloader()
 
 
-def test_a_mistake_in_a_data_set_is_named_by_its_place():
-    data = DataModule(4, {"target": "datamodule_targets.Numbers", "params": {"lenght": 3}})
-    with pytest.raises(UserError, match=r"data\.params\.train\.params\.lenght: .*'length'"):
-        data.setup("fit")
-
-
 def test_it_is_built_from_its_released_name():
     node = {
         "target": "scripts.train_tokenizer.DataModuleFromConfig",
