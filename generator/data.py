@@ -112,10 +112,15 @@ def describe_tokens(
     tokenizer: Tokenizer, class_names: Sequence[str] = (), **more: Any
 ) -> LatentHeader:
     """What training needs to know of a tokenizer, as cached tokens say it; `more` of the images."""
-    names = {"tokenizer": tokenizer.fingerprint, "class_names": list(class_names), **more}
-    numbers = {"token_scale": float(tokenizer.token_scale), "std": float(tokenizer.std)}
-    sizes = {"height": tokenizer.height, "column_width": tokenizer.column_width}
-    return LatentHeader(**names, **numbers, **sizes)
+    return LatentHeader(
+        tokenizer=tokenizer.fingerprint,
+        token_scale=float(tokenizer.token_scale),
+        std=float(tokenizer.std),
+        height=tokenizer.height,
+        column_width=tokenizer.column_width,
+        class_names=list(class_names),
+        **more,
+    )
 
 
 def count_columns(dataset: Dataset, column_width: int) -> int:
