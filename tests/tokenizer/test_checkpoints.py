@@ -1,0 +1,104 @@
+"""Tokenizers from files: of our training, exported, released."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from common import checkpoint, distributed
+from common.distributed import Process
+from common.errors import UserError
+from tokenizer import Tokenizer, load_tokenizer
+from tokenizer.checkpoints import export, load_on_all, to_released
+from tokenizer.model import former_name
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+@pytest.fixture
+def pair(sizes):
+    """A tokenizer and one that stands for its average."""
+    torch.manual_seed(1)
+    return Tokenizer(**sizes), Tokenizer(**sizes)
+
+
+def same(found, expected):
+    """Whether all weights are equal, but for the scale of the tokens."""
+    pairs = zip(found.parameters(), expected.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_names_and_shapes_are_those_of_the_released_checkpoint():
+    path = REFERENCE / "configs" / "second_stage_tokenizer_config.yaml"
+    params = yaml.safe_load(path.read_text())["model"]["params"]
+    names = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
+    with torch.device("meta"):
+        tokenizer = Tokenizer(**{k: params[k] for k in names})
+        state = to_released(tokenizer, tokenizer)
+    expected = json.loads((REFERENCE / "keys" / "tokenizer.json").read_text())
+    assert {k: list(v.shape) for k, v in state.items()} == expected
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_released_file_with_its_yaml(pair, sizes, tmp_path, ema):
+    raw, average = pair
+    state = to_released(raw, average) | {"loss.logvar": torch.zeros(())}
+    checkpoint.save(tmp_path / "tokenizer.ckpt", {"state_dict": state})
+    params = {**sizes, "ckpt_path": str(tmp_path / "tokenizer.ckpt")}
+    params["ddconfig"]["ch_mult"], params["sematicconfig"]["ch_mult"] = [1, 2, 2], [2, 1]
+    params["ddconfig"]["attn_resolutions"] = [4]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
+    found = [
+        load_tokenizer(tmp_path / "config.yaml", ema=ema),
+        load_tokenizer(tmp_path / "tokenizer.ckpt", tmp_path / "config.yaml", ema=ema),
+        load_tokenizer(tmp_path / "tokenizer.ckpt", sizes, ema=ema),
+    ]
+    assert all(same(tokenizer, average if ema else raw) for tokenizer in found)
+    assert float(found[0].token_scale) == pytest.approx(0.05493)
+    assert float(load_tokenizer(tmp_path / "config.yaml", token_scale=2.0).token_scale) == 2
+    with pytest.raises(UserError, match="sizes"):
+        load_tokenizer(tmp_path / "tokenizer.ckpt")
+    with pytest.raises(UserError, match="vae_norm"):
+        load_tokenizer(tmp_path / "config.yaml", token_scale=float("nan"))
+
+
+def test_weights_that_fit_nowhere_are_named(pair, sizes, tmp_path):
+    state = to_released(*pair)
+    moved = state.pop("encoder.conv_in.weight")
+    path = tmp_path / "tokenizer.ckpt"
+    checkpoint.save(path, state)
+    with pytest.raises(UserError, match=r"encoder\.conv_in\.weight"):
+        load_tokenizer(path, sizes, ema=False)
+    checkpoint.save(path, state | {"encoder.conv_in.weight": moved, "more": moved})
+    with pytest.raises(UserError, match="more"):
+        load_tokenizer(path, sizes)
+
+
+def test_an_export_is_the_tokenizer(tokenizer, tmp_path):
+    tokenizer.token_scale.fill_(0.25)
+    export(tokenizer, tmp_path / "folder")
+    found = load_tokenizer(tmp_path / "folder")
+    assert found.sizes == tokenizer.sizes and same(found, tokenizer)
+    assert float(found.token_scale) == 0.25 and found.fingerprint == tokenizer.fingerprint
+    assert not found.training and not any(p.requires_grad for p in found.parameters())
+
+
+def test_files_from_before_the_bottleneck_load(tokenizer, tmp_path):
+    state = {f"ema.model.{former_name(k)}": v for k, v in tokenizer.state_dict().items()}
+    assert "ema.model.encoder.mix_columns.weight" in state
+    path = tmp_path / "last.ckpt"
+    checkpoint.save(path, {"state_dict": state, "tokenizer": tokenizer.sizes})
+    assert same(load_tokenizer(path), tokenizer)
+
+
+def test_one_process_loads_for_all(tokenizer, monkeypatch):
+    """The other one has what the first one sends."""
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: value or tokenizer.sizes)
+    sent = lambda module: module.load_state_dict(tokenizer.state_dict())  # noqa: E731
+    monkeypatch.setattr(distributed, "broadcast_module", sent)
+    other = Process(1, 1, 2, torch.device("cpu"))
+    assert same(load_on_all(other, lambda: pytest.fail("was read")), tokenizer)
