@@ -104,8 +104,10 @@ class SemanticConfig:
     downsample_scale: Literal[0] = 0
 
     def __post_init__(self) -> None:
-        if not self.ch_mult or self.attn_resolutions:
-            raise UserError("ch_mult, attn_resolutions: expected one level or more, no attention")
+        if not self.ch_mult:
+            raise UserError("ch_mult: found no levels, expected one or more")
+        if self.attn_resolutions:
+            raise UserError(f"attn_resolutions: found {self.attn_resolutions}, expected none")
         for width in self.widths:
             if width % self.norm_groups:
                 raise UserError(f"norm_groups: found {self.norm_groups} for {width} channels")

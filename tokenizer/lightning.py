@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common import distributed, images, seeding
 from common.checkpoint import load_weights
-from common.config import instantiate, limits
+from common.config import instantiate, limits, structured
 from common.ema import EMA
 from common.errors import UserError
 from common.logger import MetricLogger
@@ -27,7 +27,7 @@ from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
 
 WARM = 10**6  # updates after which the warm-up of no EMA has an effect
-SCHEDULE, FLAT = "model.params.scheduler_config", "common.schedule.WarmupDecay"
+SCHEDULE = "model.params.scheduler_config"
 
 
 class TokenizerModule(LightningModule):
@@ -88,8 +88,10 @@ class TokenizerModule(LightningModule):
             for part in (self.tokenizer.encoder, bottleneck.mix_columns, bottleneck.to_tokens):
                 part.requires_grad_(False)
         rates = scheduler_config or {}
-        rates = rates if "target" in rates else {"target": FLAT, "params": rates}
-        self.schedule: WarmupDecay = instantiate(rates, SCHEDULE)
+        if "target" in rates:
+            self.schedule: WarmupDecay = instantiate(rates, SCHEDULE)
+        else:
+            self.schedule = structured(WarmupDecay, rates, SCHEDULE)
         self.learning_rate, self.grad_clip, self.accumulate = learning_rate, grad_clip, accumulate
         self.weights_dir, self.seed = weights_dir, seed
         self.step = 0  # updates of the autoencoder so far

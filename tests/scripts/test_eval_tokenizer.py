@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -122,16 +121,13 @@ def test_two_processes_find_the_same(project, evaluated, load, free_port, tmp_pa
 
 def test_mistakes_are_named(project, call, tmp_path):
     checkpoint = project.run / "checkpoints" / "last.ckpt"
-    alone = shutil.copy(checkpoint, tmp_path / "alone.ckpt")
     weights = ("--weights_dir", tmp_path)
-    for given, message in (
-        ((tmp_path / "none.ckpt",), "none.ckpt: no such file; expected a checkpoint"),
-        ((alone,), "alone.ckpt: lies in no run with"),
-        ((checkpoint, "--part", "test"), "has no data.params.test"),
-        ((checkpoint, "--lpips", *weights), f"{FILES['vgg16'].name}: missing in {tmp_path}"),
-        ((checkpoint, "--metrics", "fid", *weights), f"{FILES['inception'].name}: missing in"),
-        ((checkpoint, "data.params.validation.params.size=32"), "expected 64"),
+    for given, name in (
+        ((tmp_path / "none.ckpt",), "none.ckpt"),
+        ((checkpoint, "--part", "test"), "data.params.test"),
+        ((checkpoint, "--lpips", *weights), FILES["vgg16"].name),
+        ((checkpoint, "data.params.validation.params.size=32"), "image height"),
     ):
         done = call("eval_tokenizer", *given, "--device", "cpu", "--output_dir", tmp_path / "out")
-        assert done.code == 2 and message in done.err, (message, done.err)
+        assert done.code == 2 and name in done.err, done.err
     assert not (tmp_path / "out").exists()

@@ -45,16 +45,3 @@ def test_a_yaml_file_names_a_tokenizer_that_stays_as_it_is(project, run, call, t
     expected = float(load_tokenizer(old).token_scale)
     assert done.out == f"token scale {expected:.5f}\n"
     assert float(load_tokenizer(run).token_scale) == 1
-
-
-def test_mistakes_are_named(run, call, tmp_path):
-    done = call("measure_token_scale", run, "--images", 0)
-    assert done.code == 2 and "--images" in done.err
-    alone = shutil.copy(run, tmp_path / "alone.ckpt")
-    done = call("measure_token_scale", alone)
-    assert done.code == 2 and "alone.ckpt: lies in no run with" in done.err
-    done = call("measure_token_scale", tmp_path / "none.ckpt")
-    assert done.code == 2 and "none.ckpt: no such file; expected a checkpoint" in done.err
-    (tmp_path / "none.yaml").write_text("model: {}")
-    done = call("measure_token_scale", run, "-b", tmp_path / "none.yaml")
-    assert done.code == 2 and "none.yaml: has no data.params.train" in done.err

@@ -10,7 +10,6 @@ from tokenizer import Tokenizer
 from tokenizer.blocks import ResidualBlock
 from tokenizer.config import SemanticConfig
 from tokenizer.decoder import SemanticDecoder
-from tokenizer.posterior import Posterior
 
 WIDTH = 2  # of a column of the small tokenizer, in pixels
 
@@ -64,11 +63,6 @@ def test_tokens_of_stage_two_are_scaled_on_both_ways(tokenizer):
     tokens = tokenizer.sample_tokens(posterior, BatchDraws(torch.Generator().manual_seed(3)))
     assert torch.equal(tokens, 0.25 * drawn)
     torch.testing.assert_close(tokenizer.decode_tokens(tokens), tokenizer.decode(drawn))
-
-
-def test_the_posterior_has_the_noise_range_of_the_config(tokenizer):
-    mean = torch.zeros(1, 2, 6)
-    assert tokenizer.posterior(mean) == Posterior(mean, 1.5)
 
 
 def test_without_a_semantic_decoder(sizes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import math
 import os
 import signal
 from pathlib import Path
@@ -19,7 +18,6 @@ from common.errors import Preempted, UserError
 from common.schedule import WarmupDecay
 from tokenizer import callbacks, load_tokenizer, train
 from tokenizer.checkpoints import to_released
-from tokenizer.lightning import TokenizerModule
 from tokenizer.train import Run, Settings, build_module, structured
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
@@ -143,13 +141,15 @@ def rows(folder):
         return list(csv.reader(file))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_run_stopped_after_any_update_goes_on_as_if_it_had_not_been(tmp_path, accumulate):
+@pytest.mark.parametrize(("accumulate", "updates"), [(1, [1, 2, 3, 4, 6, -3, -6]), (2, [1, 3, -6])])
+def test_a_run_stopped_after_any_update_goes_on_as_if_it_had_not_been(
+    tmp_path, accumulate, updates
+):
     """Six updates in two epochs, with adversary, EMA, schedule and validation."""
     given = {"accumulate_grad_batches": accumulate, "images": 9 * accumulate}
     run(tmp_path / "whole", **given)
     # in the validation after an update those below 0
-    for update in [1, 2, 3, 4, 6, -3, -6]:
+    for update in updates:
         folder = tmp_path / str(update)
         with pytest.raises(Preempted) as stopped:
             run(folder, after=(signal.SIGTERM, update), workers=update % 2, **given)
@@ -162,9 +162,9 @@ def test_a_run_stopped_after_any_update_goes_on_as_if_it_had_not_been(tmp_path, 
 @pytest.mark.parametrize(
     ("given", "updates"),
     [
-        ({"max_epochs": 3, "images": 9}, [3, -3, 5, 6, 7, 9]),
-        ({"max_epochs": 4, "images": 9, "check_val_every_n_epoch": 2}, [-6, 7, 9]),
-        ({"max_epochs": -1, "images": 9, "max_steps": 7}, [2, 3, 6, 7]),
+        ({"max_epochs": 3, "images": 9}, [3, -3, 5, 7]),
+        ({"max_epochs": 4, "images": 9, "check_val_every_n_epoch": 2}, [-6, 9]),
+        ({"max_epochs": -1, "images": 9, "max_steps": 7}, [2, 6, 7]),
     ],
 )
 def test_a_run_may_be_stopped_again_and_again(tmp_path, given, updates):
@@ -186,19 +186,13 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["epoch_000001", "epoch_000002"])
-def test_any_kept_checkpoint_can_be_gone_on_from(whole, tmp_path, name):
-    run(tmp_path, max_epochs=1)
-    checkpoint.save(last(tmp_path, name), checkpoint.load(last(whole, name)))
-    run(tmp_path, last(tmp_path, name), max_epochs=3)
+def test_all_checkpoints_are_kept_if_asked_for_and_can_be_gone_on_from(whole, tmp_path):
+    names = {p.stem for p in (whole / "checkpoints").iterdir()}
+    assert names == {"last", "best", "epoch_000001", "epoch_000002", "epoch_000003"}
+    run(tmp_path, last(whole, "epoch_000001"), max_epochs=3)
     found = checkpoint.load(last(tmp_path))["state_dict"]
     for key, value in checkpoint.load(last(whole))["state_dict"].items():
         assert torch.equal(found[key], value), key
-
-
-def test_all_checkpoints_are_kept_if_asked_for(whole):
-    names = {p.stem for p in (whole / "checkpoints").iterdir()}
-    assert names == {"last", "best", "epoch_000001", "epoch_000002", "epoch_000003"}
 
 
 def test_more_updates_after_the_last_one_are_those_of_an_unbroken_run(tmp_path):
@@ -264,16 +258,6 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
     with pytest.raises(UserError, match="finite"):
         train.train(Run(tmp_path, ALONE, last(tmp_path)), given)
     assert last(tmp_path).read_bytes() == before
-
-
-def test_an_adversary_from_the_first_step_on_stays_finite(tmp_path):
-    """200 updates with the adaptive weight."""
-    given = {"max_epochs": 1, "images": 600, "validation": False, "grad_clip": 1.0}
-    run(tmp_path, loss={"disc_start": 0}, **given)
-    values = [(name, float(value)) for _, name, value in rows(tmp_path)[1:]]
-    assert all(math.isfinite(value) for _, value in values)
-    pixel = [value for name, value in values if name == "train/pixel"]
-    assert len(pixel) == 200 and sum(pixel[-20:]) < 0.8 * sum(pixel[:20])
 
 
 def trained(folder, resume=None, max_epochs=1, **params):
@@ -378,7 +362,6 @@ def test_both_forms_of_a_schedule():
         ({"loss": {"disc_weight": -1}}, "disc_weight"),
         ({"loss": {"disc_type": "gan"}}, "disc_type"),
         ({"loss": {"disc_factor": 2}}, "disc_factor"),
-        ({"lossconfig": {"target": "os.system"}}, r"lossconfig\.target"),
         ({"lossconfig": {"target": "tokenizer.modules.losses.DummyLoss"}}, r"lossconfig\.target"),
     ],
 )
@@ -393,7 +376,3 @@ def test_a_discriminator_deeper_than_the_images_is_named(tmp_path):
     with pytest.raises(UserError, match="disc_num_layers"):
         train.train(Run(tmp_path, ALONE), given, fit=False)
     assert not list(Path(tmp_path).iterdir())
-
-
-def test_the_module_can_be_built_without_a_file():
-    assert isinstance(build_module(settings()), TokenizerModule)

@@ -88,16 +88,6 @@ def test_place_and_size_of_the_hole(images, down, right, rows, columns):
     assert torch.equal(found, images * ~hole)
 
 
-def test_a_hole_of_even_size():
-    """2 of 10 pixels: 11 places, from half a hole at one end to half a hole at the other."""
-    ones = torch.ones(11, 1, 10, 10)
-    draws = (torch.arange(11) + 0.5) / 11
-    found = cut_out(ones, draws, torch.full((11,), 0.5))
-    for place in range(11):
-        blank = (found[place, 0, :, 5] == 0).nonzero().flatten().tolist()
-        assert blank == [row for row in (place - 1, place) if 0 <= row < 10]
-
-
 def test_each_image_has_draws_of_its_own(images, generator):
     uniform = torch.rand(2, DRAWS, generator=generator)
     both = augment(images, uniform)
@@ -117,11 +107,3 @@ def test_the_gradient_is_that_of_a_linear_map(images, generator):
     moved = (augment(images + change, uniform) * weights).sum()
     torch.testing.assert_close(moved - outcome, (gradient * change).sum())
     assert gradient.abs().max() > 0.1
-
-
-def test_a_draw_that_was_rounded_to_one_is_the_last_one(images):
-    one = torch.ones(2, DRAWS)
-    one[:, 2:5] = 0.5
-    last = one.clone()
-    last[:, [0, 1, 5, 6]] = 1 - 2**-24
-    assert torch.equal(augment(images, one), augment(images, last))

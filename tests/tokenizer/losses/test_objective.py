@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import UserError
 from common.seeding import BatchDraws
 from tokenizer.losses.augment import DRAWS, augment
 from tokenizer.losses.dino import CROP_DRAWS
@@ -173,16 +172,3 @@ def test_gradients_reach_what_is_trained_alone(whole, batch):
     loss.total.backward()
     assert all(p.grad is not None for p in whole.discriminator.parameters())
     assert {name.split(".")[1] for name in whole.state_dict()} == {"heads"}  # no frozen network
-
-
-@pytest.mark.parametrize(
-    ("params", "file"),
-    [
-        ({"perceptual_weight": 1.0}, "vgg16-397923af.pth"),
-        ({"semantic_loss_w": 5.0}, "vit_base_patch14_dinov2.lvd142m.safetensors"),
-        ({"disc_type": "dino"}, "vit_small_patch16_224.dino.safetensors"),
-    ],
-)
-def test_a_network_that_is_not_there_is_named(tmp_path, params, file):
-    with pytest.raises(UserError, match=f"{file}: missing in {tmp_path}.*or do without: model"):
-        plain(**{"disc_type": "none", **params}, weights_dir=str(tmp_path))
