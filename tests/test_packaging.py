@@ -20,7 +20,7 @@ def split(requirement: str) -> tuple[str, str]:
 @pytest.fixture
 def project():
     tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def declared(project) -> dict[str, str]:
@@ -28,7 +28,7 @@ def declared(project) -> dict[str, str]:
 
 
 def test_conda_and_pip_agree_on_names_and_bounds(project):
-    environment = yaml.safe_load((ROOT / "environment.yaml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yaml").read_text(encoding="utf-8"))
     plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     nested = next(e["pip"] for e in environment["dependencies"] if isinstance(e, dict))
     assert "--editable ." in nested
@@ -41,7 +41,9 @@ def test_conda_and_pip_agree_on_names_and_bounds(project):
 
 def test_every_package_is_installed(project):
     tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
     patterns = settings["packages"]["find"]["include"]
     packages = {p.parent.name for p in ROOT.glob("*/__init__.py")}
     assert packages and {f"{name}*" for name in packages} <= set(patterns)

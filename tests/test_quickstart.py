@@ -48,10 +48,10 @@ def test_the_report_holds_all_that_it_shows(quickstart):
     folder, commands = quickstart
     for name in ("train_tokenizer", "cache_latents", "train_generator", "eval_generator"):
         assert f"scripts/{name}.py" in commands
-    figures = json.loads((folder / "metrics.json").read_text())["figures"]
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["figures"]
     assert figures.keys() >= {"psnr", "agreement", "far_agreement", "seconds"}
     assert figures["agreement"]["count"] == 18 and figures["far_agreement"]["count"] == 9
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<img[^>]*src=\"?data:image", page.replace("\n", ""))) >= 7
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?https?:", page)
     assert "Class agreement" in page and "Traceback" not in page

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUOTED_SOLVERS = [
     *(("euler", steps, 1.0) for steps in (25, 100)),
     ("heun", 12, 1.5),
@@ -18,7 +18,9 @@ QUOTED_SOLVERS = [
 
 
 def test_figures_are_those_of_the_record():
-    figures = json.loads((ROOT / "docs/results/quickstart.json").read_text())["figures"]
+    figures = json.loads((ROOT / "docs/results/quickstart.json").read_text(encoding="utf-8"))[
+        "figures"
+    ]
     quoted = [
         f"| {figures['psnr']['value']:.1f} dB |",
         f"| {figures['seconds']['value'] / 60:.1f} min |",
@@ -32,10 +34,10 @@ def test_figures_are_those_of_the_record():
 
 
 def test_figures_of_sampling_are_those_of_the_records():
-    text = (ROOT / "docs/sampling.md").read_text()
+    text = (ROOT / "docs/sampling.md").read_text(encoding="utf-8")
 
     def record(name):
-        return json.loads((ROOT / f"docs/results/{name}.json").read_text())
+        return json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))
 
     half = {row["batch"]: row for row in record("sampling_cpu_bf16")["rows"]}
     quoted = []
@@ -57,11 +59,13 @@ def test_figures_of_sampling_are_those_of_the_records():
 
 
 def test_figures_of_training_are_those_of_the_records():
-    text = (ROOT / "docs/generator_training.md").read_text().replace(" %", "%")
+    text = (ROOT / "docs/generator_training.md").read_text(encoding="utf-8").replace(" %", "%")
     for size in ("tiny_model", "small_model"):
         cells = [f"`{size}`"]
         for name in ("training_cpu", "training_cpu_bf16"):
-            found = json.loads((ROOT / f"docs/results/{name}.json").read_text())[size]["cached"]
+            found = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))[
+                size
+            ]["cached"]
             cells += [f"{found['images_per_s']:.1f}", f"{found['share_of_peak']:.0%}"]
         assert f"| {' | '.join(cells)} |" in text
 
@@ -70,7 +74,7 @@ def test_figures_of_training_are_those_of_the_records():
     "name", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
 )
 def test_links_and_named_files_exist(name):
-    text, folder = (ROOT / name).read_text(), (ROOT / name).parent
+    text, folder = (ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent
     linked = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text)
     named = re.findall(r"(?:scripts|configs)/[\w/]+\.(?:py|yaml)", text)
     assert linked or named

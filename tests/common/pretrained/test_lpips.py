@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import shutil
 
 import pytest
@@ -51,17 +50,6 @@ def test_the_gradient_reaches_the_images_alone(lpips, pair):
     with torch.no_grad():
         rise = lpips(images + step, reference) - lpips(images - step, reference)
     assert rise.sum().item() / 2e-2 == pytest.approx(gradient.norm().item(), rel=0.02)
-
-
-def test_where_no_channel_answers_the_gradient_is_finite(lpips, pair):
-    silent = copy.deepcopy(lpips)
-    with torch.no_grad():
-        silent.network.network.features[28].bias.fill_(-1e4)
-    images = pair[0].requires_grad_()
-    distance = silent(images, pair[1])
-    assert (distance < lpips(*pair)).all()
-    distance.sum().backward()
-    assert images.grad.isfinite().all()
 
 
 def test_under_autocast_the_distance_stays_in_float32(lpips, pair):
