@@ -66,14 +66,6 @@ def test_products_depend_on_the_difference_of_positions_alone():
     assert (product(5, 2) - product(6, 2)).abs() > 1e-3
 
 
-def test_position_zero_turns_nothing_and_no_length_changes():
-    x = torch.randn(3, 10, 8)
-    turned = rotate(x, rotation(torch.arange(10), 8))
-    assert torch.equal(turned[:, 0], x[:, 0])
-    pairs = x.unflatten(-1, (4, 2)).norm(dim=-1), turned.unflatten(-1, (4, 2)).norm(dim=-1)
-    torch.testing.assert_close(*pairs)
-
-
 def test_neighbouring_channels_are_a_pair_and_later_pairs_turn_slower():
     turned = rotate(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), rotation(torch.tensor([3]), 4))
     slow = 3 / math.sqrt(10000)

@@ -103,13 +103,3 @@ def test_batches_of_all_processes_make_one_pass(load, accumulate):
         assert all(len(labels) == 2 // accumulate for _, labels in loader)
         draws += [draw.index for draw in loader.sampler]
     assert len(set(draws)) == 8
-
-
-@pytest.mark.parametrize(
-    ("size", "accumulate", "world"), [(11, 1, 1), (6, 1, 2), (1, 1, 11), (3, 4, 1)]
-)
-def test_an_update_that_cannot_be_filled(load, size, accumulate, world):
-    data = load()
-    process = Process(0, 0, world, CPU)
-    with pytest.raises(UserError, match="--batch_size"):
-        training_batches(data, size, accumulate, process, seed=0, num_workers=0)

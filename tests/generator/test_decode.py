@@ -42,7 +42,7 @@ def whole(tokens, decoder, tiles):
     return torch.cat(list(decode_strips(decoder, tokens.unbind(1), tiles)), dim=3)
 
 
-@pytest.mark.parametrize("length", range(2, 41))
+@pytest.mark.parametrize("length", [2, 7, 8, 9, 13, 14, 15, 20, 39, 40])
 @pytest.mark.parametrize(("size", "overlap"), [(8, 2), (8, 3), (8, 4), (40, 5)])
 def test_tiles_a_local_decoder_are_the_whole(length, size, overlap):
     """Any length; where tiles meet, both see their neighbours but for the outermost column."""

@@ -84,17 +84,6 @@ def test_every_column_of_whole_batches_is_measured(model):
     assert found == evaluation()(model)
 
 
-def test_columns_that_are_not_trained_are_measured_all_the_same(tmp_path):
-    trainer = build(tmp_path, train_columns="1-2", warmup_epochs=0, epochs=40)
-    measure = evaluation()
-    before = measure(trainer.model.eval())
-    trainer.model.train()
-    trainer.run()
-    after = measure(trainer.model.eval())
-    assert before.keys() == after.keys() == set(range(5))
-    assert all(after[i] < before[i] for i in (1, 2))
-
-
 def test_images_keep_their_crop():
     """An item is asked for by its own number, which decides crop and flip."""
     few = Few(list(range(100, 110)), 4)
@@ -102,8 +91,3 @@ def test_images_keep_their_crop():
     for _ in range(2):
         assert [few[draw] for draw in draws] == [100, 102, 105, 107]
         draws.set_epoch(draws.epoch + 1)
-
-
-def test_too_few_images_for_a_batch():
-    with pytest.raises(UserError, match="--eval_images"):
-        evaluation(batch_size=10)

@@ -16,7 +16,6 @@ from generator.generate import (
     continue_image,
     generate,
     image_labels,
-    image_noise,
     image_path,
     scroll,
     whole_images,
@@ -67,18 +66,6 @@ def test_an_image_is_the_same_in_every_batch(model):
         assert (draw(model, order) - expected).abs().max() <= 1
 
 
-def test_seeds_and_numbers_make_different_images(model):
-    distinct = [draw(model, [k], labels=[0], seed=seed) for k in (0, 1) for seed in (0, 1)]
-    for i, a in enumerate(distinct):
-        assert all((a - b).abs().max() > 1 for b in distinct[:i])
-
-
-def test_a_longer_image_begins_with_the_noise_of_a_shorter_one():
-    short, long = image_noise(3, [7, 8], 4, 6), image_noise(3, [7, 8], 400, 6)
-    assert torch.equal(long[:, :4], short)
-    assert short.shape == (2, 4, 6) and not torch.equal(short[0], short[1])
-
-
 def test_noise_by_the_column_is_that_of_the_whole_image():
     """Of an image's stream, read column by column in blocks; in any company."""
     columns = column_noise(3, [8, 7], 6)
@@ -93,11 +80,6 @@ def test_given_columns_are_kept(model):
     drawn = draw(model, [0, 1], given=numbered(prefix))
     expected = images.to_uint8(Tokenizer().decode_tokens(prefix))
     assert torch.equal(drawn[..., :3], expected.int())
-
-
-def test_without_temperature_only_the_class_counts(model):
-    pair = draw(model, [0, 1], labels=[2, 2], temperature=0.0)
-    assert (pair[0] - pair[1]).abs().max() <= 1
 
 
 def test_a_scroll_is_the_image_without_end(model):

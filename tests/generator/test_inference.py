@@ -51,13 +51,6 @@ def test_the_same_columns_come_from_packed_weights(model, noise, expected, monke
     torch.testing.assert_close(sample(ready, LABELS, noise, SAMPLING), expected, atol=1e-5, rtol=0)
 
 
-def test_intel_processors_multiply_float32_as_it_is(model, noise, expected, monkeypatch):
-    monkeypatch.setattr(provenance, "processor", lambda: "Intel(R) Xeon(R)")
-    ready = prepare(model)
-    assert not kinds(ready, PackedLinear)
-    assert torch.equal(sample(ready, LABELS, noise, SAMPLING), expected)
-
-
 @pytest.mark.parametrize("packs", [True, False])
 def test_bf16_is_near_and_keeps_the_time_in_float32(model, noise, expected, monkeypatch, packs):
     if not packs:
@@ -71,11 +64,6 @@ def test_bf16_is_near_and_keeps_the_time_in_float32(model, noise, expected, monk
     assert found.dtype == torch.float32
     error = (found - expected).abs().mean() / expected.abs().mean()
     assert 1e-5 < error < 0.05
-
-
-def test_without_packed_products_nothing_changes(model, noise, expected, monkeypatch):
-    monkeypatch.setattr(inference, "can_pack", lambda dtype: False)
-    assert torch.equal(sample(prepare(model), LABELS, noise, SAMPLING), expected)
 
 
 @pytest.mark.long

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.errors import UserError
-from generator.model import SIZES, Generator, GeneratorConfig
+from generator.model import Generator, GeneratorConfig
 
 
 def changed_rows(model, column, length=20):
@@ -26,11 +25,6 @@ def test_a_column_reaches_depth_times_window_further(build, depth, window, colum
     assert changed_rows(model, column) == list(reached)
 
 
-@pytest.mark.parametrize("column", [0, 7])
-def test_without_a_window_a_column_reaches_all_later_ones(build, column):
-    assert changed_rows(build(window=0), column) == list(range(column + 1, 21))
-
-
 @torch.no_grad()
 def test_vectors_do_not_depend_on_the_batch(model):
     tokens, labels = torch.randn(4, 7, 6), torch.tensor([2, 0, 2, model.condition.classes])
@@ -38,25 +32,6 @@ def test_vectors_do_not_depend_on_the_batch(model):
     for i in range(4):
         alone = model.hidden(tokens[i : i + 1], model.read_condition(labels[i : i + 1]))
         torch.testing.assert_close(alone[0], together[i])
-
-
-@torch.no_grad()
-def test_the_first_vector_needs_no_column(model):
-    memory = model.read_condition(torch.tensor([1, 4]))
-    none = model.hidden(torch.empty(2, 0, 6), memory)
-    assert none.shape == (2, 1, 32)
-    torch.testing.assert_close(none[:, 0], model.hidden(torch.randn(2, 3, 6), memory)[:, 0])
-
-
-@torch.no_grad()
-def test_classes_that_repeat_are_read_once(model):
-    labels = torch.tensor([3, 1, 3, 3, 1])
-    distinct, row = labels.unique(return_inverse=True)
-    tokens = torch.randn(5, 4, 6)
-    torch.testing.assert_close(
-        model.hidden(tokens, model.read_condition(distinct).select(row)),
-        model.hidden(tokens, model.read_condition(labels)),
-    )
 
 
 @torch.no_grad()
@@ -85,13 +60,3 @@ def test_self_attention_does_not_see_a_shift(model):
 def test_the_first_velocity_is_zero():
     model = Generator(GeneratorConfig(32, 1, 4, 6, 5, head_width=16, head_depth=2))
     assert not model.head(torch.randn(3, 6), torch.rand(3), torch.randn(3, 32)).any()
-
-
-def test_heads_need_pairs_of_channels():
-    with pytest.raises(UserError, match="width 36 over 4 heads: expected an even whole number"):
-        GeneratorConfig(36, 1, 4, 6, 5)
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_named_sizes_are_whole(name):
-    assert GeneratorConfig(**SIZES[name], channels=256, classes=1000).depth

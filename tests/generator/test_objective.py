@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from common.seeding import BatchDraws
-from generator.model import Generator, GeneratorConfig
 from generator.objective import Draws, token_losses
 
 from .plain import training_loss
@@ -38,15 +37,6 @@ def test_the_loss_by_hand(model, batch):
                 loss = model.head.loss(tokens[b, i, None], hidden[b, i, None], *drawn)
                 expected[i] += loss[0] / 12
     torch.testing.assert_close(training_loss(model, tokens, labels, draws), expected)
-
-
-def test_an_untrained_model_loses_the_paths_velocity(batch):
-    """Its velocity is zero."""
-    tokens, labels, draws = batch
-    model = Generator(GeneratorConfig(32, 1, 4, 6, 5, head_width=16, head_depth=2))
-    loss = training_loss(model, tokens, labels, draws)
-    target = draws.noise - tokens.flatten(0, 1).repeat(4, 1)
-    torch.testing.assert_close(loss.mean(), target.square().mean())
 
 
 def test_no_vector_is_made_from_its_own_column_or_later_ones(model, batch):
@@ -86,13 +76,6 @@ def test_each_process_draws_rows_of_the_whole_batch(world):
         assert torch.equal(draws.noise.view(3, -1, 4, 5), whole.noise.view(3, 6, 4, 5)[:, mine])
 
 
-def test_conditions_are_never_or_always_dropped():
-    tokens = torch.zeros(64, 1, 6)
-    for probability in (0.0, 1.0):
-        drop = Draws.random(tokens, rows(), drop_probability=probability).drop
-        assert drop.float().mean().item() == probability
-
-
 def test_conditions_that_are_shared_are_read_once(build):
     """Loss and gradients are the same; the classes read are as many as there are."""
     tokens = torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(1))
@@ -115,15 +98,6 @@ def test_conditions_that_are_shared_are_read_once(build):
         assert read == [6 if share else 12]
     for alone, shared in zip(*results, strict=True):
         torch.testing.assert_close(shared, alone, atol=1e-6, rtol=1e-4)
-
-
-def test_few_images_share_nothing(build):
-    model = build()
-    tokens = torch.randn(3, 5, 6)
-    draws = Draws.random(tokens, rows())
-    labels = torch.tensor([0, 1, 1])
-    losses = [token_losses(model, tokens, labels, draws, share) for share in (False, True)]
-    assert torch.equal(*losses)
 
 
 def test_the_loss_is_float32_under_autocast(model, batch):

@@ -53,12 +53,6 @@ def test_any_guidance_and_classes(model, labels, guidance):
     compare(model, labels, 7, guidance)
 
 
-@pytest.mark.parametrize("window", [0, 1, 3])
-@pytest.mark.parametrize("prefix", [1, 3, 6, 7])
-def test_any_prefix(build, window, prefix):
-    compare(build(window=window), [0, 3], 7, Guidance(3.0), range(prefix))
-
-
 @pytest.mark.parametrize("window", [0, 1])
 @pytest.mark.parametrize("given", [(2,), (0, 4, 5), (1, 2, 3, 4, 5, 8)], ids=str)
 def test_any_columns_may_be_given(build, window, given):
@@ -92,20 +86,6 @@ def test_other_solvers_come_to_the_same_columns(model, method):
     found = sample(model, labels, noise, settings(guidance, 50, solver=method))
     coarse = sample(model, labels, noise, settings(guidance, 50))
     assert (found - fine).abs().mean() < 0.1 * (coarse - fine).abs().mean()
-
-
-def test_temperature_scales_the_noise(model):
-    labels, noise = torch.tensor([4, 0]), torch.randn(2, 5, 6)
-    found = sample(model, labels, noise, settings(Guidance(3.0), temperature=0.7))
-    assert torch.equal(found, sample(model, labels, noise * 0.7, settings(Guidance(3.0))))
-
-
-def test_a_picture_does_not_depend_on_the_others(model):
-    labels, noise = torch.tensor([4, 0, 4]), torch.randn(3, 5, 6)
-    together = sample(model, labels, noise, settings(Guidance(3.0)))
-    for i in range(3):
-        alone = sample(model, labels[i : i + 1], noise[i : i + 1], settings(Guidance(3.0)))
-        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
 
 
 def test_columns_come_without_end_and_begin_the_same(model):
@@ -177,12 +157,6 @@ class TestRedraw:
 def test_labels_that_are_no_class(model, label):
     with pytest.raises(UserError, match="class labels"):
         sample(model, torch.tensor([0, label]), torch.zeros(2, 1, 6), SampleConfig())
-
-
-def test_given_columns_outside_are_refused(model):
-    with pytest.raises(UserError, match="given columns"):
-        given = {4: torch.zeros(2, 6)}
-        sample(model, torch.tensor([0, 1]), torch.zeros(2, 4, 6), SampleConfig(), given)
 
 
 @pytest.fixture

@@ -113,15 +113,6 @@ class TestGoingOn:
             last.run()
             assert done == []  # once is enough
 
-    def test_with_more_steps_than_at_first(self, tmp_path):
-        whole = build(tmp_path / "whole")
-        whole.run()
-        build(tmp_path / "parts", max_steps=3).run()
-        resumed = resume(tmp_path / "parts")
-        assert resumed.step == 3
-        resumed.run()
-        assert_same_state(resumed, whole)
-
     def test_with_another_batch_size_where_whole_updates_are_done(self, tmp_path):
         build(tmp_path, dataset=Tokens(13), max_steps=2).run()  # 8 of 13 images
         for given, place in [({"batch_size": 2}, (0, 4)), ({"batch_size": 8}, (1, 0)),
@@ -180,24 +171,6 @@ def test_checkpoints_come_when_they_are_due(tmp_path):
     assert saved(save_last_freq=9, save_steps=4) == [(last, 4), (last, 6)]
     assert saved(save_last_freq=9, save_freq=2) == [("ckpt-2.pth", 4), (last, 6)]
     assert saved(max_steps=3) == [(last, 2), (last, 3)]
-
-
-def test_a_run_trains_and_its_average_follows(tmp_path):
-    trainer = build(tmp_path)
-    raw, average = trainer.model, trainer.ema.model
-    start = [p.clone() for p in raw.parameters()]
-    trainer.run()
-    assert int(trainer.ema.updates) == trainer.step == 6
-    moved = [
-        (a, b, c)
-        for a, b, c in zip(start, average.parameters(), raw.parameters(), strict=True)
-        if not torch.equal(a, c)
-    ]
-    assert moved and all(0 < (b - a).norm() < 2 * (c - a).norm() for a, b, c in moved)
-    curves = read_long(tmp_path / "metrics.csv")
-    assert list(curves["train/lr"].values()) == pytest.approx([0, 5e-3] + [1e-2] * 4)
-    columns = [curves[f"columns/loss_{i:02d}"][1] for i in range(5)]
-    assert curves["train/loss"][1] == pytest.approx(sum(columns) / 5)
 
 
 def test_unreadable_images_are_told_after_the_epoch(tmp_path, capsys):
@@ -359,15 +332,6 @@ class TestRuns:
     def rows(self, rank=0, world=1):
         return BatchDraws(torch.Generator().manual_seed(0), rank, world)
 
-    def test_they_are_neighbouring_columns_from_anywhere(self):
-        tokens = torch.arange(3000 * 5 * 2.0).view(3000, 5, 2)
-        runs, numbers = random_runs(tokens, 3, self.rows())
-        for k in range(50):
-            assert torch.equal(runs[k], tokens[k, numbers[k]])
-        assert torch.equal(numbers[:, 1:], numbers[:, :-1] + 1)
-        shares = numbers[:, 0].bincount(minlength=4) / 3000
-        assert shares.tolist() == pytest.approx([1 / 3] * 3 + [0], abs=0.03)
-
     def test_they_do_not_depend_on_the_number_of_processes(self):
         tokens = torch.randn(6, 5, 2)
         whole, _ = random_runs(tokens, 2, self.rows())
@@ -432,12 +396,6 @@ class TestUpdatesThatAreNotFinite:
         assert state["step"] == 12 and state["skipped"] == state["skipped_in_a_row"] == 8
         resumed = resume(tmp_path)
         assert int(resumed.skipped) == int(resumed.skipped_in_a_row) == 8
-
-    def test_fewer_in_a_row_do_not(self, tmp_path):
-        bad = {*range(2, 2 + PATIENCE - 1), *range(13, 13 + PATIENCE - 1)}
-        trainer = build(tmp_path, tokenise=poisoned(bad), epochs=20, log_freq=40)
-        trainer.run()
-        assert int(trainer.skipped) == 2 * (PATIENCE - 1)
 
     def test_nothing_moves_after_the_limit(self, tmp_path):
         tokens = poisoned(range(2, 2 + PATIENCE))

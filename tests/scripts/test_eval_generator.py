@@ -109,13 +109,6 @@ def test_images_are_measured_as_compute_metrics_measures_them(project, drawn, ca
     assert {"random_features_distance", "random_features_score"} <= record["figures"].keys()
 
 
-@pytest.mark.parametrize("columns", [2, 5, 40])
-def test_any_number_of_columns(project, call, tmp_path, columns):
-    flags = project.drawing("--resume", project.generator, "--output_dir", tmp_path / "out")
-    assert call("eval_generator", *flags, "--token_num", columns, "--num_images", 1).code == 0
-    assert pictures(tmp_path / "out").shape == (1, 64, 8 * columns, 3)
-
-
 def test_guidance_is_swept(project, drawn, call, tmp_path):
     """Each point once, in a folder of its own, with one table and one plot."""
     given = project.drawing("--resume", project.generator, "--output_dir", tmp_path)
@@ -178,16 +171,6 @@ def test_mistakes_are_named(project, call, tmp_path, flags, name):
     done = call("eval_generator", *project.drawing(*given, *flags))
     assert done.code == 2 and name in done.err, done.err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_tokenizer_that_the_generator_was_not_trained_on(project, call, tmp_path):
-    payload = checkpoint.load(project.run / "checkpoints" / "last.ckpt")
-    payload["state_dict"]["ema.model.encoder.conv_in.bias"] += 1
-    checkpoint.save(tmp_path / "other.ckpt", payload)
-    given = ("--resume", project.generator, "--output_dir", tmp_path / "out")
-    override = f"model.params.ckpt_path={tmp_path / 'other.ckpt'}"
-    done = call("eval_generator", *project.drawing(*given, override))
-    assert done.code == 2 and "was trained on tokens of tokenizer" in done.err
 
 
 def test_a_mistake_under_torchrun_ends_all_processes_and_is_told(project, start, tmp_path):

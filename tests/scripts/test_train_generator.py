@@ -4,18 +4,15 @@ import argparse
 import math
 import shutil
 import signal
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from common import checkpoint, images
 from common.plots import read_long
 from generator.checkpoints import to_released
-from generator.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,13 +62,6 @@ def test_a_resumed_run_is_an_unbroken_one(project, call, tmp_path):
         assert equal(found["optimizer"]["state"][index], moments)
     curves = [read_long(f / "metrics.csv") for f in (tmp_path / "run", project.generator)]
     assert curves[0] == curves[1]
-
-
-def test_another_checkpoint_to_go_on_from(project, call, tmp_path):
-    more = ("--ckpt", "checkpoint-ckpt-1.pth", "--output_dir", tmp_path / "on")
-    done = call("train_generator", *project.stage_two("--resume", project.generator, *more))
-    assert done.code == 0, done.err
-    assert equal(state(tmp_path / "on")["model"], state(project.generator)["model"])
 
 
 def test_images_give_the_losses_of_their_cached_tokens(project, call, tmp_path):
@@ -266,14 +256,3 @@ def test_every_column_is_measured_and_samples_are_drawn(project, call, tmp_path)
     assert list(curves["eval/loss"]) == [3, 6]
     with Image.open(tmp_path / "samples" / "epoch_00002.png") as picture:
         assert picture.size == (4 * (96 + 2) + 2, 4 * (64 + 2) + 2)
-
-
-def test_the_papers_settings_are_flags(project, call, tmp_path):
-    """The file is taken as far as its tokenizer, which nobody has here."""
-    paper = ROOT / "configs" / "second_stage" / "paper.yaml"
-    flags = ("--config", paper, "--output_dir", tmp_path / "run", "--data_path", tmp_path)
-    done = call("train_generator", *flags, "model.params.ckpt_path=no.ckpt")
-    assert done.code == 2 and "error: no.ckpt: no such checkpoint file" in done.err
-    values = yaml.safe_load(paper.read_text())
-    defaults = asdict(TrainConfig())
-    assert {k: v for k, v in values.items() if k in defaults and defaults[k] != v} == {}
