@@ -114,23 +114,21 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
     return folder, file, [folder / "configs" / "config.yaml"]
 
 
-def gpu_numbers(words: str | None) -> list[int] | None:
+def gpu_numbers(words: str) -> list[int]:
     """The numbers of `--gpus 0,1,...`."""
-    try:
-        return None if words is None else [int(word) for word in words.split(",") if word.strip()]
-    except ValueError:
-        raise UserError(f"--gpus: found {words!r}, expected numbers such as 0,1") from None
+    numbers = [word.strip() for word in words.split(",") if word.strip()]
+    if not all(number.isdecimal() for number in numbers):
+        raise UserError(f"--gpus: found {words!r}, expected numbers such as 0,1")
+    return [int(number) for number in numbers]
 
 
 def check_machine(process: Process, flags: argparse.Namespace) -> None:
     """Compare what the launcher was told with what the program is told."""
-    machines = process.world // process.local_world
-    for flag, told, started in (
-        ("-nodes", flags.nodes, machines),
-        ("-ngpu", flags.ngpu, process.local_world),
-    ):
-        if told not in (None, started):
-            raise UserError(f"{flag}: found {told}, but torchrun started {started}")
+    machines, processes = process.world // process.local_world, process.local_world
+    if flags.nodes not in (None, machines):
+        raise UserError(f"-nodes: found {flags.nodes}, but torchrun started {machines}")
+    if flags.ngpu not in (None, processes):
+        raise UserError(f"-ngpu: found {flags.ngpu}, but torchrun started {processes}")
 
 
 def wandb_logger(project: str, folder: Path):
@@ -147,22 +145,14 @@ def main() -> None:
     flags = parse()
     if flags.allow_foreign_targets:
         config.allow_foreign_targets()
-    gpus = gpu_numbers(flags.gpus)
+    gpus = gpu_numbers(flags.gpus) if flags.gpus else None
     with distributed.launch(flags.device, gpus) as process:
         check_machine(process, flags)
         folder, resume, files = locate_run(flags)
         settings = read_settings(files, overrides(flags))
         loggers = [wandb_logger(flags.wandb, folder)] if flags.wandb and flags.train else []
-        run = Run(
-            folder,
-            process,
-            resume,
-            gpus,
-            loggers,
-            flags.weights_dir,
-            flags.scale_lr,
-            test=not flags.no_test,
-        )
+        given = (flags.weights_dir, flags.scale_lr, not flags.no_test)
+        run = Run(folder, process, resume, gpus, loggers, *given)
         try:
             train(run, settings, flags.train)
         except Exception:

@@ -99,19 +99,12 @@ class Objective(nn.Module):
         pixelloss_weight: of the absolute error, summed over pixels and channels, divided by B.
         perceptual_weight: of LPIPS, one number an image that counts for each pixel and channel.
         kl_weight: of the posterior's KL divergence, averaged over B.
-        disc_type: `dino`, `patchgan`, or `none` to train without an adversary.
-        disc_loss: `hinge` or `vanilla`.
-        disc_weight: of the adversarial term, before the adaptive factor.
-        disc_start: first step with the adversarial term.
-        disc_width, disc_num_layers: size of the PatchGAN.
-        semantic_loss_w: of the alignment with the features of DINOv2.
-        semantic_iter_start: first step with the alignment.
-        weights_dir: folder of the pretrained networks, see `common.pretrained.files.find`.
+        disc_type, disc_loss: of the adversary; `disc_width`, `disc_num_layers` size the PatchGAN.
+        disc_weight, disc_start: of the adversarial term, before the adaptive factor; first step.
+        semantic_loss_w, semantic_iter_start: of the alignment with DINOv2; first step.
+        weights_dir: folder of the pretrained networks.
         disc_factor, disc_in_channels, disc_conditional, use_actnorm, logvar_init: in released
             files, with the one meaning that they have there.
-
-    Raises:
-        UserError: a network whose weights are not there.
     """
 
     def __init__(
