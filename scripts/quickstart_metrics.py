@@ -8,16 +8,14 @@ others tells which class it sees in the generated images, and in crops of the fa
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from common import images, provenance, seeding
+from common import cli, images, provenance, seeding
 from common.errors import UserError, run_cli
 from common.io import write_json
 from common.metrics.pixel import psnr
@@ -31,6 +29,12 @@ CLASSES = len(CLASS_NAMES)
 UNSEEN, LESSONS = 2, 3  # data seeds; training and validation have 0 and 1
 AIMS = {"psnr": 24.0, "agreement": 0.85, "far_agreement": 0.80, "seconds": 900.0}
 STEPS = ("tokenizer.ckpt", "latents.safetensors", "generator.done", "samples.done", "strips.done")
+
+
+def panoramas(length: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, 3, H, W] and their classes [N]."""
+    pixels, labels = zip(*Panoramas(length, size, seed=seed, cache=False), strict=True)
+    return torch.stack(pixels), torch.tensor(labels)
 
 
 def reconstruct(tokenizer: Tokenizer, real: Tensor, labels: Tensor, file: Path) -> dict[str, Any]:
@@ -65,7 +69,7 @@ def generated(folder: Path, rows: int) -> tuple[Tensor, Tensor]:
     return pixels, labels
 
 
-def agreement(model: classifier.Classifier, pixels: Tensor, labels: Tensor) -> dict[str, Any]:
+def agreement(model: nn.Module, pixels: Tensor, labels: Tensor) -> dict[str, Any]:
     """How many images the classifier names as they were meant, by class and in all."""
     right, count = classifier.agreement(model, pixels, labels)
     pairs = zip(CLASS_NAMES, right, count, strict=True)
@@ -83,47 +87,36 @@ def show_tokens(tokenizer: Tokenizer, image: Tensor, file: Path) -> None:
     images.save_gif(file, torch.cat([frames, frames[-1:].expand(6, -1, -1, -1)]), ms=250)
 
 
-def seconds(run: Path, steps: Sequence[str]) -> dict[str, Any]:
-    """Between the first command and now, and of each step: by the dates of the files they leave."""
-    dates = [(run / name).stat().st_mtime for name in ("started", *steps)] + [time.time()]
-    names = [*(name.partition(".")[0] for name in steps), "metrics"]
-    parts = {name: round(b - a, 1) for name, a, b in zip(names, dates, dates[1:], strict=False)}
-    return {"value": round(dates[-1] - dates[0], 1), "steps": parts}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("run", type=Path, help="folder of the quickstart")
-    parser.add_argument("--unseen", type=int, default=540, help="unseen images (default 540)")
-    parser.add_argument(
-        "--lessons", type=int, default=1800, help="images the classifier learns from (default 1800)"
-    )
+    parser.add_argument("--unseen", type=int, default=540, help="images to reconstruct")
+    parser.add_argument("--lessons", type=int, default=1800, help="images for the classifier")
     flags = parser.parse_args()
     run = flags.run
     tokenizer = load_tokenizer(run / "tokenizer.ckpt")
     size = tokenizer.height
-    unseen = classifier.stack(Panoramas(flags.unseen, size, seed=UNSEEN))
-    lessons = classifier.stack(Panoramas(flags.lessons, size, seed=LESSONS, cache=False))
-    model = classifier.train(*lessons, CLASSES, seed=0, epochs=4)
+    unseen = panoramas(flags.unseen, size, UNSEEN)
+    model = classifier.train(*panoramas(flags.lessons, size, LESSONS), CLASSES, seed=0)
     samples, labels = generated(run / "samples", 10)
     strips, kinds = generated(run / "strips", 1)
-    crops = [classifier.far_crops(strip, size) for strip in strips]
-    far = agreement(model, torch.cat(crops), kinds.repeat_interleave(len(crops[0])))
+    # side by side from the right end, as many as the last quarter holds
+    width, count = strips.shape[3], max(1, strips.shape[3] // 4 // size)
+    crops = strips[..., width - count * size :].unfold(3, size, size).permute(0, 3, 1, 2, 4)
+    far = agreement(model, crops.flatten(0, 1), kinds.repeat_interleave(count))
+    far |= {"crop_size": size, "first_pixel": width - count * size, "strip_width": width}
     show_tokens(tokenizer, unseen[0][0], run / "token_meaning.gif")
-    figures = {
+    figures: dict[str, Any] = {
         "psnr": reconstruct(tokenizer, *unseen, run / "reconstructions.png"),
         "agreement": agreement(model, samples, labels),
-        "far_agreement": {
-            **far,
-            "crop_size": size,
-            "first_pixel": strips.shape[3] - len(crops[0]) * size,
-            "strip_width": strips.shape[3],
-        },
+        "far_agreement": far,
         "classifier_accuracy": {**agreement(model, *unseen), "lessons": flags.lessons},
-        "seconds": seconds(run, STEPS),
     }
+    # the steps are timed by the files that they leave
+    dates = [*((run / name).stat().st_mtime for name in ("started", *STEPS)), time.time()]
+    names = [*(name.partition(".")[0] for name in STEPS), "metrics"]
+    parts = {name: round(b - a, 1) for name, a, b in zip(names, dates, dates[1:], strict=False)}
+    figures["seconds"] = {"value": round(dates[-1] - dates[0], 1), "steps": parts}
     for name, aim in AIMS.items():
         value = figures[name]["value"]
         met = value <= aim if name == "seconds" else value >= aim

@@ -40,6 +40,12 @@ class Crop(NamedTuple):
     kind: str
     size: int
 
+    def __call__(self, image: Image.Image) -> Tensor:
+        size = self.size
+        if self.kind == "adm-center":
+            return images.adm_crop(image, size)
+        return images.crop(images.resize_to_cover(image, size, size), size, size, None).contiguous()
+
 
 class ImageSet(Dataset):
     """Images to measure: uint8 [3, H, W], and whether they went through lossy compression.
@@ -71,22 +77,13 @@ class ImageSet(Dataset):
         path = str(self.paths[i])
         image = images.read_rgb(path)
         if self.crop is not None:
-            return self._cut(image, *self.crop), False
+            return self.crop(image), False
         with Image.open(path) as file:  # reads the heading only
             lossy = file.format in LOSSY
         if self.size is not None and (lossy or image.size != self.size):
-            kind = "lossy" if lossy else "lossless"
-            raise UserError(
-                f"{path}: found a {kind} image of {image.width} x {image.height} pixels, expected "
-                f"a lossless one of {self.size[0]} x {self.size[1]} as the first"
-            )
+            found = f"{'lossy' if lossy else 'lossless'}, {image.width} x {image.height} pixels"
+            raise UserError(f"{path}: found {found}; expected lossless as the first, {self.size}")
         return images.to_tensor(image), lossy
-
-    @staticmethod
-    def _cut(image: Image.Image, kind: str, size: int) -> Tensor:
-        if kind == "adm-center":
-            return images.adm_crop(image, size)
-        return images.crop(images.resize_to_cover(image, size, size), size, size, None).contiguous()
 
     def describe(self) -> dict[str, Any]:
         """Plain values, for a record."""
@@ -108,13 +105,9 @@ def open_images(
     overrides: Sequence[str] = (),
     strict: bool = False,
 ) -> ImageSet:
-    """The images of a folder with those inside it, or of `data.params.<part>` of a YAML file.
+    """The images below a folder, or of `data.params.<part>` of a YAML file and `key=value` over it.
 
-    Args:
-        crop: how to cut them. Without it, images of a folder stay as they are, and a data set has
-            its own crops.
-        overrides: `key=value` over the YAML file.
-        strict: see `ImageSet`.
+    Without a `crop`, images of a folder stay as they are, and a data set has its own crops.
 
     Raises:
         UserError: there are none, or they would change from one reading to the next.
@@ -135,7 +128,7 @@ def open_images(
         if not isinstance(dataset, ImageDataset):
             raise UserError(f"--img_size: given, but {key} in {source} has no files to cut")
         return ImageSet(dataset.paths, name, crop)
-    if getattr(dataset, "random_crop", False) or getattr(dataset, "flip", False):
+    if getattr(dataset, "train", False):
         raise UserError(f"{source}: {key} has random crops or flips; expected none, or --img_size")
     return ImageSet(dataset, name)
 
@@ -169,7 +162,7 @@ class Collector:
 
     def features(self) -> Features | None:
         """Of all processes together, on the first one; None elsewhere. All call this together."""
-        device = self.extractor.device
+        device, width = self.extractor.device, self.extractor.width
         rows, facts = (
             distributed.gather(torch.cat(parts).to(device)) for parts in (self.rows, self.facts)
         )
@@ -183,8 +176,7 @@ class Collector:
             "are of another size than most": len(facts) - int(sizes.max()),
         }
         odd = (f"{count} of {len(facts)} images {what}" for what, count in counts.items() if count)
-        pooled, logits = rows.split([self.extractor.width, self.extractor.classes], dim=1)
-        return Features(pooled, logits, tuple(odd))
+        return Features(rows[:, :width], rows[:, width:], tuple(odd))
 
 
 def extract(
@@ -217,6 +209,6 @@ def extract(
 
 
 def _collate(items: list[tuple[Tensor, bool]]) -> tuple[Batch, list[bool]]:
-    pixels = [image for image, _ in items]
+    pixels, lossy = map(list, zip(*items, strict=True))
     alike = len({image.shape for image in pixels}) == 1
-    return (torch.stack(pixels) if alike else pixels), [lossy for _, lossy in items]
+    return (torch.stack(pixels) if alike else pixels), lossy

@@ -1,4 +1,4 @@
-"""Feature extractors: Inception v3, DINOv2, or an Inception of random weights.
+"""Feature extractors: Inception v3, as published or with random weights.
 
 Shapes: B images, H W pixels, D features, K classes.
 """
@@ -15,20 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from common import checkpoint
-from common.checkpoint import weights_hash
 from common.errors import UserError
 from common.precision import full_float32
 from common.pretrained.files import FILES, find
-from common.pretrained.vit import embed, resize_positions, vision_transformer
 from common.seeding import normal
 
-EXTRACTORS = "inception, dinov2, random or random:SEED"
-DINO_SIDE, DINO_PATCHES = 224, 16
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+EXTRACTORS = "inception, random or random:SEED"
 
 
 @dataclass(frozen=True)
@@ -38,11 +33,11 @@ class Extractor:
     Args:
         network: uint8 [B, 3, H, W] → float32 [B, D + K].
         width: D, features for distances.
-        classes: K, logits for the Inception Score behind them; 0 where there are none.
+        classes: K, logits for the Inception Score behind them.
         device: where it is.
-        about: what a record must say of it: `name` (`inception`, `dinov2` or `random:SEED`, whose
-            figures are never called FID), `weights` (their hash), `file`, and whether that is
-            `verified` to be the published one.
+        about: what a record must say of it: `name` (`inception` or `random:SEED`, whose figures
+            are never called FID), `weights` (their hash), `file`, and whether that is `verified`
+            to be the published one.
     """
 
     network: nn.Module
@@ -56,9 +51,8 @@ class Extractor:
         return self.about["name"]
 
     @property
-    def kind(self) -> str:
-        """`inception`, `dinov2` or `random`."""
-        return self.name.partition(":")[0]
+    def is_random(self) -> bool:
+        return self.name.startswith("random")
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> Tensor:
@@ -75,46 +69,30 @@ def load_extractor(
     weights_dir: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """The extractor of this name (`EXTRACTORS`; `random` is `random:0`).
-
-    Args:
-        weights_dir: folder of the weights, see `common.pretrained.files.folder`.
-        device: where it shall work.
+    """The extractor of this name (`EXTRACTORS`; `random` is `random:0`), from a folder of weights.
 
     Raises:
         UserError: an unknown name, or weights that are missing, damaged or others.
     """
     kind, colon, seed = name.partition(":")
-    network: nn.Module
-    about: dict[str, Any] = {"name": name, "file": None, "verified": True}
-    if name == "dinov2":
-        path = find("dinov2_large", weights_dir)
-        network = DinoV2(vision_transformer("dinov2_large", weights_dir))
-        about |= {"file": path.name, "verified": False}  # no published digits to compare with
-        about["resize"] = "224 x 224, bicubic with a filter, rounded to 8 bits"
-        sizes = (network.positions.shape[2], 0)
+    network, about = Inception(), {"name": name, "file": None, "verified": True}
+    if name == "inception":
+        path, published = find("inception", weights_dir), FILES["inception"]
+        about |= {"file": path.name, "verified": path.name == published.name}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if about["verified"] and not digest.startswith(published.sha256):
+            raise UserError(f"{path}: found SHA-256 {digest}, expected {published.sha256}...")
+        network.fill(checkpoint.load(path), path)
+    elif kind == "random" and (seed.isdigit() or not colon):
+        about["name"] = f"random:{int(seed or 0)}"
+        network.fill(random_weights(int(seed or 0)), name)
     else:
-        network, sizes = Inception(), (2048, 1008)
-        if name == "inception":
-            path = find("inception", weights_dir)
-            about |= {"file": path.name, "verified": path.name == FILES["inception"].name}
-            if about["verified"]:
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                if not digest.startswith(FILES["inception"].sha256):
-                    expected = FILES["inception"].sha256
-                    raise UserError(f"{path}: found SHA-256 {digest}, expected {expected}...")
-            network.fill(checkpoint.load(path), path)
-        elif kind == "random" and (seed.isdigit() or not colon):
-            about["name"] = f"random:{int(seed or 0)}"
-            network.fill(random_weights(int(seed or 0)), name)
-        else:
-            raise UserError(f"--extractor: found {name!r}, expected {EXTRACTORS}")
-        about["resize"] = "299 x 299, bilinear as in TensorFlow 1"
-    library = "timm" if name == "dinov2" else "torch-fidelity"
-    about["library"] = f"{library} {importlib.metadata.version(library)}"
-    about["weights"] = weights_hash(network.state_dict())
-    network = network.eval().requires_grad_(False).to(device)
-    return Extractor(network, *sizes, torch.device(device), about)
+        raise UserError(f"--extractor: found {name!r}, expected {EXTRACTORS}")
+    about["resize"] = "299 x 299, bilinear as in TensorFlow 1"
+    about["library"] = f"torch-fidelity {importlib.metadata.version('torch-fidelity')}"
+    about["weights"] = checkpoint.weights_hash(network.state_dict())
+    network.eval().requires_grad_(False).to(device)
+    return Extractor(network, 2048, 1008, torch.device(device), about)
 
 
 class Inception(FeatureExtractorInceptionV3):
@@ -159,24 +137,3 @@ def random_weights(seed: int) -> dict[str, Tensor]:
             keep = name.endswith(("bn.weight", "running_var"))
             weights[name] = torch.ones_like(tensor) if keep else torch.zeros_like(tensor)
     return weights
-
-
-class DinoV2(nn.Module):
-    """The class token of a DINOv2 from timm, of images prepared as by Stein et al. (2023)."""
-
-    def __init__(self, transformer: Any) -> None:
-        super().__init__()
-        self.transformer = transformer
-        positions = resize_positions(transformer.pos_embed.detach(), DINO_PATCHES, DINO_PATCHES)
-        scale = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])[:, :, None, None]
-        self.register_buffer("positions", positions, persistent=False)
-        self.register_buffer("scale", scale, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] → [B, D]."""
-        size = (DINO_SIDE, DINO_SIDE)
-        x = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
-        x = x.round().clamp(0, 255) / 255  # Pillow, which made their images, keeps 8 bits
-        mean, std = self.scale
-        x = embed(self.transformer, (x - mean) / std, self.positions)
-        return self.transformer.norm(self.transformer.blocks(x))[:, 0]

@@ -6,11 +6,10 @@ Shapes: N images, D features, K classes, R rows of a root.
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -83,9 +82,9 @@ def fid(pooled: Tensor, reference: Statistics, splits: int) -> Figures:
     reference = Statistics(reference.mean.to(pooled.device), reference.root.to(pooled.device))
     found: Figures = {"fid": frechet_distance(Statistics.of(pooled), reference)}
     if splits > 1:
-        edges = [k * len(pooled) // splits for k in range(splits + 1)]
+        edges = [k * len(pooled) // splits for k in range(1, splits)]
         parts = [
-            frechet_distance(Statistics.of(pooled[a:b]), reference) for a, b in pairwise(edges)
+            frechet_distance(Statistics.of(part), reference) for part in pooled.tensor_split(edges)
         ]
         found |= {"fid_parts_mean": float(np.mean(parts)), "fid_parts_std": float(np.std(parts))}
     return found
@@ -125,28 +124,21 @@ def write_statistics(path: Path, statistics: Statistics, record: dict[str, Any])
 
 def read_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
     """The statistics in an .npz file, `mu` and `sigma` as ADM's or `mean` and `cov`, and the record
-    of what made them, empty where there is none.
-
-    Raises:
-        UserError: it is missing, damaged or of another kind.
-    """
+    of what made them, empty where there is none; a UserError if it is missing, damaged or other."""
     try:
         with np.load(path, allow_pickle=False) as file:  # the zip's own checksums are compared
-            keys = next((k for k in KEYS if {*k} <= {*file.files}), None)
-            if keys is None:
-                raise ValueError(f"found {', '.join(file.files) or 'nothing'}, no mu and sigma")
-            mean, covariance = (file[k] for k in keys)  # ADM's files hold images too
+            keys = next((k for k in KEYS if {*k} <= {*file.files}), KEYS[0])
+            # ADM's files hold images too, which are not read
+            mean, covariance = (torch.from_numpy(file[k]).double() for k in keys)
             record = json.loads(str(file["record"])) if "record" in file.files else {}
-        if mean.ndim != 1 or covariance.shape != 2 * mean.shape or mean.dtype.kind != "f":
-            raise ValueError(f"{keys} of shapes {mean.shape} and {covariance.shape}")
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and mean.size):
+        if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+            raise ValueError(f"{keys} of shapes {[*mean.shape]} and {[*covariance.shape]}")
+        if not (mean.isfinite().all() and covariance.isfinite().all()):
             raise ValueError(f"{keys} with values that are not finite")
-        given = (torch.from_numpy(a.astype(np.float64)) for a in (mean, covariance))
-        statistics = Statistics.from_covariance(*given)
         if record and not {"images", "source", "extractor", "warnings"} <= record.keys():
             raise ValueError("a record that is none")
-        return statistics, record
+        return Statistics.from_covariance(mean, covariance), record
     # damaged files fail in many ways
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, LookupError, AttributeError, BadZipFile) as e:
         expected = "expected statistics, .npz with mu [D] and sigma [D, D]"
-        raise UserError(f"{path}: {error or type(error).__name__}; {expected}") from None
+        raise UserError(f"{path}: {e or type(e).__name__}; {expected}") from None

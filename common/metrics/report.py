@@ -25,27 +25,15 @@ from common.metrics.features import EXTRACTORS, Extractor, load_extractor
 LEAST = {"fid": 2, "is": 1, "kid": 2, "prc": fid.NEIGHBOURS + 1}  # images that a metric needs
 SPLITS, SPLIT_IMAGES = 10, 100  # by default: so many splits, but none of fewer images
 DEFAULT_REFERENCE = Path("fid_stats/adm_in256_stats.npz")  # where the release keeps ADM's
-# What figures are called. Only features of Inception make an FID.
-NAMES = {
-    "inception": {"is": "inception_score"},
-    "dinov2": {
-        "fid": "fd_dinov2",
-        "kid": "kd_dinov2",
-        "precision": "precision_dinov2",
-        "recall": "recall_dinov2",
-    },
-    "random": {
-        "fid": "random_features_distance",
-        "is": "random_features_score",
-        "kid": "random_features_kernel_distance",
-        "precision": "random_features_precision",
-        "recall": "random_features_recall",
-    },
+RANDOM_NAMES = {  # only features of Inception make an FID
+    "fid": "random_features_distance",
+    "is": "random_features_score",
+    "kid": "random_features_kernel_distance",
+    "precision": "random_features_precision",
+    "recall": "random_features_recall",
 }
 
-
-# a field that `--help` shows in the group of this name
-_metrics = partial(setting, group="metrics")
+_metrics = partial(setting, group="metrics")  # where `--help` shows a field
 
 
 @dataclass(frozen=True)
@@ -107,32 +95,25 @@ class Reference:
     features: Features | None = None
 
     @classmethod
-    def of(cls, features: Features | None, source: str, images: int) -> Reference:
+    def of(
+        cls, features: Features | None, source: str, images: int, record: dict | None = None
+    ) -> Reference:
         """Of images whose features are known, on the first process."""
-        record = {"source": source, "images": images}
+        record = record or {"source": source, "images": images}
         if features is None:
             return cls(source, images, record)
         odd = tuple(f"{source}: {text}" for text in features.oddities)
-        statistics = fid.Statistics.of(features.pooled)
-        return cls(source, images, record, odd, statistics, features)
+        return cls(source, images, record, odd, fid.Statistics.of(features.pooled), features)
 
 
 def load_statistics(source: str, extractor: Extractor) -> Reference:
-    """The reference of a file of statistics (.npz).
-
-    Raises:
-        UserError: it is missing, damaged, or of another extractor.
-    """
+    """The reference of a file of statistics (.npz), which must be of the same extractor."""
     statistics, record = fid.read_statistics(Path(source))
-    by = record.get("extractor", {})
-    name, weights = by.get("name", "inception"), by.get("weights", extractor.about["weights"])
-    found = (len(statistics.mean), name, weights)
+    by = {"name": "inception", "weights": extractor.about["weights"], **record.get("extractor", {})}
+    found = (len(statistics.mean), by["name"], by["weights"])
     expected = (extractor.width, extractor.name, extractor.about["weights"])
     if found != expected:
-        raise UserError(
-            f"{source}: found statistics of {found[0]} features of {found[1]} ({found[2]}), "
-            f"expected {expected[0]} of {expected[1]} ({expected[2]})"
-        )
+        raise UserError(f"{source}: found features, extractor, weights {found}, not {expected}")
     unknown = f"{source} does not say what made it: taken for statistics of Inception"
     warnings = tuple(record["warnings"]) if record else (unknown,)
     return Reference(source, None, {"source": source, **record}, warnings, statistics)
@@ -160,10 +141,7 @@ class Evaluator:
             nothing = f"there is no reference; expected --reference, or {DEFAULT_REFERENCE}"
             left = dict.fromkeys(("fid", "kid", "prc"), nothing)
         elif there.images is None:
-            reason = "the reference has statistics only, not images"
-            left = dict.fromkeys(("kid", "prc"), reason)
-        if not self.extractor.classes:
-            left["is"] = f"{self.extractor.name} names no classes"
+            left = dict.fromkeys(("kid", "prc"), "the reference has statistics only, not images")
         metrics = asked or tuple(name for name in LEAST if name not in left)
         fewest = min(count, (there and there.images) or count)
         for name in metrics:
@@ -176,9 +154,7 @@ class Evaluator:
                 )
         splits = self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES))
         if splits > max(1, count // 2):
-            raise UserError(
-                f"--splits: found {splits} for {count} images, expected no part with fewer than two"
-            )
+            raise UserError(f"--splits: found {splits} for {count} images, expected 2 in each part")
         return metrics, {} if asked else left, splits
 
     def evaluate(self, files: Sequence[Path]) -> dict[str, Any] | None:
@@ -196,10 +172,9 @@ class Evaluator:
         if features is None:
             return None
         record = self.compare(features, images.source)
-        record["images"] = images.describe()
         record["warnings"] += replaced
         speed = {"seconds": seconds, "images_per_second": len(features) / seconds}
-        return record | {"processes": self.process.world, **speed}
+        return record | {"images": images.describe(), "processes": self.process.world, **speed}
 
     def extract(self, images: ImageSet) -> Features | None:
         """Features of all images on the first process, None elsewhere."""
@@ -214,26 +189,28 @@ class Evaluator:
             `extractor`, `settings`.
         """
         metrics, left, splits = self.check(source, len(features))
-        there, pooled = self.reference, features.pooled.to(self.extractor.device)
+        there, about = self.reference, self.extractor.about
+        pooled = features.pooled.to(self.extractor.device)
         found: fid.Figures = {}
-        for name in metrics:
-            if name == "is":
-                found |= fid.inception_score(features.logits, splits)
-            elif name == "fid" and there is not None and there.statistics is not None:
-                found |= fid.fid(pooled, there.statistics, splits)
-            elif there is not None and there.features is not None:
-                metric = {"kid": fid.kid, "prc": fid.precision_recall}[name]
-                found |= metric(pooled, there.features.pooled)
+        if "fid" in metrics and there and there.statistics:
+            found |= fid.fid(pooled, there.statistics, splits)
+        if "is" in metrics:
+            found |= fid.inception_score(features.logits, splits)
+        if "kid" in metrics and there and there.features:
+            found |= fid.kid(pooled, there.features.pooled)
+        if "prc" in metrics and there and there.features:
+            found |= fid.precision_recall(pooled, there.features.pooled)
+        names = RANDOM_NAMES if self.extractor.is_random else {"is": "inception_score"}
         figures = {}
         for key, value in found.items():
             plain, line, rest = key.partition("_")
-            figures[NAMES[self.extractor.kind].get(plain, plain) + line + rest] = value
+            figures[names.get(plain, plain) + line + rest] = value
         warnings = [f"{source}: {text}" for text in features.oddities]
         warnings += there.warnings if there else ()
-        if self.extractor.kind == "random":
+        if self.extractor.is_random:
             warnings.append("features of a network of random weights: no figure here is an FID")
-        elif not self.extractor.about["verified"]:
-            warnings.append(f"{self.extractor.about['file']}: no published SHA-256 to compare with")
+        if not about["verified"]:
+            warnings.append(f"{about['file']}: no published SHA-256 to compare with")
         if "fid" in metrics and len(features) <= self.extractor.width:
             warnings.append(
                 f"{len(features)} images for {self.extractor.width} features: the Fréchet distance "
@@ -245,7 +222,7 @@ class Evaluator:
             "warnings": warnings,
             "images": {"source": source, "images": len(features)},
             "reference": there.record if there else None,
-            "extractor": self.extractor.about,
+            "extractor": about,
             "settings": {
                 "metrics": list(metrics),
                 "splits": splits,
@@ -273,7 +250,7 @@ def open_evaluator(
     extractor = load_extractor(config.extractor, config.weights_dir, process.device)
     evaluator = Evaluator(config, extractor, None, process)
     source = config.reference
-    if source is None and extractor.kind == "inception" and DEFAULT_REFERENCE.is_file():
+    if source is None and not extractor.is_random and DEFAULT_REFERENCE.is_file():
         source = str(DEFAULT_REFERENCE)
     if source is None:
         return evaluator
@@ -282,8 +259,8 @@ def open_evaluator(
     images = open_images(source, None, part, overrides)
     if len(images) < 2:
         raise UserError(f"{source}: found 1 image, expected at least 2")
-    reference = Reference.of(evaluator.extract(images), source, len(images))
-    reference.record.update(images.describe())
+    features = evaluator.extract(images)
+    reference = Reference.of(features, source, len(images), images.describe())
     return replace(evaluator, reference=reference)
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from common.config import Positive, limits
 from common.errors import UserError
 from common.panoramas.canvas import View
 from common.panoramas.noise import derive
 from common.panoramas.scenes import SCENES
 
 CLASS_NAMES = tuple(SCENES)
-SIZES = range(32, 257)
 STRIPS = 2**16  # a data set crops from that many strips of each class,
 SPAN = 2**12  # from as many image heights of each
 
@@ -23,7 +23,7 @@ SPAN = 2**12  # from as many image heights of each
 def render(
     class_name: str, seed: int, strip: int, left: int, height: int, width: int
 ) -> np.ndarray:
-    """Columns `left` to `left + width` of an endless strip.
+    """Columns `left` to `left + width` of an endless strip, uint8 [height, width, 3].
 
     A pixel depends on its place in the strip alone: overlapping windows agree in every bit, on
     every machine. Lengths scale with the height: twice the `left`, `height` and `width` show the
@@ -32,17 +32,9 @@ def render(
     Args:
         class_name: one of `CLASS_NAMES`.
         seed, strip: of the whole world, and of one strip in it.
-        left: first column, at least 0.
-        height, width: in pixels; the height from 32 to 256.
-
-    Returns:
-        uint8 [height, width, 3].
+        left, width: first column, at least 0, and how many.
+        height: in pixels, 32 to 256.
     """
-    if class_name not in SCENES:
-        raise UserError(f"class_name: found {class_name!r}, expected one of {', '.join(SCENES)}")
-    _check("left", left, 0)
-    _check("height", height, SIZES.start, SIZES[-1])
-    _check("width", width, 1)
     x = (np.arange(left, left + width) + 0.5) / height
     y = 1 - (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
     image = SCENES[class_name](View(derive(seed, class_name, strip), x, y, height))  # [3, H, W]
@@ -57,8 +49,8 @@ class Panoramas(Dataset):
 
     Args:
         length: number of images.
-        size: height in pixels, 32 to 256.
-        width: in pixels, 32 or more; the height if None.
+        size: height in pixels.
+        width: in pixels; the height if None.
         seed: another seed is another world, so a validation set is this class with its own seed.
         cache: keep painted images (length · 3 · size · width bytes), so that each is painted once
             for all epochs and all forked workers.
@@ -66,34 +58,29 @@ class Panoramas(Dataset):
 
     def __init__(
         self,
-        length: int = 8192,
-        size: int = 64,
-        width: int | None = None,
+        length: Positive = 8192,
+        size: Annotated[int, limits(min=32, max=256)] = 64,
+        width: Annotated[int, limits(min=32)] | None = None,
         seed: int = 0,
         cache: bool = True,
     ) -> None:
-        _check("length", length, 1)
-        _check("size", size, SIZES.start, SIZES[-1])
-        self.width = size if width is None else width
-        _check("width", self.width, SIZES.start)
-        self.length, self.size, self.seed, self.cache = length, size, seed, cache
-        self.class_names = list(CLASS_NAMES)
+        self.length, self.size, self.width = length, size, width or size
+        self.seed, self.cache, self.class_names = seed, cache, list(CLASS_NAMES)
         self._reserve()
 
     def _reserve(self) -> None:
         """Anonymous shared memory for the cache, which is taken as it fills: what a forked worker
         stores, every process sees."""
+        if not self.cache:
+            return
         size = 3 * self.size * self.width
         try:
-            memory = np.frombuffer(
-                mmap.mmap(-1, self.length * (size + 1) if self.cache else 1), dtype=np.uint8
-            )
+            memory = np.frombuffer(mmap.mmap(-1, self.length * (size + 1)), dtype=np.uint8)
         except (OSError, OverflowError, ValueError):
             gib = self.length * size / 2**30
             raise UserError(f"cache: found true, but {gib:.0f} GiB do not fit; use false") from None
-        if self.cache:
-            self._filled = memory[: self.length]
-            self._images = memory[self.length :].reshape(self.length, 3, self.size, self.width)
+        self._filled = memory[: self.length]
+        self._images = memory[self.length :].reshape(self.length, 3, self.size, self.width)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the cache: that of a spawned worker starts empty."""
@@ -126,9 +113,3 @@ class Panoramas(Dataset):
         left = derive(self.seed, "left", index) % SPAN * self.size
         image = render(name, self.seed, strip, left, self.size, self.width)
         return np.ascontiguousarray(image.transpose(2, 0, 1))
-
-
-def _check(name: str, value: int, least: int, most: int | None = None) -> None:
-    if value < least or (most is not None and value > most):
-        expected = f"{least} or more" if most is None else f"{least} to {most}"
-        raise UserError(f"{name}: found {value}, expected {expected}")

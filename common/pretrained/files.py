@@ -21,34 +21,32 @@ AUTHORS_HUB = "UmiSonoda16/EquivariantModeling"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights, and one of `url`, `timm`, `hub` and `package` to say where it comes from.
+    """A file of weights, and where it comes from.
 
     Args:
         name: of the file in the weights folder; within a package, the path there.
         what: the network and what it is for.
         without: how to do without it.
-        url: address of the file.
-        timm: the network's name in timm, whose Hugging Face repository is of the same name.
-        hub: a Hugging Face repository that has a file of this name.
+        url: its address, or
+        hub: a Hugging Face repository, whose file is of this name, or
+        timm: the network's name in timm, whose repository is of the same name, or
         package: an installed package that the file comes with.
         sha256: the first digits of its SHA-256.
     """
 
     name: str
     what: str
-    without: str
+    without: str = ""
     url: str | None = None
-    timm: str | None = None
     hub: str = ""
+    timm: str | None = None
     package: str | None = None
     sha256: str = ""
 
     @property
     def on_hub(self) -> tuple[str, str]:
         """Repository and file on the Hugging Face hub, of those that come from there."""
-        if self.timm:
-            return f"timm/{self.timm}", "model.safetensors"
-        return self.hub, self.name
+        return (f"timm/{self.timm}", "model.safetensors") if self.timm else (self.hub, self.name)
 
     @property
     def source(self) -> str:
@@ -94,11 +92,6 @@ FILES: dict[str, WeightFile] = {
         "weights-inception-2015-12-05-6726825d.pth",
         sha256="6726825d",
     ),
-    "dinov2_large": _of_timm(
-        "vit_large_patch14_dinov2.lvd142m",
-        "DINOv2 ViT-L/14, the features of FD-DINOv2, 1218 MB",
-        "--extractor inception",
-    ),
     "tokenizer": WeightFile(
         "tokenizer.ckpt",
         "the authors' 256-px tokenizer",
@@ -126,9 +119,8 @@ def present(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path
     if file.package is not None:
         installed = importlib.util.find_spec(file.package)
         place = Path((installed and installed.origin) or file.package).parent
-    stem = file.name.removesuffix(Path(file.name).suffix)
-    names = [file.name, *(stem + suffix for suffix in FORMATS)]
-    return next((place / name for name in names if (place / name).is_file()), None)
+    listed = place / file.name
+    return next((p for p in (listed, *map(listed.with_suffix, FORMATS)) if p.is_file()), None)
 
 
 def find(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -138,12 +130,11 @@ def find(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
         UserError: it is missing; how to fetch it and how to do without it.
     """
     path, file = present(key, weights_dir), FILES[key]
-    if path is not None:
-        return path
-    command = f"python scripts/download_weights.py {key}"
-    if weights_dir is not None:
-        command += f" --weights_dir {weights_dir}"
-    raise UserError(
-        f"{file.name}: missing in {folder(weights_dir).absolute()} ({file.what}); fetch it with "
-        f"`{command}` ({file.source}), or do without: {file.without}"
-    )
+    if path is None:
+        where = f" --weights_dir {weights_dir}" if weights_dir else ""
+        raise UserError(
+            f"{file.name}: missing in {folder(weights_dir).absolute()} ({file.what}); fetch it with"
+            f" `python scripts/download_weights.py {key}{where}` ({file.source}), or do without: "
+            f"{file.without}"
+        )
+    return path

@@ -22,22 +22,14 @@ WIDTHS = (64, 128, 256, 512, 512)
 class LPIPS:
     """The distance of images from their reference; its gradient reaches the images alone.
 
-    Args:
-        weights_dir: folder of the weights, see `common.pretrained.files.folder`.
-
-    Raises:
-        UserError: a file is missing, damaged or of another network.
+    A UserError says which file is missing in `weights_dir`, damaged or of another network.
     """
 
     def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
         network = _Distance()
         path = find("vgg16", weights_dir)
         # the file holds the classifier too
-        weights = {
-            k.removeprefix("features."): v
-            for k, v in load(path).items()
-            if k.startswith("features.")
-        }
+        weights = {k[9:]: v for k, v in load(path).items() if k.startswith("features.")}
         load_weights(network.features, weights, path)
         path = find("lpips")
         weights = {k.split(".")[0].removeprefix("lin"): v for k, v in load(path).items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.pretrained.frozen import Frozen, imagenet_scale
-from common.pretrained.vit import embed, resize_positions, vision_transformer
+from common.pretrained.vit import embed, vision_transformer
 
 
 class Alignment:
@@ -59,5 +59,7 @@ class _PatchTokens(nn.Module):
         table = self.transformer.pos_embed
         key = (rows, columns, table.device)
         if key not in self._positions:
-            self._positions[key] = resize_positions(table, rows, columns, smooth=True)
+            from timm.layers import resample_abs_pos_embed  # timm takes seconds
+
+            self._positions[key] = resample_abs_pos_embed(table, [rows, columns])
         return self._positions[key]

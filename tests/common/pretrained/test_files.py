@@ -28,7 +28,7 @@ def test_addresses_are_those_of_the_packages_that_made_the_files():
 
 
 def test_networks_of_timm_come_from_its_own_repositories():
-    for key in ("dino", "dinov2", "dinov2_large"):
+    for key in ("dino", "dinov2"):
         name = FILES[key].timm
         assert FILES[key].name == f"{name}.safetensors"
         assert FILES[key].source == (
