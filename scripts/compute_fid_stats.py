@@ -40,10 +40,8 @@ def main() -> None:
         raise UserError(f"{flags.file}: found suffix {flags.file.suffix!r}, expected .npz")
     if flags.file.exists() and not flags.force:
         raise UserError(f"{flags.file}: is there already; expected another name, or --force")
-    if flags.crop and flags.img_size is None:
-        raise UserError("--crop: given without --img_size, the side of the squares")
-    if flags.img_size is not None and flags.img_size < 1:
-        raise UserError(f"--img_size: found {flags.img_size}, expected at least 1 pixel")
+    if flags.img_size is None if flags.crop else flags.img_size is not None and flags.img_size < 1:
+        raise UserError(f"--img_size: found {flags.img_size}, expected the side of the squares")
     crop = Crop(flags.crop or "center", flags.img_size) if flags.img_size else None
     with distributed.launch(flags.device) as process:
         images = open_images(flags.images, crop, flags.part, flags.overrides)

@@ -12,23 +12,20 @@ is as good, as .pth or as .safetensors.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+from common import cli
 from common.errors import UserError, run_cli
 from common.pretrained.files import AUTHORS_HUB, FILES, FORMATS, WeightFile, find, folder, present
-
-SUMS = "SHA256SUMS"
 
 
 def fetch(file: WeightFile, directory: Path, url: str | None) -> Path:
@@ -49,66 +46,53 @@ def fetch(file: WeightFile, directory: Path, url: str | None) -> Path:
         part = Path(hf_hub_download(repository, path, revision=about.commit_hash, local_dir=parts))
         if re.fullmatch("[0-9a-f]{64}", about.etag or ""):
             expected = str(about.etag)
-    try:
-        with open(part, "rb") as stream:
-            digest = _sha256(stream)
-        if not digest.startswith(expected):
-            raise UserError(f"{name}: SHA-256 {digest}, expected {expected}...")
-        os.replace(part, directory / name)
-    finally:
+    digest = hashlib.sha256()
+    with open(part, "rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    if not digest.hexdigest().startswith(expected):
         shutil.rmtree(parts)
-    with open(directory / SUMS, "a") as sums:
-        sums.write(f"{digest}  {name}\n")
+        raise UserError(f"{name}: found SHA-256 {digest.hexdigest()}, expected {expected}...")
+    os.replace(part, directory / name)
+    shutil.rmtree(parts)
+    with open(directory / "SHA256SUMS", "a") as sums:
+        sums.write(f"{digest.hexdigest()}  {name}\n")
     return directory / name
 
 
-def _sha256(stream: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def show(directory: Path) -> None:
-    """The table of all files."""
-    print(f"{directory.absolute()}:")
-    for key, file in FILES.items():
-        state = "there" if present(key, directory) else "missing"
-        print(f"{key:14}{state:9}{Path(file.name).name:44}{file.what}; {file.source}")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("keys", nargs="*", metavar="KEY", help=f"{', '.join(FILES)}, or a file of {AUTHORS_HUB}")
     add("--weights_dir", type=Path, metavar="DIR", help="folder of the weights")
     add("--list", action="store_true", help="list all files and fetch none")
     add("--url", action="append", default=[], metavar="KEY=URL", help="fetch KEY from there")
-    flags = parser.parse_intermixed_args()
+    flags = cli.parse(parser)
     urls = dict(given.partition("=")[::2] for given in flags.url)
-    files = dict(FILES)
-    for key in (*flags.keys, *urls):
-        if key.endswith((".ckpt", ".npz")):
-            files[key] = WeightFile(key, "a file of the authors", "", hub=AUTHORS_HUB)
-        elif key not in files:
-            raise UserError(f"KEY: found {key!r}, expected one of {', '.join(FILES)}")
     directory, failed = folder(flags.weights_dir), False
     if flags.list:
-        return show(directory)
-    for key in dict.fromkeys([*flags.keys, *urls]) or files:
+        print(f"{directory.absolute()}:")
+        for key, file in FILES.items():
+            state = "there" if present(key, directory) else "missing"
+            print(f"{key:14}{state:9}{Path(file.name).name:44}{file.what}; {file.source}")
+        return
+    keys = [*dict.fromkeys([*flags.keys, *urls])] or [*FILES]
+    authors = {k: WeightFile(k, "", hub=AUTHORS_HUB) for k in keys if k.endswith((".ckpt", ".npz"))}
+    if unknown := [key for key in keys if key not in FILES | authors]:
+        raise UserError(f"KEY: found {unknown[0]!r}, expected one of {', '.join(FILES)}")
+    for key in keys:
+        file = (FILES | authors)[key]
         try:
-            there = present(key, directory) if key in FILES else directory / key
+            there = directory / key if key in authors else present(key, directory)
             if there and there.is_file():
                 print(f"{key}: {there} is there already")
-            elif files[key].package:
+            elif file.package:
                 find(key, directory)  # says what is wrong
             else:
-                print(f"{key}: {fetch(files[key], directory, urls.get(key))}", flush=True)
+                print(f"{key}: {fetch(file, directory, urls.get(key))}", flush=True)
         except Exception as error:  # network, hub and disk fail in many ways
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            source = urls.get(key) or files[key].source
+            source = urls.get(key) or file.source
             print(f"error: {key}: {reason}; from {source}", file=sys.stderr, flush=True)
             failed = True
     sys.exit(1 if failed else 0)

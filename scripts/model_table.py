@@ -10,9 +10,7 @@ transformer the last column, which predicts nothing.) Tokenizer: one square imag
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +18,26 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from common import cli, provenance
 from common.errors import run_cli
 from common.io import write_json
 from generator.config import SIZES, GeneratorConfig
 from generator.model import Generator
 from tokenizer.checkpoints import untrained
 
-RELEASED = Path(__file__).parents[1] / "configs" / "second_stage" / "tokenizer_config.yaml"
+RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
 COLUMNS, DRAWS, CHANNELS, CLASSES = 16, 4, 256, 1000
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Parameters of a part and multiply-adds of its forward pass."""
-
-    parameters: int
-    multiply_adds: int
-
-    @classmethod
-    def of(cls, module: nn.Module, forward: Callable[[], object]) -> Cost:
-        with FlopCounterMode(display=False) as counter:
-            forward()
-        return cls(sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2)
+def cost(module: nn.Module, forward: Callable[[], Any]) -> dict[str, int]:
+    """Parameters of a part, and multiply-adds of its forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        forward()
+    parameters = sum(p.numel() for p in module.parameters())
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
-def generator_cost(name: str) -> Cost:
+def generator_cost(name: str) -> dict[str, int]:
     """One of the generator's named sizes."""
     model = Generator(GeneratorConfig(**SIZES[name], channels=CHANNELS, classes=CLASSES)).eval()
     tokens, labels = torch.empty(1, COLUMNS, CHANNELS), torch.zeros(1, dtype=torch.long)
@@ -54,48 +47,43 @@ def generator_cost(name: str) -> Cost:
         conditions = hidden[0].repeat(DRAWS, 1)  # [4·L, D]
         model.head(tokens[0].repeat(DRAWS, 1), torch.empty(DRAWS * COLUMNS), conditions)
 
-    return Cost.of(model, forward)
+    return cost(model, forward)
 
 
-def tokenizer_costs(path: Path) -> dict[str, Cost]:
+def tokenizer_costs(path: Path) -> dict[str, dict[str, int]]:
     """The parts of the tokenizer whose sizes are `model.params` of a YAML file."""
     model = untrained(path)
     image = torch.empty(1, 3, model.height, model.height)
     mixer, features = model.bottleneck, model.encoder(image)
-    tokens = mixer.encode(features)
+    spread = mixer.decode(mixer.encode(features))
     costs = {
-        "encoder": Cost.of(model.encoder, lambda: model.encoder(image)),
-        "bottleneck": Cost.of(mixer, lambda: mixer.decode(mixer.encode(features))),
-        "decoder": Cost.of(model.decoder, lambda: model.decoder(mixer.decode(tokens))),
+        "encoder": cost(model.encoder, lambda: model.encoder(image)),
+        "bottleneck": cost(mixer, lambda: mixer.decode(mixer.encode(features))),
+        "decoder": cost(model.decoder, lambda: model.decoder(spread)),
     }
     semantic: Any = model.semantic_decoder
     if semantic is not None:
-        deep = model.decoder(mixer.decode(tokens)).features
-        costs["semantic_decoder"] = Cost.of(semantic, lambda: semantic(deep))
+        deep = model.decoder(spread).features
+        costs["semantic_decoder"] = cost(semantic, lambda: semantic(deep))
     return costs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--config_path", type=Path, default=RELEASED, help="tokenizer (default: the released one)")
     add("--json", type=Path, metavar="FILE", help="write the table there too")
     flags = parser.parse_args()
     with torch.device("meta"):
-        table = {
-            "generator": {name: generator_cost(name) for name in SIZES},
-            "tokenizer": tokenizer_costs(flags.config_path),
-        }
+        generators = {name: generator_cost(name) for name in SIZES}
+        table = {"generator": generators, "tokenizer": tokenizer_costs(flags.config_path)}
     for title, costs in table.items():
         print(f"{title:20}{'parameters':>14}{'multiply-adds':>16}")
-        for name, cost in costs.items():
-            print(f"{name:20}{cost.parameters / 1e6:12.3f} M{cost.multiply_adds / 1e9:14.3f} G")
+        for name, row in costs.items():
+            millions, billions = row["parameters"] / 1e6, row["multiply_adds"] / 1e9
+            print(f"{name:20}{millions:12.3f} M{billions:14.3f} G")
     if flags.json:
-        write_json(
-            flags.json, {k: {n: asdict(c) for n, c in costs.items()} for k, costs in table.items()}
-        )
+        write_json(flags.json, table)
 
 
 if __name__ == "__main__":

@@ -56,11 +56,6 @@ def test_one_that_fails_is_not_kept_and_does_not_stop_the_others(fetch, director
     assert names(directory) == ["SHA256SUMS", "other.ckpt"]
 
 
-def test_the_format_follows_the_address(fetch, directory, source):
-    assert fetch("--url", f"dino={source}").code == 0
-    assert "vit_small_patch16_224.dino.pth" in names(directory)
-
-
 @pytest.fixture
 def hub(monkeypatch):
     """A server that answers as the Hugging Face hub does; `hub.digest` is what it declares."""
