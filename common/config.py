@@ -14,6 +14,7 @@ import inspect
 import math
 import operator
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,8 +32,6 @@ from common.io import replacing
 
 T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-# What an argument may be: its type hint, its bounds, and whether it must be given.
-Entry = tuple[Any, Mapping[str, Any], bool]
 
 BOUNDS = {  # in words, and as a comparison
     "min": ("at least", operator.ge),
@@ -40,6 +39,7 @@ BOUNDS = {  # in words, and as a comparison
     "max": ("at most", operator.le),
     "below": ("less than", operator.lt),
 }
+PRIMITIVES = (bool, int, float, str, Path)
 PACKAGES = ("common", "tokenizer", "generator")
 # Names in released files, and in files of earlier versions, and what they are called here.
 ALIASES = {
@@ -59,11 +59,6 @@ ALIASES = {
     "common.imagenet.ImageNetTrain": "common.data.ImageNetTrain",
     "common.imagenet.ImageNetValidation": "common.data.ImageNetValidation",
 }
-# What a released name means beyond ours: the released stage one resizes by cv2.
-IMPLIED = {
-    "tokenizer.data.imagenet.ImageNetTrain": {"interpolation": "cv2_bilinear"},
-    "tokenizer.data.imagenet.ImageNetValidation": {"interpolation": "cv2_bilinear"},
-}
 
 _foreign_allowed = False
 
@@ -82,9 +77,31 @@ def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     config = OmegaConf.create({})
     for file in files:
-        config = OmegaConf.merge(config, _read(Path(file)))
+        try:
+            found = OmegaConf.load(file)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+            raise UserError(f"{file}: not a whole YAML file: {error}") from None
+        if not isinstance(found, DictConfig) or not found:
+            raise UserError(f"{file}: found no keys, expected a mapping of names to values")
+        config = OmegaConf.merge(config, found)
     for override in overrides:
-        _override(config, override)
+        key, _, value = override.partition("=")
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+            OmegaConf.update(config, key, parsed, merge=True, force_add=True)
+            if not key or "=" not in override:
+                raise ValueError("no key or no value")
+        except (
+            yaml.YAMLError,
+            OmegaConfBaseException,
+            ValueError,
+            TypeError,
+            LookupError,
+        ) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"override {override!r}: {reason}; expected key=value") from None
     _plain(config, ", ".join(map(str, files)))
     return config
 
@@ -96,17 +113,11 @@ def save(config: DictConfig | Mapping[str, Any], path: str | os.PathLike[str]) -
         file.write(text.encode())
 
 
-class Bounds(dict[str, Any]):
-    """What `limits` gives; a type hint must be hashable, with what is beside it."""
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-
-def limits(**bounds: Any) -> Bounds:
+class limits(dict[str, Any]):
     """Bounds of a value, for `Annotated[int, limits(min=1)]`: `min`, `above`, `max`, `below`,
     `choices`. A sequence holds them for each of its items."""
-    assert bounds.keys() <= {*BOUNDS, "choices"}, bounds
-    return Bounds(bounds)
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 Positive = typing.Annotated[int, limits(min=1)]
@@ -135,11 +146,8 @@ def setting(
         group: under which `--help` shows it.
         bounds: see `limits`.
     """
-    names = {"flag": flag, "alias": alias, "bare": bare, "group": group}
-    metadata = {"help": help, **names, **limits(**bounds)}
-    if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    names = {"help": help, "flag": flag, "alias": alias, "bare": bare, "group": group}
+    return dataclasses.field(default=default, metadata={**names, **bounds})
 
 
 def structured(schema: type[T], values: Any, where: str = "") -> T:
@@ -158,13 +166,18 @@ def structured(schema: type[T], values: Any, where: str = "") -> T:
     """
     if isinstance(values, schema):
         return values
-    return _build(schema, _checked(_entries(schema), values, where), where)
+    return _build(schema, _checked(schema, values, where), where)
 
 
 def partial(schema: type, values: Any, where: str = "") -> dict[str, Any]:
     """Those fields of `schema` that `values` gives, checked as `structured` checks them."""
-    entries = {k: (hint, bounds, False) for k, (hint, bounds, _) in _entries(schema).items()}
-    return _checked(entries, values, where)
+    return _checked(schema, values, where, complete=False)
+
+
+@dataclasses.dataclass
+class _Node:
+    target: str
+    params: dict[str, Any] | None = None
 
 
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
@@ -177,38 +190,17 @@ def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: An
 
     Raises:
         UserError: a target that is none of ours (see `allow_foreign_targets`), or a key of
-            `params` that is unknown, missing or of a type that the constructor does not declare.
+            `params` that is unknown, missing, injected, or of a type or out of a range that the
+            constructor does not declare.
     """
-    entries = {"target": (str, {}, True), "params": (dict[str, Any] | None, {}, False)}
-    node = _checked(entries, node, where)
-    build = find(node["target"], f"{where}.target")
-    params = {**IMPLIED.get(node["target"], {}), **(node.get("params") or {})}
-    return construct(build, params, f"{where}.params", **injected)
-
-
-def construct(build: Callable[..., T], params: Any, where: str, **injected: Any) -> T:
-    """Call `build` with `params`, checked by its signature, and with what is `injected`.
-
-    Raises:
-        UserError: naming a key of `params` that is unknown, missing, of a type or out of a range
-            that the signature does not declare, or injected.
-    """
-    for key in injected:
-        if key in params:
-            raise UserError(f"{where}.{key}: set here, but the program sets it itself")
-    if dataclasses.is_dataclass(build):
-        return structured(build, {**params, **injected}, where)  # type: ignore[return-value]
-    signature = inspect.signature(build).parameters.values()
-    function = build.__init__ if inspect.isclass(build) else build
-    hints = typing.get_type_hints(function, include_extras=True)
-    entries = {
-        p.name: (hints.get(p.name, Any), {}, p.default is p.empty)
-        for p in signature
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in injected
-    }
-    if any(p.kind is p.VAR_KEYWORD for p in signature):
-        entries = {**{key: (Any, {}, False) for key in params}, **entries}
-    arguments = _checked(entries, params, where)
+    found = structured(_Node, node, where)
+    build, where, params = find(found.target, f"{where}.target"), f"{where}.params", found.params
+    params = params or {}
+    if found.target.startswith("tokenizer.data.imagenet."):  # as released, which means OpenCV's
+        params = {"interpolation": "cv2_bilinear", **params}
+    for key in injected.keys() & params.keys():
+        raise UserError(f"{where}.{key}: set here, but the program sets it itself")
+    arguments = _checked(build, params, where, given=injected)
     return _build(build, {**arguments, **injected}, where)
 
 
@@ -219,14 +211,14 @@ def allow_foreign_targets() -> None:
 
 
 def find(name: str, where: str) -> Callable[..., Any]:
-    """The class that a `target` names: a module or data set of ours, unless others are allowed.
+    """The class that a `target` names: a network, a data set, a data module or plain settings of
+    ours, unless others are allowed.
 
     Raises:
         UserError: there is none of this name.
     """
     module_name, _, attribute = ALIASES.get(name, name).rpartition(".")
-    ours = module_name.partition(".")[0] in PACKAGES
-    if not ours and not _foreign_allowed:
+    if module_name.partition(".")[0] not in PACKAGES and not _foreign_allowed:
         raise UserError(
             f"{where}: found {name!r}, expected a class of {', '.join(PACKAGES)}; "
             "--allow_foreign_targets runs code from anywhere that a file names"
@@ -239,83 +231,63 @@ def find(name: str, where: str) -> Callable[..., Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it needs is not installed
         found = None
-    if not callable(found) or not (_foreign_allowed or _is_part(found)):
+    ours = inspect.isclass(found) and found.__module__.partition(".")[0] in PACKAGES
+    ours = ours and (
+        issubclass(found, nn.Module | Dataset)
+        or hasattr(found, "train_dataloader")
+        or dataclasses.is_dataclass(found)
+    )
+    if not callable(found) or not (ours or _foreign_allowed):
         raise UserError(f"{where}: found {name!r}, expected the dotted name of a class that exists")
     return found
 
 
-def _is_part(found: Any) -> bool:
-    """Whether this is a class of ours that files describe: a network, data, or plain settings."""
-    if not inspect.isclass(found) or found.__module__.partition(".")[0] not in PACKAGES:
-        return False
-    kinds = issubclass(found, nn.Module | Dataset) or hasattr(found, "train_dataloader")
-    return kinds or dataclasses.is_dataclass(found)
+def _checked(
+    build: Callable[..., Any],
+    values: Any,
+    where: str,
+    complete: bool = True,
+    given: Collection[str] = (),
+) -> dict[str, Any]:
+    """`values` as the arguments of `build`, or of a dataclass the fields, converted and in range.
 
-
-def _entries(schema: type) -> dict[str, Entry]:
-    """The fields of a dataclass."""
-    hints, nothing = typing.get_type_hints(schema, include_extras=True), dataclasses.MISSING
-    return {
-        field.name: (
-            hints[field.name],
-            field.metadata,
-            field.default is nothing and field.default_factory is nothing,
-        )
-        for field in dataclasses.fields(schema)
-        if field.init
-    }
-
-
-def _checked(entries: Mapping[str, Entry], values: Any, where: str) -> dict[str, Any]:
-    """Those of `entries` that `values` gives, converted and in range."""
+    Those that are `given` besides are left out; `complete` asks for all that have no default.
+    """
     values = _plain(values, where)
+    schema = dataclasses.is_dataclass(build)
+    function = build.__init__ if inspect.isclass(build) and not schema else build
+    hints = typing.get_type_hints(function, include_extras=True)
+    metadata = {f.name: f.metadata for f in dataclasses.fields(build)} if schema else {}
+    parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
+    names = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if not isinstance(values, Mapping):
-        expected = f"a mapping with {', '.join(entries)}"
+        expected = f"a mapping with {', '.join(names)}"
         raise UserError(f"{where or 'configuration'}: found {values!r}, expected {expected}")
+    shown = {n: _join(where, metadata.get(n, {}).get("flag") or n) for n in {*names, *values}}
     for key in values:
-        if key not in entries:
-            raise UserError(f"{_join(where, key)}: unknown key{suggestion(str(key), entries)}")
-    for name, (hint, bounds, required) in entries.items():
-        if required and name not in values:
-            shown = _join(where, bounds.get("flag") or name)
-            raise UserError(f"{shown}: missing; expected {_describe(hint)}")
-    return {
-        name: _convert(
-            value, *entries[name][:2], _join(where, entries[name][1].get("flag") or name)
-        )
-        for name, value in values.items()
-    }
-
-
-def _convert(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:
-    """`value` as `hint` declares it, in range."""
-    origin, arguments = _origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        bounds = {k: v for extra in (*arguments[1:], bounds) for k, v in extra.items()}
-        return _convert(value, arguments[0], bounds, where)
-    if origin is typing.Union and type(None) in arguments:
-        if value is None:
-            return None
-        return _convert(value, typing.Union[_without_none(arguments)], bounds, where)  # noqa: UP007
-    if dataclasses.is_dataclass(hint):
-        return structured(hint, value, where)  # type: ignore[arg-type]
-    if origin is typing.Literal:
-        bounds = {**bounds, "choices": arguments}
-    kind = _plain_type(hint)
-    if kind is not Any:
-        schema = OmegaConf.structured(dataclasses.make_dataclass("Value", [("value", kind)]))
-        try:
-            merged = OmegaConf.merge(schema, {"value": value})
-            value = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)["value"]
-        except (OmegaConfBaseException, ValueError, TypeError):
-            found = f"{value!r} ({type(value).__name__})"
-            raise UserError(f"{where}: found {found}, expected {_describe(hint)}") from None
-    if origin is tuple:
-        if Ellipsis not in arguments and len(arguments) != len(value):
-            raise UserError(f"{where}: found {value!r}, expected {len(arguments)} values")
-        value = tuple(value)
-    check_range(value, bounds, where)
-    return value
+        if key not in names and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            raise UserError(f"{shown[key]}: unknown key{suggestion(str(key), names)}")
+    for p in parameters:
+        if complete and p.name in names and p.default is p.empty and p.name not in values:
+            raise UserError(f"{shown[p.name]}: missing")
+    kinds = {name: _kind(hints.get(name, Any)) for name in values}
+    fields = [(name, kind) for name, kind in kinds.items() if kind is not Any]
+    typed = {name: values[name] for name, _ in fields}
+    try:
+        merged = OmegaConf.merge(dataclasses.make_dataclass("Values", fields), typed)
+        found = {**values, **OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)}
+    except OmegaConfBaseException as error:
+        name = re.split(r"[.\[]", error.full_key or "")[0]
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{shown.get(name, where)}: {reason}") from None
+    for name, value in found.items():
+        hint, bounds, optional = _unwrap(hints.get(name, Any), metadata.get(name, {}))
+        if dataclasses.is_dataclass(hint) and not (optional and value is None):
+            found[name] = structured(hint, value, shown[name])
+        elif value is not None:
+            found[name] = tuple(value) if typing.get_origin(hint) is tuple else value
+            check_range(value, bounds, shown[name])
+    return found
 
 
 def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
@@ -339,11 +311,9 @@ def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
         return
     if not math.isfinite(value):
         raise UserError(f"{where}: found {value}, expected a finite number")
-    if not all(holds(value, bounds[name]) for name, (_, holds) in BOUNDS.items() if name in bounds):
-        expected = [
-            f"{text} {bounds[name]}" for name, (text, _) in BOUNDS.items() if name in bounds
-        ]
-        raise UserError(f"{where}: found {value}, expected {' and '.join(expected)}")
+    for name, (text, holds) in BOUNDS.items():
+        if name in bounds and not holds(value, bounds[name]):
+            raise UserError(f"{where}: found {value}, expected {text} {bounds[name]}")
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
@@ -361,66 +331,38 @@ def _build(build: Callable[..., T], arguments: Mapping[str, Any], where: str) ->
         raise UserError(_join(where, str(error)) if key in arguments else str(error)) from None
 
 
-def _plain_type(hint: Any) -> Any:
+def _unwrap(hint: Any, bounds: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], bool]:
+    """A type hint without what is around it: the bounds that are added to `bounds`, and None."""
+    optional = False
+    while True:
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin is typing.Annotated:
+            hint, bounds = arguments[0], {**arguments[1], **bounds}
+        elif origin in (typing.Union, types.UnionType) and type(None) in arguments:
+            hint = typing.Union[tuple(a for a in arguments if a is not type(None))]  # noqa: UP007
+            optional = True
+        elif origin is typing.Literal:
+            return hint, {**bounds, "choices": arguments}, optional
+        else:
+            return hint, bounds, optional
+
+
+def _kind(hint: Any) -> Any:
     """The part of a type hint that OmegaConf checks; what it does not know is Any."""
-    origin, arguments = _origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _plain_type(arguments[0])
-    if origin in (bool, int, float, str, Path):
-        return origin
-    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        return list[_plain_type(arguments[0]) if arguments else Any]  # type: ignore[misc]
-    if origin in (dict, collections.abc.Mapping):
-        return dict[str, Any]
-    if origin is typing.Literal and len({type(option) for option in arguments}) == 1:
-        return type(arguments[0])
-    if origin is typing.Union and all(o in (bool, int, float, str, type(None)) for o in arguments):
-        return typing.Union[arguments]  # noqa: UP007
-    return Any
-
-
-def _without_none(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(argument for argument in arguments if argument is not type(None))
-
-
-def _origin(hint: Any) -> Any:
-    origin = typing.get_origin(hint) or hint
-    return typing.Union if origin is types.UnionType else origin
-
-
-def _describe(hint: Any) -> str:
-    """A type hint as a user reads it: `int`, `list[float] | None`."""
-    if _origin(hint) is typing.Annotated:
-        return _describe(typing.get_args(hint)[0])
-    if _origin(hint) is typing.Union:
-        return " | ".join(map(_describe, typing.get_args(hint)))
-    plain = hint if typing.get_args(hint) else getattr(hint, "__name__", hint)
-    return str(plain).replace("typing.", "").replace("collections.abc.", "")
-
-
-def _read(path: Path) -> DictConfig:
-    try:
-        config = OmegaConf.load(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this configuration ({error.strerror})") from None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole YAML file: {error}") from None
-    if not isinstance(config, DictConfig) or not config:
-        raise UserError(f"{path}: found no keys in it, expected a mapping of names to values")
-    return config
-
-
-def _override(config: DictConfig, override: str) -> None:
-    key, equals, _ = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {override!r}: expected dotted.key=value")
-    try:
-        value = OmegaConf.from_dotlist([f"value{override[len(key) :]}"])
-        value = OmegaConf.to_container(value, resolve=False)["value"]
-        OmegaConf.update(config, key, value, merge=True, force_add=True)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, LookupError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"override {override!r}: {reason}; expected dotted.key=value") from None
+    hint, _, optional = _unwrap(hint, {})
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    kind: Any = Any
+    if origin in PRIMITIVES:
+        kind = origin
+    elif origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        kind = list[_kind(arguments[0]) if arguments else Any]  # type: ignore[misc]
+    elif origin in (dict, collections.abc.Mapping):
+        kind = dict[str, Any]
+    elif origin is typing.Literal:
+        kind = type(arguments[0])
+    elif origin in (typing.Union, types.UnionType) and set(arguments) <= set(PRIMITIVES):
+        kind = typing.Union[arguments]  # noqa: UP007
+    return typing.Optional[kind] if optional and kind is not Any else kind  # noqa: UP045
 
 
 def _plain(node: Any, where: str) -> Any:

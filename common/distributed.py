@@ -51,30 +51,23 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
             ranks; where there is no GPU, `auto` is the CPU all the same.
 
     Raises:
-        UserError: no such device, as many `gpus` as there are not processes, or an incomplete
-            launcher environment.
+        UserError: no such device, or as many `gpus` as there are not processes.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     alone = not {"RANK", "WORLD_SIZE"} & os.environ.keys()
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     try:
-        rank, world, local_rank, local_world = (
-            (0, 1, 0, 1) if alone else (int(os.environ[name]) for name in names)
-        )
+        numbers = (0, 0, 1, 1) if alone else [int(os.environ[name]) for name in names]
     except (KeyError, ValueError):
-        raise UserError(
-            f"environment variables {', '.join(names)}: expected a number in each; start several "
-            "processes with torchrun"
-        ) from None
+        raise UserError(f"environment: expected numbers in {', '.join(names)}") from None
+    rank, local_rank, world, local_world = numbers
     if gpus is not None and len(gpus) != local_world:
-        raise UserError(
-            f"--gpus: names {len(gpus)} GPU(s) for {local_world} process(es) a machine; expected "
-            "one GPU for each, and one process for each from `torchrun --nproc_per_node`"
-        )
+        raise UserError(f"--gpus: found {len(gpus)}, expected {local_world}, one a process")
     chosen = _choose(device, None if alone else local_rank, gpus)
+    process = Process(rank, local_rank, world, chosen, local_world)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if alone:
-        yield Process(0, 0, 1, chosen)
+        yield process
         return
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if chosen.type == "cuda":
@@ -82,7 +75,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
     else:
         dist.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield Process(rank, local_rank, world, chosen, local_world)
+        yield process
     except BaseException:
         # NCCL is left by all processes together; after a failure here the others may never come,
         # and the message would wait for them. The end of this process frees what it holds.
@@ -93,10 +86,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of `tensor` over all processes, the same on each, without gradient.
-
-    `tensor` lies on the process's device and has one shape everywhere.
-    """
+    """The sum of `tensor`, of one shape everywhere, over all processes, without gradient."""
     result = tensor.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(result)
@@ -109,24 +99,13 @@ def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather(rows: torch.Tensor) -> torch.Tensor | None:
-    """The rows of all processes, one process behind another, on the first one; None elsewhere.
-
-    Args:
-        rows: [N, ...] on the process's device; N differs between processes as it may, or is 0.
-    """
+    """The rows [N, ...] of all processes, one process behind another, on the first one; None
+    elsewhere. N differs between processes as it may, or is 0."""
     if not dist.is_initialized():
         return rows
-    world, first = dist.get_world_size(), dist.get_rank() == 0
-    mine = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(counts, mine)
-    padded = rows.new_zeros(int(max(counts)), *rows.shape[1:])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(world)] if first else None
-    dist.gather(padded, parts, dst=0)
-    if parts is None:
-        return None
-    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
+    parts = [torch.empty(0)] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(rows.cpu(), parts)
+    return torch.cat(parts).to(rows.device) if parts else None
 
 
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -153,10 +132,9 @@ def broadcast_module(module: torch.nn.Module) -> None:
 
 def broadcast_object(value: T) -> T:
     """The value that the first process has: any picklable object, on every process."""
-    if not dist.is_initialized():
-        return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, src=0)
     return values[0]
 
 
@@ -179,17 +157,12 @@ def _end_with_parent(parent: int) -> None:
 def _choose(device: str, local_rank: int | None, gpus: Sequence[int] | None) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, _, index = device.partition(":")
-    if device == "auto":
-        kind = "cuda" if count else "cpu"
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
-        raise UserError(f"device: found {device!r}, expected auto, cpu, cuda or cuda:N")
-    if kind == "cpu":
+    if device == "cpu" or (device == "auto" and not count):
         return torch.device("cpu")
+    if device not in ("auto", "cuda") and not (kind == "cuda" and index.isdecimal()):
+        raise UserError(f"device: found {device!r}, expected auto, cpu, cuda or cuda:N")
     if index and local_rank is not None:
-        raise UserError(
-            f"device: found {device!r} under torchrun, expected cuda: each process takes the GPU "
-            "of its local rank (choose GPUs with CUDA_VISIBLE_DEVICES)"
-        )
+        raise UserError(f"device: found {device!r}, but torchrun gives each process its own GPU")
     number = int(index) if index else (local_rank or 0)
     number = gpus[number] if gpus else number
     if not 0 <= number < count:

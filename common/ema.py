@@ -11,23 +11,19 @@ from torch import nn
 class EMA(nn.Module):
     """A frozen copy of a model that follows it: `average ← d·average + (1 - d)·weights`.
 
-    Buffers (running statistics, counters) are copied, not averaged. The copy stays in evaluation
-    mode, and its parameters never ask for gradients. `updates` counts the updates made and is
-    saved with the weights, so that the warm-up goes on where it was after a resume.
+    Buffers are copied, not averaged. The copy stays in evaluation mode, whatever a trainer calls.
 
     Args:
-        model: the model to follow, plain or wrapped by `torch.compile` or for data parallelism.
+        model: the model to follow, plain or wrapped by `torch.compile`.
         decay: `d`, in [0, 1).
         warmup: the n-th update (1 first) has `d = min(decay, (1 + n) / (10 + n))`, so that the
-            random initial weights are soon forgotten.
+            random initial weights are soon forgotten; `updates` is saved with the weights.
     """
 
     updates: torch.Tensor
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay: found {decay}, expected a number in [0, 1)")
         self.decay = decay
         self.warmup = warmup
         self.model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
@@ -52,11 +48,5 @@ class EMA(nn.Module):
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    """The model inside the wrappers, whose parameters have their own names."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
-        else:
-            return model
+    """The model inside that of `torch.compile`, whose parameters have their own names."""
+    return getattr(model, "_orig_mod", model)

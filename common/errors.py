@@ -18,10 +18,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class UserError(ValueError):
-    """A mistake in a key, a file or a flag.
-
-    The message names the key, file or flag, says what was found there and what is expected.
-    """
+    """A mistake in a key, a file or a flag, which the message names."""
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of a traceback; IPython asks for it by this name."""
@@ -39,12 +36,9 @@ class Preempted(BaseException):
 def run_cli(main: Callable[[], None]) -> None:
     """Run the `main` of a script, with one line for what its user or the system is the cause of.
 
-    Of several processes that meet the same mistake, only the first one tells it: the others wait
-    for a moment, in which `torchrun` ends them.
-
-    Raises:
-        SystemExit: status 2 after such an error, 128 + n after signal n (130 after Ctrl-C); any
-            other error passes through with its traceback.
+    Status 2 after such an error, 128 + n after signal n (130 after Ctrl-C). Of several processes
+    that meet the same mistake, only the first one tells it: the others wait for a moment, in which
+    `torchrun` ends them.
     """
     try:
         main()
@@ -70,27 +64,23 @@ def explain(error: BaseException) -> str | None:
     """What a user needs to know of `error`; None of one that is a mistake of the program."""
     text = str(error) or type(error).__name__
     if isinstance(error, UserError):  # a loader's worker sends it inside its traceback
-        _, worker, inner = text.rpartition(f"{UserError.__name__}: ")
-        return inner.strip() if worker and "DataLoader worker" in text else text
+        return text.rpartition("UserError: ")[2].strip() if "DataLoader worker" in text else text
     if type(error).__module__.startswith("omegaconf."):
         return f"configuration: {text}"
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return f"not enough memory: {text.splitlines()[0]}"
     system = cause(error)
-    if system is not None:
-        return refused(system, system.filename or "")
-    return None
+    return system and refused(system, system.filename or "")
 
 
-def cause(error: BaseException) -> OSError | None:
+def cause(error: BaseException | None) -> OSError | None:
     """What the system has refused, if that is `error`, or a full disk that a library hides."""
     if isinstance(error, OSError):
         return error
-    inner = error.__cause__ or error.__context__
-    while inner is not None:
-        if isinstance(inner, OSError) and inner.errno in FULL:
-            return inner
-        inner = inner.__cause__ or inner.__context__
+    while error is not None:
+        error = error.__cause__ or error.__context__
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
     return None
 
 
@@ -99,9 +89,7 @@ def refused(error: OSError, path: str | os.PathLike[str]) -> str:
     name = f"{os.fspath(path)}: " if path else ""
     if error.errno not in FULL:
         return f"{name}{error.strerror or error}"
-    folder = Path(path) if path else Path.cwd()
-    while not folder.is_dir():
-        folder = folder.parent
+    folder = next(p for p in Path(path).absolute().parents if p.is_dir())
     free = shutil.disk_usage(folder).free / 2**20
     return (
         f"{name}cannot be written ({error.strerror}; {free:.0f} MiB free on its disk); whole files "

@@ -36,7 +36,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """Read a image of any common kind as upright RGB; transparency becomes white.
+    """Read an image of any common kind as upright RGB; transparency becomes white.
 
     Raises:
         UserError: naming the file, when it is missing, damaged or no image.
@@ -48,8 +48,6 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
     except Exception as error:  # damaged files fail in many ways, depending on the decoder
         raise UserError(f"{path}: not a readable image ({error})") from error
 
@@ -79,15 +77,13 @@ def resize_to_cover(
 ) -> torch.Tensor:
     """Scale until `height` x `width` just fits inside; for a square, the short side is its size.
 
-    `bicubic` and `pil_bilinear` have a filter that widens when shrinking, so that fine texture does
-    not turn into false patterns; their values are Pillow's to within its rounding, in a fraction of
-    its time. `cv2_bilinear` has none, and OpenCV's values.
+    `bicubic` and `pil_bilinear` have a filter that widens when shrinking; their values are Pillow's
+    to within its rounding, in a fraction of its time. `cv2_bilinear` has none, and OpenCV's values.
 
     Args:
         image: RGB.
         height, width: in pixels.
-        interpolation: between pixels. The released stage one has `cv2_bilinear`, its stage two
-            `pil_bilinear`.
+        interpolation: the released stage one has `cv2_bilinear`, its stage two `pil_bilinear`.
 
     Returns:
         uint8 [3, H, W] with H ≥ height and W ≥ width, one of them equal.
@@ -104,10 +100,8 @@ def resize_to_cover(
     if size[0] * size[1] > MAX_PIXELS:
         found = f"{image.height} x {image.width}"
         raise UserError(f"an image of {found} pixels: too narrow to be resized to {height}")
-    if interpolation == "cv2_bilinear":
-        return interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
-    mode = interpolation.removeprefix("pil_")
-    return interpolate(pixels[None], size, mode=mode, antialias=True)[0]
+    mode, filtered = interpolation.rpartition("_")[2], interpolation != "cv2_bilinear"
+    return interpolate(pixels[None], size, mode=mode, antialias=filtered)[0]
 
 
 def crop(
@@ -155,14 +149,8 @@ def save_image(path: str | os.PathLike[str], image: torch.Tensor) -> None:
 def save_grid(
     path: str | os.PathLike[str], images: torch.Tensor, columns: int, pad: int = 2
 ) -> None:
-    """Write `images` [N, 3, H, W] as one image, row by row, on white.
-
-    Args:
-        path: the file to write.
-        images: uint8, or float in [-1, 1].
-        columns: images in a row.
-        pad: white pixels around each image.
-    """
+    """Write `images` [N, 3, H, W], uint8 or float in [-1, 1], as one image on white: `columns` in a
+    row, `pad` pixels around each."""
     images = images if images.dtype == torch.uint8 else to_uint8(images)
     save_image(path, make_grid(images, min(columns, len(images)), pad, pad_value=255))
 

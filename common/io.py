@@ -24,13 +24,12 @@ _swept: set[Path] = set()  # folders in which this process has looked for leftov
 def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing; it takes the place of `path` at the end.
 
-    After an exception inside the block the temporary file is removed and `path` is as it was. What
-    killed processes have left in a folder is removed before the first write into it.
+    After an exception inside the block `path` is as it was. What killed processes have left in a
+    folder is removed before the first write into it; missing folders are made.
 
     Args:
-        path: the file to create or replace; missing parent folders are made.
+        path: the file to create or replace.
         durable: wait until the bytes are on the disk, so that a power cut cannot undo the write.
-            Without it, only a crash of the program is covered.
 
     Raises:
         UserError: the system refuses the write: a full disk, no permission, a folder of that name.
@@ -51,7 +50,12 @@ def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[IO
             temporary.unlink(missing_ok=True)
             raise
         if durable:
-            _sync_folder(path.parent)
+            with suppress(OSError):  # some systems cannot open a folder, or cannot flush it
+                descriptor = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
     except Exception as error:
         system = None if isinstance(error, UserError) else cause(error)
         if system is None:
@@ -116,33 +120,19 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         UserError: it holds results of other settings, or files of unknown origin.
     """
     path = folder / SETTINGS
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: found a file, expected a folder")
     if path.exists():
-        found = read_json(path)
-        for key, value in settings.items():
-            if found.get(key) != value:
-                raise UserError(
-                    f"{folder}: holds results made with {key} {found.get(key)!r}, not {value!r}; "
-                    "expected another folder, or this one removed"
-                )
-    elif folder.exists() and not all(TEMPORARY.fullmatch(p.name) for p in folder.iterdir()):
-        raise UserError(
-            f"{folder}: not empty, and no {SETTINGS} says how its files were made; "
-            "expected a new folder"
-        )
+        check_same(folder, read_json(path), settings)
+    elif folder.is_dir() and not all(TEMPORARY.fullmatch(p.name) for p in folder.iterdir()):
+        raise UserError(f"{folder}: not empty, and without {SETTINGS}; expected a new folder")
     else:
         write_json(path, settings)
 
 
-def _sync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # some systems cannot open a folder; the renaming itself is done
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems cannot flush a folder
-        pass
-    finally:
-        os.close(descriptor)
+def check_same(path: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse what was made with other settings than these."""
+    for key, value in settings.items():
+        if found.get(key) != value:
+            raise UserError(
+                f"{path}: made with {key} {found.get(key)!r}, not {value!r}; "
+                "expected another path, or this one removed"
+            )

@@ -46,6 +46,7 @@ class MetricLogger:
         self._file.flush()
 
     def close(self) -> None:
+        """Write what is left."""
         self.events.close()
         self._file.close()
 
@@ -62,10 +63,7 @@ def _rows(path: Path) -> list[list[str]]:
 def progress_bar(
     total: int, name: str, unit: str, shown: bool, initial: int = 0, passing: bool = False
 ) -> tqdm:
-    """A progress bar; in a file, where every change is a new line, it changes rarely.
-
-    A `passing` one, inside another, leaves nothing behind.
-    """
+    """A progress bar, which changes rarely in a file; a `passing` one leaves nothing behind."""
     return tqdm(
         total=total,
         initial=initial,
@@ -79,12 +77,12 @@ def progress_bar(
 
 
 class UnreadableImages:
-    """Counts and names the images of a data set that could not be read.
+    """Tells of the images of a data set that could not be read, by all processes together.
 
     Args:
         dataset: `ImageDataset`, or one whose images are not files.
         name: what messages call it.
-        device: of the process, for the sum over all of them.
+        device: of the process.
     """
 
     def __init__(self, dataset: Dataset, name: str, device: torch.device) -> None:
@@ -101,11 +99,7 @@ class UnreadableImages:
         if len(paths) == self.told:
             return None
         self.told = len(paths)
-        shown = [*paths[:SHOWN_PATHS], *(["..."] if len(paths) > SHOWN_PATHS else [])]
-        return "\n    ".join(
-            [
-                f"{self.name}: {len(paths)} of {len(self.dataset)} images could not be read; "
-                "others took their place:",
-                *map(printable, shown),
-            ]
-        )
+        shown = [printable(path) for path in paths[:SHOWN_PATHS]]
+        more = ["..."] if len(paths) > SHOWN_PATHS else []
+        first = f"{self.name}: {len(paths)} of {len(self.dataset)} images could not be read; "
+        return "\n    ".join([first + "others took their place:", *shown, *more])

@@ -18,17 +18,11 @@ Series = dict[float, float]  # value at each step, steps ascending
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot.
+    """One plot, of curves by name; many of them are coloured in order, from dark to light."""
 
-    Args:
-        title: what is shown, with its unit.
-        series: by name; many of them are coloured in order, from dark to light.
-        across: what the values lie over.
-    """
-
-    title: str
+    title: str  # with the unit
     series: dict[str, Series]
-    across: str = "step"
+    across: str = "step"  # what the values lie over
 
 
 def read_long(file: Path) -> dict[str, Series]:
@@ -54,14 +48,11 @@ def save_curves(path: str | Path, panels: Sequence[Panel]) -> None:
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
     for ax, panel in zip(axes, panels, strict=False):
         many = len(panel.series) > 4
-        colours = matplotlib.colormaps["viridis" if many else "tab10"].resampled(
-            max(2, len(panel.series))
-        )
+        colours = matplotlib.colormaps["viridis" if many else "tab10"]
+        colours = colours.resampled(max(2, len(panel.series)))
         for k, (name, series) in enumerate(panel.series.items()):
-            marker = "o" if len(series) < 12 else None
-            ax.plot(
-                list(series), list(series.values()), color=colours(k), marker=marker, label=name
-            )
+            style = {"color": colours(k), "marker": "o" if len(series) < 12 else None}
+            ax.plot(list(series), list(series.values()), label=name, **style)
         ax.set_title(panel.title, loc="left")
         ax.set_xlabel(panel.across)
         ax.grid(alpha=0.25)

@@ -19,9 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def describe() -> dict[str, Any]:
     """Versions, hardware, commit and date, for a record beside measured numbers.
 
-    Returns:
-        Plain values; nothing in them names a user, a machine or a path. `commit` ends with
-        `+changes` where tracked files differ from it, and is None where there is no git.
+    Nothing names a user, a machine or a path. `commit` ends with `+changes` where tracked files
+    differ from it, and is None where there is no git.
     """
     head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
     return {

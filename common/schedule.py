@@ -29,21 +29,13 @@ class WarmupDecay:
 
 @dataclass(frozen=True)
 class EpochSchedule:
-    """Linear warm-up by fractional epoch, then constant or cosine: stage two's rate.
+    """Linear warm-up by fractional epoch, then constant or cosine: stage two's rate."""
 
-    Args:
-        lr: rate after the warm-up.
-        epochs: when the cosine ends.
-        warmup_epochs: epochs from 0 to `lr`.
-        min_lr: where the cosine ends.
-        kind: `constant` or `cosine`.
-    """
-
-    lr: float
-    epochs: float
+    lr: float  # after the warm-up
+    epochs: float  # when the cosine ends
     warmup_epochs: float = 0.0
-    min_lr: float = 0.0
-    kind: str = "constant"
+    min_lr: float = 0.0  # where the cosine ends
+    kind: str = "constant"  # or cosine
 
     def rate(self, epoch: float) -> float:
         """The rate after `epoch` epochs, a fraction in the middle of one."""

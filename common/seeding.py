@@ -29,31 +29,21 @@ def stream(seed: int, *key: int | str) -> np.random.Generator:
 
 
 def normal(seed: int, *key: int | str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard normal float32 numbers of `shape`, from the stream called `(seed, *key)`.
-
-    They are laid out with the last dimension fastest: more rows leave the first rows the same.
-    """
+    """Standard normal float32 numbers of `shape` from the stream called `(seed, *key)`; more rows
+    leave the first rows the same."""
     return torch.from_numpy(stream(seed, *key).standard_normal(shape).astype(np.float32))
 
 
 def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator at the beginning of the stream called `(seed, *key)`.
-
-    For draws made on `device` during training; they differ between kinds of device.
-    """
+    """A torch generator on `device` at the beginning of the stream called `(seed, *key)`."""
     return torch.Generator(device).manual_seed(int(stream(seed, *key).integers(2**63)))
 
 
 class BatchDraws:
     """Random rows for this process's part of a batch, the same however the batch is shared out.
 
-    Row i of process r is row i·world + r of the whole batch, as `DrawSampler` deals pictures: each
-    process draws the rows of all of them, and keeps its own.
-
-    Args:
-        generator: the same on every process, on the device of the draws.
-        rank: which process this is.
-        world: how many there are.
+    Row i of process r is row i·world + r of the whole batch, as `DrawSampler` deals images: each
+    process draws the rows of all of them from the same `generator`, and keeps its own.
     """
 
     def __init__(self, generator: torch.Generator, rank: int = 0, world: int = 1) -> None:

@@ -22,11 +22,8 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
 class PreemptionHandler:
-    """What signals ask of this training, agreed on by all its processes.
-
-    Within the `with` block a signal is noted, to be seen at the next call of `requested`;
-    afterwards it has its old meaning.
-    """
+    """What signals ask of this training, agreed on by all its processes: within the `with` block a
+    signal is noted, to be seen at the next call of `requested`."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -40,7 +37,6 @@ class PreemptionHandler:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}
 
     def requested(self) -> tuple[bool, int]:
         """Whether a checkpoint is asked for, of any process since the last call, and the number of

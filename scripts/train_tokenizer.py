@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import cli, config, distributed
+from common import cli, distributed
 from common.distributed import Process
 from common.errors import UserError, run_cli
 from tokenizer.train import Run, read_settings, train
@@ -59,7 +59,6 @@ def parse() -> argparse.Namespace:
     run("--scale_lr", **switch, help="multiply a new run's rate by the global batch size")
     run("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     run("--wandb", metavar="PROJECT", help="project of Weights & Biases to log to as well")
-    run("--allow_foreign_targets", action="store_true", help="run code that targets name anywhere")
     speed = parser.add_argument_group("machine and speed").add_argument
     speed("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     speed("-nodes", "--nodes", type=int, help="machines, as torchrun was told")
@@ -143,8 +142,6 @@ def wandb_logger(project: str, folder: Path):
 
 def main() -> None:
     flags = parse()
-    if flags.allow_foreign_targets:
-        config.allow_foreign_targets()
     gpus = gpu_numbers(flags.gpus) if flags.gpus else None
     with distributed.launch(flags.device, gpus) as process:
         check_machine(process, flags)

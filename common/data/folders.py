@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,32 +41,23 @@ class Listing(NamedTuple):
 
 
 class Paths(Sequence[str]):
-    """File names in one block of memory, which forked workers share.
-
-    A list of strings each worker would come to hold for itself, because reading a string counts a
-    reference inside it: gigabytes, for a million images and the workers of eight GPUs.
-    """
+    """File names in one block of memory, which forked workers share: of a list of strings each
+    worker would come to hold a copy, because reading a string counts a reference inside it."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        encoded = [os.fsencode(path) for path in paths]
-        self._bytes = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._names = np.array([os.fsencode(path) for path in paths], dtype=bytes)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._names)
 
     def __getitem__(self, i):
-        index = range(len(self))[i]
-        if isinstance(i, slice):
-            return [self[k] for k in index]
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]])
+        return os.fsdecode(self._names[i])
 
 
 class ImageDataset(Dataset):
     """Images from files, resized until the crop just fits inside, then cut.
 
-    An image that cannot be read is logged and counted, and the next readable one of the data set
-    takes its place; `unreadable` is how many have been met, by all workers together.
+    An image that cannot be read is logged and counted, and the next readable one takes its place.
 
     Args:
         source: where they come from, for messages.
@@ -76,7 +67,7 @@ class ImageDataset(Dataset):
         random_crop: a crop at a random place; otherwise the centre.
         flip: flip horizontally with probability 1/2.
         seed: for crops and flips.
-        interpolation: between pixels, when resizing; see `images.resize_to_cover`.
+        interpolation: see `images.resize_to_cover`.
     """
 
     kind = "images"
@@ -105,11 +96,6 @@ class ImageDataset(Dataset):
         return len(self.paths)
 
     @property
-    def train(self) -> bool:
-        """Whether an image may look different at each draw."""
-        return self.random_crop or self.flip
-
-    @property
     def unreadable(self) -> int:
         """How many images could not be read so far."""
         return int(self.unreadable_flags.sum())
@@ -120,7 +106,8 @@ class ImageDataset(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         image, index = self._read(index % len(self))
-        randomness = stream(self.seed, "crop", number) if self.train else None
+        random = self.random_crop or self.flip
+        randomness = stream(self.seed, "crop", number) if random else None
         place = randomness if self.random_crop else None
         image = images.crop(image, self.height, self.width, place)
         if self.flip and randomness is not None and randomness.random() < 0.5:
@@ -147,16 +134,9 @@ class ImageDataset(Dataset):
 class ImageFolder(ImageDataset):
     """Images in `root/<class>/**`.
 
-    Labels count the class folders in the order of their names as strings (`10` before `2`).
-
-    Args:
-        root: the folder of class folders.
-        size: height of the crop in pixels.
-        train: random crop and flip; otherwise the centre crop, not flipped.
-        flip: flip horizontally with probability 1/2 in training.
-        seed: for crops and flips.
-        width: width of the crop; `size` if not given.
-        interpolation: when resizing: bicubic, pil_bilinear or cv2_bilinear.
+    Labels count the class folders in the order of their names as strings (`10` before `2`). In
+    training images are cropped at random and, by `flip`, flipped; otherwise the centre is cropped.
+    Other arguments: see `ImageDataset`.
 
     Raises:
         UserError: `root` is missing, has no class folders, or one of them has no images.
@@ -184,13 +164,13 @@ class ImageList(ImageDataset):
 
     Args:
         file: the list.
-        size, train, flip, seed, width, interpolation: see `ImageFolder`.
         root: folder that all paths start from, also those that begin with `/`, as in the lists of
             Places365. Without it, relative paths start from the folder of the list.
+        size, train, flip, seed, width, interpolation: see `ImageFolder`.
 
     Raises:
-        UserError: naming the file, and the line that is wrong. Of the images only the first one
-            is looked for; others that are missing count as unreadable.
+        UserError: naming the line that is wrong. Of the images only the first one is looked for;
+            others that are missing count as unreadable.
     """
 
     def __init__(
@@ -211,15 +191,12 @@ class ImageList(ImageDataset):
 def list_folder(root: Path) -> Listing:
     """Every image in `root/<class>/**`; see `ImageFolder`."""
     names = class_folders(root)
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = images_below(root / name)
-        if not found:
+    found = [images_below(root / name) for name in names]
+    for name, paths in zip(names, found, strict=True):
+        if not paths:
             raise UserError(f"{root / name}: a class folder without images")
-        paths += found
-        labels += [label] * len(found)
-    return Listing(paths, labels, names)
+    labels = np.repeat(np.arange(len(names)), [len(paths) for paths in found])
+    return Listing([path for paths in found for path in paths], labels.tolist(), names)
 
 
 def class_folders(root: Path) -> list[str]:
@@ -232,69 +209,55 @@ def class_folders(root: Path) -> list[str]:
     return names
 
 
-def images_below(folder: str | os.PathLike[str]) -> list[str]:
-    """Every image file in a folder and those inside it, in the order of their paths."""
-    return sorted(_walk(os.fspath(folder), ()))
+def images_below(
+    folder: str | os.PathLike[str], above: tuple[tuple[int, int], ...] = ()
+) -> list[str]:
+    """Every image file in a folder and those inside it, in the order of their paths.
 
-
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Links to folders are followed, but for those that lead back to one of those above."""
-    status = os.stat(folder)
+    Links to folders are followed, but for those that lead back to one `above` (device and inode).
+    """
+    status, found = os.stat(folder), []
     here = (status.st_dev, status.st_ino)
     if here in above:
-        return
+        return []
     with os.scandir(folder) as entries:
         for entry in entries:
+            kind = os.path.splitext(entry.name)[1].lower()
             if entry.is_dir():
-                yield from _walk(entry.path, (*above, here))
-            elif (
-                os.path.splitext(entry.name)[1].lower() in SUFFIXES
-                and not entry.name.startswith(".")
-                and entry.is_file()  # no pipe, which would be waited for
-            ):
-                yield entry.path
+                found += images_below(entry.path, (*above, here))
+            elif kind in SUFFIXES and not entry.name.startswith(".") and entry.is_file():  # no pipe
+                found.append(entry.path)
+    return sorted(found)
 
 
 def read_list(file: str | Path, start: str | Path, rooted: bool) -> Listing:
-    """The images that a text file lists; see `ImageList`.
-
-    Args:
-        file: the list; bytes that are not UTF-8 stand for themselves, as in file names.
-        start: folder from which relative paths start,
-        rooted: and those that begin with `/` too.
-    """
+    """The images that a text file lists; see `ImageList`. Relative paths start from `start`, and
+    if `rooted` those that begin with `/` too."""
     try:
-        with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
-            return _parse(lines, os.fspath(start), file, rooted)
+        text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"{file}: cannot read this list of images ({error.strerror})") from None
-
-
-def _parse(lines: Iterable[str], start: str, file: str | Path, rooted: bool) -> Listing:
     paths: list[str] = []
     labels: list[str] = []  # numbers, or the folders that are the classes
     numbered = False
-    for number, line in enumerate(map(str.strip, lines), 1):
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
         if not line or line.startswith("#"):
             continue
-        where = f"{file}: line {number}"
         entry = ENTRY.fullmatch(line)
         if entry is None:
-            raise UserError(
-                f"{where}: found {line!r}, expected the path of an image, and maybe a space and "
-                "its label, a whole number from 0 on"
-            )
+            expected = "expected the path of an image, and maybe a space and its label from 0 on"
+            raise UserError(f"{file}: line {number}: found {line!r}, {expected}")
         path, label = entry.groups()
         path = path.lstrip("/") if rooted else path
+        place = os.path.join(start, path)
         if not paths:
             numbered = label is not None
-            if not os.path.exists(os.path.join(start, path)):
-                expected = f"expected paths that start from {start or '.'}"
-                raise UserError(f"{where}: no such image {os.path.join(start, path)}; {expected}")
+            if not os.path.exists(place):
+                raise UserError(f"{file}: line {number}: no such image {place}")
         if (label is not None) != numbered or (numbered and int(label) >= MAX_CLASSES):
             expected = f"a label below {MAX_CLASSES} in all lines or in none"
-            raise UserError(f"{where}: found label {label}, expected {expected}")
-        paths.append(os.path.join(start, path))
+            raise UserError(f"{file}: line {number}: found label {label}, expected {expected}")
+        paths.append(place)
         labels.append(label if numbered else os.path.dirname(path) or ".")
     if not paths:
         raise UserError(f"{file}: lists no images")

@@ -40,20 +40,20 @@ class ImageNetTrain(ImageDataset):
         config: `datadir` (the IMAGENET_PATH), and maybe `size` and `random_crop` (default true;
             otherwise the centre crop).
         size: height of the crop in pixels, if `config` does not give it.
-        flip: flip horizontally with probability 1/2.
-        seed, width, interpolation: see `ImageFolder`.
+        flip: flip horizontally with probability 1/2 (default true).
+        seed, width, interpolation: see `ImageDataset`.
 
     Raises:
         UserError: naming the key of `config`, or what is missing in `datadir`.
     """
 
-    part, random_crops = "ILSVRC2012_train", True
+    part, train = "ILSVRC2012_train", True
 
     def __init__(
         self,
         config: ImageNetConfig | None = None,
         size: Positive | None = None,
-        flip: bool = True,
+        flip: bool | None = None,
         seed: int = 0,
         width: Positive | None = None,
         interpolation: images.Interpolation = "bicubic",
@@ -64,65 +64,41 @@ class ImageNetTrain(ImageDataset):
             raise UserError("config.size: missing; expected the height of the images in pixels")
         if not settings.datadir:
             raise UserError(f"config.datadir: missing; expected the folder above {BELOW}")
-        root = _locate(settings.datadir, self.part)
-        crop = self.random_crops if settings.random_crop is None else settings.random_crop
+        roots = [Path(settings.datadir) / BELOW / self.part, Path(settings.datadir) / self.part]
+        root = next((root for root in roots if (root / "data").is_dir()), None)
+        if root is None:
+            raise UserError(f"config.datadir: no such folder {roots[0] / 'data'}")
+        crop, flip = (self.train if x is None else x for x in (settings.random_crop, flip))
         super().__init__(root, _listing(root), size, width, crop, flip, seed, interpolation)
 
 
 class ImageNetValidation(ImageNetTrain):
-    """The validation images: centre crops, not flipped; see `ImageNetTrain`."""
+    """The validation images: by default centre crops, not flipped; see `ImageNetTrain`."""
 
-    part, random_crops = "ILSVRC2012_validation", False
-
-    def __init__(
-        self,
-        config: ImageNetConfig | None = None,
-        size: Positive | None = None,
-        seed: int = 0,
-        width: Positive | None = None,
-        interpolation: images.Interpolation = "bicubic",
-    ) -> None:
-        super().__init__(config, size, False, seed, width, interpolation)
-
-
-def _locate(datadir: str, part: str) -> Path:
-    """The folder of a part, below IMAGENET_PATH or directly in the folder given."""
-    for root in (Path(datadir) / BELOW / part, Path(datadir) / part):
-        if (root / "data").is_dir():
-            return root
-    raise UserError(
-        f"config.datadir: found no {BELOW}/{part}/data in {datadir}, expected this folder with "
-        "<synset>/*.JPEG in it"
-    )
+    part, train = "ILSVRC2012_validation", False
 
 
 def _listing(root: Path) -> Listing:
     """The images in `root/data`, as `root/filelist.txt` has them; it is written if need be."""
     data, path = root / "data", root / "filelist.txt"
-    if not path.exists():
-        try:
-            _keep_list(data, path)
-        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-            log.warning("%s: not kept (%s); every process walks the folders", path, error)
-            return list_folder(data)
+    try:
+        if not path.exists():
+            if not os.access(root, os.W_OK):
+                raise PermissionError("the folder cannot be written")
+            # Many processes start together, on many machines; one of them walks the folders.
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    found = [os.path.relpath(name, data) for name in list_folder(data).paths]
+                    with replacing(path) as file:
+                        file.write(os.fsencode("".join(f"{name}\n" for name in found)))
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        log.warning("%s: not kept (%s); every process walks the folders", path, error)
+        return list_folder(data)
     listing, folders = read_list(path, data, rooted=True), class_folders(data)
     if listing.class_names != folders:
         name = min(set(listing.class_names) ^ set(folders))
         raise UserError(
-            f"{path}: lists {len(listing.class_names)} class folders, but {data} has "
-            f"{len(folders)}: {name} is in one of them only; remove the list to have it made anew, "
-            "or read your own choice of images with common.data.ImageList"
+            f"{path}: does not list the class folders of {data}: {name} is in one of them only; "
+            "remove the list to have it made anew, or read your own with common.data.ImageList"
         )
     return listing
-
-
-def _keep_list(data: Path, path: Path) -> None:
-    """Write the list of the images in `data`, a path relative to `data` a line."""
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError("the folder cannot be written")
-    # Many processes start together, on many machines; one of them walks the folders.
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            lines = (f"{os.path.relpath(found, data)}\n" for found in list_folder(data).paths)
-            with replacing(path) as file:
-                file.write(os.fsencode("".join(lines)))

@@ -1,8 +1,7 @@
 """Cached tokens: the posterior means of a data set, encoded once and then trained on.
 
-Means rather than samples are kept, so that the posterior's noise stays fresh in every epoch. Crops
-and flips are drawn when the images are encoded, so of each there may be several views, of which
-training takes one at a time. The file says all that training needs to know of the tokenizer.
+Means rather than samples, so that the posterior's noise stays fresh in every epoch. Crops and flips
+are drawn when the images are encoded; of these views training takes one at a time.
 
 Shapes: N images, V views of each, L columns, C token channels, H W pixels.
 """
@@ -15,10 +14,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +29,14 @@ from common.data.folders import ImageDataset
 from common.data.sampler import Draw
 from common.distributed import Process
 from common.errors import UserError
-from common.io import claim_folder
+from common.io import check_same, claim_folder
 from common.logger import UnreadableImages, progress_bar
 from common.seeding import stream
 from common.signals import ignore_signals
 
 SHARD = 256  # images
-LAYOUT: Any = "means [image, crop and flip, column, channel], in the posterior's scale"
+KIND = "column latents"
+LAYOUT = "means [image, crop and flip, column, channel], in the posterior's scale"
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,15 @@ class LatentHeader:
     views: ViewsHeader | None = setting(None, "filled in by `cache_latents`")
     data: Any = setting(None, "the images, in plain values")
     seed: int = setting(0, "of the crops")
-    layout: Literal["means [image, crop and flip, column, channel], in the posterior's scale"] = (
-        LAYOUT
-    )
-    kind: Literal["column latents"] = "column latents"
+    layout: str = setting(LAYOUT, choices=(LAYOUT,))
+    kind: str = setting(KIND, choices=(KIND,))
 
 
 class LatentDataset(Dataset):
-    """Posterior means [L, C] and labels from a file of `cache_latents`.
+    """Posterior means [L, C] and labels from a file of `cache_latents`, read as they are needed.
 
     In training an item is a `Draw`, whose number chooses the view as it would choose crop and
-    flip of the image; an int gives the first view. The first process verifies the file's checksum,
-    which reads it once; otherwise tokens are read as they are needed.
+    flip of the image; an int gives the first view. The first process verifies the file's checksum.
 
     Args:
         path: the file.
@@ -93,32 +90,23 @@ class LatentDataset(Dataset):
         self.path, self.seed = path, seed
         self.header = read_header(path)
         if tokenizer is not None and self.header.tokenizer != tokenizer:
-            raise UserError(
-                f"{path}: found tokens of tokenizer {self.header.tokenizer}, expected those of "
-                f"{tokenizer}, the one given; encode the images again"
-            )
-        self.class_names = self.header.class_names
-        self.crops, self.flips = self.header.views.crops, self.header.views.flips
-        self._open(verify=int(os.environ.get("RANK", "0")) == 0)
-        views = max(self.crops, 1) * (2 if self.flips else 1)
-        means, labels = self.means, self.labels
+            found = f"found tokens of tokenizer {self.header.tokenizer}"
+            raise UserError(f"{path}: {found}, expected those of {tokenizer}; encode them again")
+        self.class_names, views = self.header.class_names, self.header.views
+        self.crops, self.flips = views.crops, views.flips
+        self._open(verify=os.environ.get("RANK", "0") == "0")
+        counts = (views.images, max(self.crops, 1) * (2 if self.flips else 1))
         if (
-            means.ndim != 4
-            or means.dtype != torch.float32
-            or means.shape[:2] != (self.header.views.images, views)
-            or labels.shape != means.shape[:1]
-            or labels.min() < 0
-            or labels.max() >= len(self.class_names)
+            (self.means.ndim, self.means.dtype) != (4, torch.float32)
+            or self.means.shape[:2] != counts
+            or self.labels.shape != counts[:1]
+            or not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names)
         ):
-            raise UserError(
-                f"{path}: damaged: means {list(means.shape)} and labels {list(labels.shape)} from "
-                f"{int(labels.min())} to {int(labels.max())} are not those of its header "
-                f"({self.header.views}, {len(self.class_names)} classes)"
-            )
+            raise UserError(f"{path}: damaged: its tokens are not those of its header ({views})")
 
     def _open(self, verify: bool = False) -> None:
         tensors = checkpoint.load(self.path, verify)  # mapped, not read
-        if tensors.keys() != {"means", "labels"} or not len(tensors["labels"]):
+        if tensors.keys() != {"means", "labels"}:
             raise UserError(f"{self.path}: holds {', '.join(tensors)}, expected means and labels")
         self.means, self.labels = tensors["means"], tensors["labels"]
 
@@ -126,15 +114,14 @@ class LatentDataset(Dataset):
         return len(self.means)
 
     def __getitem__(self, i: int | Draw) -> tuple[Tensor, int]:
-        index, view = (i, 0) if isinstance(i, int) else (i.index, self._view(i.number))
-        return self.means[index, view], int(self.labels[index])
-
-    def _view(self, number: int) -> int:
-        if self.means.shape[1] == 1:
-            return 0
-        randomness = stream(self.seed, "crop", number)
-        crop = int(randomness.integers(max(self.crops, 1)))
-        return 2 * crop + int(randomness.random() < 0.5) if self.flips else crop
+        if isinstance(i, int):
+            return self.means[i, 0], int(self.labels[i])
+        view, randomness = 0, stream(self.seed, "crop", i.number)
+        if self.means.shape[1] > 1:
+            view = int(randomness.integers(max(self.crops, 1)))
+        if self.flips:
+            view = 2 * view + int(randomness.random() < 0.5)
+        return self.means[i.index, view], int(self.labels[i.index])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the tokens: a worker that is not forked maps the file itself."""
@@ -146,19 +133,15 @@ class LatentDataset(Dataset):
 
 
 def read_header(path: str | os.PathLike[str]) -> LatentHeader:
-    """What a file of cached tokens holds.
-
-    Raises:
-        UserError: it is none, or of an earlier version.
-    """
+    """What a file of cached tokens holds."""
     try:
         values = json.loads(checkpoint.load_metadata(path).get("header", ""))
         header = structured(LatentHeader, values, "header")
     except (ValueError, RecursionError) as error:
-        reason = f" ({error})" if isinstance(error, UserError) else ""
+        reason = str(error) if isinstance(error, UserError) else "no header"
         raise UserError(
-            f"{path}: not a file of cached tokens as this version of scripts/cache_latents.py "
-            f"writes it{reason}"
+            f"{path}: not a file of cached tokens of this version of scripts/cache_latents.py "
+            f"({reason})"
         ) from None
     if header.views is None or not header.class_names:
         raise UserError(f"{path}: header: has no views or no class names")
@@ -171,9 +154,6 @@ class Views(Dataset):
     Args:
         dataset: as training would open it. Where it flips at random, both are views.
         crops: random crops an image; 0 for the centre crop alone.
-
-    Raises:
-        UserError: crops of a data set that has none.
     """
 
     def __init__(self, dataset: Dataset, crops: int = 0) -> None:
@@ -197,7 +177,7 @@ class Views(Dataset):
         return torch.stack([image for image, _ in found]), found[0][1]
 
     def describe(self) -> ViewsHeader:
-        """Others for other views."""
+        """For the file's header."""
         height, width = self[0][0].shape[2:]
         digest = hashlib.sha256()
         if isinstance(self.dataset, ImageDataset):
@@ -219,8 +199,8 @@ def cache_latents(
 ) -> bool:
     """Encode every view of every image once, each process its share of the shards.
 
-    Each `SHARD` of images goes to a file of its own; an attempt that was stopped goes on with those
-    that are missing, on any number of processes. At the end the shards are put together.
+    Each `SHARD` of images goes to a file of its own in `path`.parts; an attempt that was stopped
+    goes on with those that are missing, on any number of processes.
 
     Args:
         views: of the images.
@@ -228,7 +208,7 @@ def cache_latents(
         header: what makes the means.
         process: this process.
         batch_size, num_workers: of the loader of one process; `batch_size` counts images.
-        path: the file; `path`.parts is where shards lie in the meantime.
+        path: the file.
 
     Returns:
         Whether there was anything to do: not so, where the file is there and has this header.
@@ -236,18 +216,12 @@ def cache_latents(
     Raises:
         UserError: the file is there, or the beginning of one, with another header.
     """
-    header = dataclasses.replace(header, views=views.describe())
     # as JSON gives it back, which knows no tuples
-    values = json.loads(json.dumps(dataclasses.asdict(header)))
+    plain = lambda header: json.loads(json.dumps(dataclasses.asdict(header)))  # noqa: E731
+    values = plain(dataclasses.replace(header, views=views.describe()))
     parts = path.with_name(f"{path.name}.parts")
     if path.exists():
-        found = json.loads(json.dumps(dataclasses.asdict(read_header(path))))
-        for key, value in values.items():
-            if found[key] != value:
-                raise UserError(
-                    f"{path}: is there already, made with {key} {found[key]}, not {value}; "
-                    "expected another path, or the file removed"
-                )
+        check_same(path, plain(read_header(path)), values)
         if process.is_main:
             shutil.rmtree(parts, ignore_errors=True)
         return False
@@ -256,8 +230,8 @@ def cache_latents(
     distributed.barrier()
     files = [parts / f"{k:06d}.safetensors" for k in range(-(-len(views) // SHARD))]
     missing = distributed.broadcast_object([k for k, file in enumerate(files) if not file.exists()])
-    mine = missing[process.rank :: process.world]
-    _encode(views, encode, mine, files, process, batch_size, num_workers)
+    mine = {k: files[k] for k in missing[process.rank :: process.world]}
+    _encode(views, encode, mine, process, batch_size, num_workers)
     distributed.barrier()
     if process.is_main:
         shards = [checkpoint.load(file) for file in files]  # mapped, not read
@@ -272,8 +246,7 @@ def cache_latents(
 def _encode(
     views: Views,
     encode: Callable[[Tensor], Tensor],
-    shards: Sequence[int],
-    files: Sequence[Path],
+    shards: Mapping[int, Path],
     process: Process,
     batch_size: int,
     num_workers: int,
@@ -300,8 +273,8 @@ def _encode(
             if batch.stop == ends[shard]:
                 tensors = {"means": torch.cat(means), "labels": torch.cat(labels)}
                 if not checkpoint.is_finite(tensors["means"]):
-                    raise UserError(f"{files[shard]}: the tokenizer's means are not finite")
-                checkpoint.save_safetensors(files[shard], tensors)
+                    raise UserError(f"{shards[shard]}: the tokenizer's means are not finite")
+                checkpoint.save_safetensors(shards[shard], tensors)
                 means, labels = [], []
             bar.update()
     message = UnreadableImages(views.dataset, "images", process.device).news()

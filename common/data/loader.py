@@ -40,8 +40,7 @@ class ResumableLoader(DataLoader):
 class DataModule(pl.LightningDataModule):
     """The data sets of a `data` node, each given as `{target, params}`.
 
-    Training draws in a new order each epoch and leaves out an incomplete last batch; validation
-    and test go through the data set in order, every image once over all processes. The trainer
+    Training draws in a new order each epoch and leaves out an incomplete last batch. The trainer
     needs `use_distributed_sampler=False`, because the share of each process is chosen here.
 
     Args:
@@ -78,33 +77,17 @@ class DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches for training; see `ResumableLoader` for a start in the middle of an epoch."""
-        return self._loader("train", self.batch_size)
-
-    def val_dataloader(self) -> DataLoader | list:
-        """Every validation image once, or nothing if none are configured."""
-        return self._loader("validation", 1) if "validation" in self.datasets else []
-
-    def test_dataloader(self) -> DataLoader | list:
-        """Every test image once, or nothing if none are configured."""
-        return self._loader("test", 1) if "test" in self.datasets else []
-
-    def _loader(self, name: str, least: int) -> ResumableLoader:
-        """A loader of at least so many images for each process."""
-        dataset, train = self.datasets[name], name == "train"
-        alone = self.trainer is None
-        rank, world = (0, 1) if alone else (self.trainer.global_rank, self.trainer.world_size)
-        if len(dataset) < least * world:
+        dataset, trainer = self.datasets["train"], self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if len(dataset) < self.batch_size * world:
             raise UserError(
-                f"data.params.{name}: has {len(dataset)} image(s), expected at least {least} "
-                f"({'one batch' if train else 'one image'}) for each of {world} process(es)"
+                f"data.params.train: has {len(dataset)} image(s), expected at least "
+                f"{self.batch_size} (one batch) for each of {world} process(es)"
             )
-        sampler = DrawSampler(
-            len(dataset), rank, world, self.batch_size, self.seed, shuffle=train, drop_last=train
-        )
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=sampler,
+            sampler=DrawSampler(len(dataset), rank, world, self.batch_size, self.seed),
             num_workers=self.num_workers,
             worker_init_fn=ignore_signals,
             persistent_workers=self.num_workers > 0,

@@ -12,7 +12,7 @@ from common.seeding import stream
 
 
 class Draw(NamedTuple):
-    """Picture `index`, drawn as the `number`-th of the whole training."""
+    """Image `index`, drawn as the `number`-th of the whole training."""
 
     index: int  # type: ignore[assignment]
     number: int
@@ -26,14 +26,12 @@ class DrawSampler(Sampler[Draw]):
     global batch size.
 
     Args:
-        length: pictures in the data set.
-        process_rank: which process this is.
-        world: how many there are.
+        length: images in the data set.
+        process_rank, world: which process this is, and how many there are.
         batch_size: draws in a batch of one process.
         seed: for the order.
         shuffle: a new random order in each epoch; otherwise the order of the data set.
-        drop_last: leave out the draws at the end that do not fill a batch on every process. If
-            not, every draw belongs to one process, and some have one draw more than others.
+        drop_last: leave out the draws at the end that do not fill a batch on every process.
     """
 
     def __init__(
@@ -46,13 +44,11 @@ class DrawSampler(Sampler[Draw]):
         shuffle: bool = True,
         drop_last: bool = True,
     ) -> None:
-        if not 0 <= process_rank < world:
-            raise ValueError(f"process_rank: found {process_rank}, expected 0..{world - 1}")
-        self.length = length
         self.rank, self.world, self.batch_size = process_rank, world, batch_size
-        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
-        self.epoch = 0
-        self.start_batch = 0
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        together = batch_size * world
+        self.used = length // together * together if drop_last else length
+        self.epoch = self.start_batch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; a new one starts with its first batch."""
@@ -65,7 +61,7 @@ class DrawSampler(Sampler[Draw]):
 
     def __len__(self) -> int:
         """Draws of this process in a whole epoch, whatever batch it starts with."""
-        return len(range(self.rank, self._used(), self.world))
+        return len(range(self.rank, self.used, self.world))
 
     def __iter__(self) -> Iterator[Draw]:
         if self.shuffle:
@@ -73,9 +69,5 @@ class DrawSampler(Sampler[Draw]):
         else:
             order = np.arange(self.length)
         first = self.rank + self.start_batch * self.batch_size * self.world
-        for position in range(first, self._used(), self.world):
+        for position in range(first, self.used, self.world):
             yield Draw(int(order[position]), self.epoch * self.length + position)
-
-    def _used(self) -> int:
-        together = self.batch_size * self.world
-        return self.length // together * together if self.drop_last else self.length

@@ -22,11 +22,6 @@ def test_a_round_trip_keeps_everything(tmp_path):
     assert (loaded["epoch"], loaded["args"].lr) == (7, 0.1)
 
 
-class Unpicklable:
-    def __reduce__(self):
-        raise RuntimeError("stopped while writing")
-
-
 def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
     path, layer = tmp_path / "last.pth", nn.Linear(2, 2)
     checkpoint.save(path, {"model": layer.state_dict()})
@@ -73,60 +68,33 @@ class Foreign:
     pass
 
 
-def write_pickle_with_code(path: Path) -> None:
-    torch.save({"config": Foreign()}, path)
-
-
-def write_plain_pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"model": Path("x")}))
-
-
-def write_truncated(path: Path) -> None:
-    checkpoint.save(path, {"w": torch.randn(1000)})
-    path.write_bytes(path.read_bytes()[:2000])
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
-    ("name", "write", "reason"),
+    ("name", "write"),
     [
-        ("missing.pth", lambda path: None, "no such checkpoint file"),
-        ("folder.ckpt", Path.mkdir, "found a folder, expected a checkpoint file"),
-        ("empty.pth", Path.touch, "damaged, or not a checkpoint"),
-        ("text.pth", lambda path: path.write_text("<html>not found</html>"), "not a checkpoint"),
-        ("cut.pth", write_truncated, "damaged, or not a checkpoint"),
-        ("code.pth", write_pickle_with_code, "Foreign"),
-        ("pickle.pth", write_plain_pickle, "not a checkpoint"),
-        ("list.pth", lambda path: torch.save([1], path), "holds a list, expected a dictionary"),
-        ("text.safetensors", lambda path: path.write_text("x" * 99), "safetensors"),
-        ("empty.safetensors", Path.touch, "safetensors"),
+        ("missing.pth", lambda path: None),
+        ("folder.ckpt", Path.mkdir),
+        ("empty.pth", Path.touch),
+        ("text.pth", lambda path: path.write_text("<html>not found</html>")),
+        ("cut.pth", lambda path: path.write_bytes(pickle.dumps([1])[:-3])),
+        ("Foreign.pth", lambda path: torch.save({"config": Foreign()}, path)),
+        ("list.pth", lambda path: torch.save([1], path)),
+        ("text.safetensors", lambda path: path.write_text("x" * 99)),
+        ("empty.safetensors", Path.touch),
     ],
 )
-def test_unusable_files_are_named_with_the_reason(tmp_path, name, write, reason):
-    path = tmp_path / name
-    write(path)
-    with pytest.raises(UserError) as error:
-        checkpoint.load(path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert reason in str(error.value)
-    assert "\n" not in str(error.value)
+def test_unusable_files_are_named_in_one_line(tmp_path, name, write):
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: [^\n]*$"):
+        checkpoint.load(tmp_path / name)
 
 
 def test_weights_that_do_not_fit_are_listed_and_nothing_changes():
-    net = nn.Sequential(*[nn.Linear(2, 2) for _ in range(4)])
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    state = {name: torch.zeros_like(tensor) for name, tensor in before.items() if name > "2"}
-    state |= {"3.bias": torch.zeros(5), "3.weight": 4, "head": torch.zeros(1)}
-    with pytest.raises(UserError) as error:
+    state = {"1.bias": torch.zeros(5), "1.weight": 4, "head": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"0.weight, 0.bias.*head.*1.weight.*1.bias.*found .5."):
         checkpoint.load_weights(net, state, "x.pth")
-    message = str(error.value)
-    assert message.startswith("x.pth: the weights do not fit Sequential")
-    assert "4 missing: 0.weight, 0.bias, 1.weight, 1.bias" in message
-    assert "1 unexpected: head" in message
-    assert "3.bias (found [5], expected [2])" in message
-    assert "3.weight (found int, expected [2, 2])" in message
-    for name, tensor in net.state_dict().items():
-        assert torch.equal(tensor, before[name])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_a_hash_names_weights():

@@ -44,11 +44,6 @@ def test_signals_give_their_status(capsys):
     assert status == 143 and line == "stopped by SIGTERM: go on\n"
 
 
-def test_mistakes_of_the_program_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_cli(lambda: 1 // 0)
-
-
 def test_a_notebook_shows_one_line(capsys):
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
     done = shell.run_cell("from common.errors import UserError\nraise UserError('x: no such file')")

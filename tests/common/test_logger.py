@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from common.data.folders import ImageFolder
-from common.logger import SHOWN_PATHS, MetricLogger, UnreadableImages, progress_bar
+from common.logger import SHOWN_PATHS, MetricLogger, UnreadableImages
 from common.panoramas.dataset import Panoramas
 from common.plots import Panel, read_long, save_curves
 
@@ -55,11 +55,3 @@ def test_unreadable_images_are_told_once_and_the_first_of_many(tmp_path):
     assert len(message.splitlines()) == 1 + SHOWN_PATHS + 1
     assert watched.news() is None
     assert UnreadableImages(Panoramas(length=2, size=32), "images", CPU).news() is None
-
-
-def test_a_bar_is_shown_by_one_process(capsys):
-    for shown in (True, False):
-        with progress_bar(2, "images", "image", shown, initial=1) as bar:
-            bar.update()
-        error = capsys.readouterr().err
-        assert ("images: 100%" in error and "2/2" in error) == shown

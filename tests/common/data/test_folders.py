@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.data.folders import ImageFolder, ImageList, Paths
+from common.data.folders import ImageFolder, ImageList
 from common.data.sampler import Draw
 from common.errors import UserError
 
@@ -108,15 +108,6 @@ def test_workers_share_the_count(folder):
     assert data.unreadable == 2
 
 
-def test_paths_are_a_sequence_of_any_file_names():
-    names = ["a/1.jpg", "", "ü/第.png", "not utf-8 \udce9.jpg"]
-    paths = Paths(names)
-    assert list(paths) == names and len(paths) == 4
-    assert paths[-1] == names[-1] and paths[1:3] == names[1:3]
-    with pytest.raises(IndexError):
-        paths[4]
-
-
 def test_wrong_folders_are_named(tmp_path):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(UserError, match=str(path)):
@@ -165,14 +156,6 @@ def test_without_labels_the_class_is_the_folder_as_it_is_listed(root):
     assert [data[i][1] for i in range(4)] == [3, 1, 2, 0]
     assert colours(data) == [0, 1, 2, 3]
     assert data[0][0].shape == (3, 8, 8)
-
-
-def test_labels_follow_the_path_after_any_space(root):
-    text = f"{LISTED[0]} 2\n  {LISTED[1]}\t0\r\n{LISTED[2]}   2"
-    data = ImageList(listed(root, text), 8)
-    assert [data[i][1] for i in range(3)] == [2, 0, 2]
-    assert data.class_names == ["0", "1", "2"]
-    assert colours(data) == [0, 1, 2]
 
 
 def test_paths_start_from_the_root_or_the_folder_of_the_list(root, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_incomplete_trees_are_named(datadir):
     (root / "data" / "n02").rmdir()
     assert len(train(datadir)) == 4
     (root / "data" / "n03").mkdir()  # unpacked later
-    with pytest.raises(UserError, match=r"lists 2 class folders, but .*: n03 is in one"):
+    with pytest.raises(UserError, match="n03 is in one"):
         train(datadir)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import checkpoint, images
+from common import checkpoint
 from common.data import latents
 from common.data.folders import ImageFolder
 from common.data.latents import LatentDataset, LatentHeader, Views, ViewsHeader, cache_latents
@@ -138,9 +138,9 @@ def test_nothing_is_overwritten(path, small_shards):
     before = path.stat().st_mtime_ns
     assert not cache(path)
     other = dataclasses.replace(HEADER, tokenizer="xyz")
-    with pytest.raises(UserError, match=r"tokens.safetensors: is there already, made with tokeni"):
+    with pytest.raises(UserError, match=r"tokens\.safetensors: made with tokeni"):
         cache(path, header=other)
-    with pytest.raises(UserError, match=r"is there already, made with views .*'images': 7"):
+    with pytest.raises(UserError, match=r"made with views .*'images': 7"):
         cache(path, Colours(8))
     assert path.stat().st_mtime_ns == before
 
@@ -199,25 +199,6 @@ def test_tokens_stay_in_the_file(path):
     assert torch.equal(pickle.loads(pickled).means[5], found.means[5])
 
 
-def test_flips_are_those_of_the_pictures(path, tmp_path):
-    """Where there is nothing to crop, a draw of cached tokens is that of the pictures."""
-    folder = tmp_path / "data" / "a"
-    folder.mkdir(parents=True)
-    image = Image.new("RGB", (4, 4))
-    image.putdata([(60 * x, 0, 0) for _ in range(4) for x in range(4)])
-    image.save(folder / "0.png")
-    pictures = ImageFolder(str(folder.parent), 4, train=True, seed=9)
-
-    cache(path, pictures, workers=0)
-    found, kinds = LatentDataset(path, "abc", seed=9), set()
-    for number in range(20):
-        draw = Draw(0, number)
-        expected = encode(images.to_float(pictures[draw][0][None]))[0]
-        assert torch.equal(found[draw][0], expected)
-        kinds.add(float(expected[0]))
-    assert len(kinds) == 2
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -248,12 +229,3 @@ def test_files_that_do_not_fit_are_refused(path):
     checkpoint.save_safetensors(path, {"weight": torch.ones(2)})
     with pytest.raises(UserError, match="not a file of cached tokens"):
         LatentDataset(path)
-
-
-def test_a_flipped_bit_is_noticed(path):
-    cache(path)
-    whole = path.read_bytes()
-    for place in range(8, len(whole), 37):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        with pytest.raises(UserError):
-            LatentDataset(path)

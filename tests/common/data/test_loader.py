@@ -45,10 +45,6 @@ def module(rank=0, world=1, **params):
     return data
 
 
-def first_column(loader):
-    return [int(index) for images, _ in loader for index in images[:, 0]]
-
-
 class Recorder(pl.LightningModule):
     """Writes down every batch that it is trained on."""
 
@@ -92,33 +88,6 @@ def test_a_resumed_training_sees_the_batches_that_an_unbroken_one_sees(tmp_path)
     for step in (1, 3, 4, 6, 11):  # in the middle of an epoch, and at its end
         resumed = fit(tmp_path / str(step), tmp_path / "unbroken" / f"step={step}.ckpt")
         assert resumed == unbroken[step:], step
-
-
-def test_training_is_shuffled_and_whole_batches_only():
-    batches = list(module().train_dataloader())
-    assert [len(images) for images, _ in batches] == [4] * 4
-    assert first_column(batches) != sorted(first_column(batches))
-
-
-def test_two_processes_train_on_the_global_batches_of_one():
-    one = [set(images[:, 0].tolist()) for images, _ in module().train_dataloader()]
-    halves = [module(rank, 2, batch_size=2).train_dataloader() for rank in range(2)]
-    both = [
-        set(a[:, 0].tolist()) | set(b[:, 0].tolist())
-        for (a, _), (b, _) in zip(*halves, strict=True)
-    ]
-    assert both == one
-
-
-@pytest.mark.parametrize("name", ["validation", "test"])
-@pytest.mark.parametrize("world", [1, 3])
-def test_every_validation_picture_comes_once_in_order(name, world):
-    parts = []
-    for rank in range(world):
-        data = module(rank, world, **{name: numbers(10)})
-        loader = data.val_dataloader() if name == "validation" else data.test_dataloader()
-        parts.append(first_column(loader))
-    assert parts == [list(range(rank, 10, world)) for rank in range(world)]
 
 
 def test_too_few_pictures_for_a_global_batch():

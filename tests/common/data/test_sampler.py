@@ -33,11 +33,6 @@ def test_an_epoch_draws_each_picture_once_in_a_new_order():
     assert orders[1] != [d.index for d in draws(batch=1, epoch=1, seed=1)]
 
 
-def test_numbers_go_on_through_the_epochs():
-    numbers = [d.number for epoch in range(3) for d in draws(batch=1, epoch=epoch)]
-    assert numbers == list(range(3 * 23))
-
-
 def test_training_drops_incomplete_batches_and_validation_nothing():
     assert [len(draws(rank=r, world=3, batch=2)) for r in range(3)] == [6, 6, 6]
     parts = [draws(rank=r, world=3, batch=2, shuffle=False, drop_last=False) for r in range(3)]
@@ -54,8 +49,3 @@ def test_a_resume_goes_on_where_the_epoch_stopped():
     assert list(sampler) == whole[2 * 3 :]
     sampler.set_epoch(6)
     assert list(sampler) == draws(rank=1, world=2, batch=3, epoch=6)
-
-
-def test_a_rank_outside_the_world_is_refused():
-    with pytest.raises(ValueError, match=r"process_rank: found 2, expected 0\.\.1"):
-        DrawSampler(10, 2, 2, 1, seed=0)
