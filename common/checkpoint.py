@@ -105,15 +105,12 @@ def save_safetensors(
 
 
 def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU: the dictionary in the file, or of a `.safetensors` file the
+    tensors by name, mapped rather than read (see `load_metadata`).
 
     Args:
         path: a `.safetensors` file, or a file of `torch.save` (`.ckpt`, `.pth`, ...).
         verify: read all of it for its checksum first.
-
-    Returns:
-        The dictionary in the file; for safetensors the tensors by name (see `load_metadata`),
-        mapped rather than read.
 
     Raises:
         UserError: the file is missing, damaged, of another kind, or holds objects other than
@@ -181,26 +178,25 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], source: object) ->
             missing, unexpected, of another shape or not finite.
     """
     expected = module.state_dict()
+    shape = lambda x: list(x.shape) if isinstance(x, Tensor) else type(x).__name__  # noqa: E731
     kinds = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": [
-            f"{name} (found {_shape(state[name])}, expected {_shape(tensor)})"
+            f"{name} (found {shape(state[name])}, expected {shape(tensor)})"
             for name, tensor in expected.items()
-            if name in state and _shape(state[name]) != _shape(tensor)
+            if name in state and shape(state[name]) != shape(tensor)
         ],
         "not finite": [name for name, tensor in _tensors(state) if not is_finite(tensor)],
     }
     problems = [
         f"{len(names)} {kind}: {', '.join(names[:SHOWN_NAMES])}"
-        + (", ..." if len(names) > SHOWN_NAMES else "")
         for kind, names in kinds.items()
         if names
     ]
     if problems:
-        raise UserError(
-            f"{source}: the weights do not fit {type(module).__name__}; {'; '.join(problems)}"
-        )
+        problem = "; ".join(problems)
+        raise UserError(f"{source}: the weights do not fit {type(module).__name__}; {problem}")
     module.load_state_dict(state)
 
 
@@ -228,7 +224,3 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple):
         for k, item in enumerate(value):
             yield from _tensors(item, f"{name}.{k}")
-
-
-def _shape(value: Any) -> Any:
-    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__

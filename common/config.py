@@ -66,10 +66,8 @@ _foreign_allowed = False
 def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
     """Read YAML files and merge them, later ones over earlier ones, then the overrides.
 
-    Args:
-        paths: one file or several.
-        overrides: `dotted.key=value`, the value in YAML; a new key is allowed here, and refused
-            where the configuration is used.
+    An override is `dotted.key=value`, the value in YAML; a new key is allowed here, and refused
+    where the configuration is used.
 
     Raises:
         UserError: naming the file or the override; also of a reference that leads nowhere.
@@ -140,8 +138,7 @@ def setting(
     Args:
         default: without one, the setting must be given.
         help: what it is, as `--help` says it.
-        flag: its name on the command line, if that is not the name of the field.
-        alias: another name there.
+        flag, alias: its name on the command line, if not that of the field, and another one.
         bare: its value where the flag is given without one.
         group: under which `--help` shows it.
         bounds: see `limits`.
@@ -190,8 +187,7 @@ def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: An
 
     Raises:
         UserError: a target that is none of ours (see `allow_foreign_targets`), or a key of
-            `params` that is unknown, missing, injected, or of a type or out of a range that the
-            constructor does not declare.
+            `params` that does not fit the constructor's signature.
     """
     found = structured(_Node, node, where)
     build, where, params = find(found.target, f"{where}.target"), f"{where}.params", found.params
@@ -212,11 +208,7 @@ def allow_foreign_targets() -> None:
 
 def find(name: str, where: str) -> Callable[..., Any]:
     """The class that a `target` names: a network, a data set, a data module or plain settings of
-    ours, unless others are allowed.
-
-    Raises:
-        UserError: there is none of this name.
-    """
+    ours, unless others are allowed."""
     module_name, _, attribute = ALIASES.get(name, name).rpartition(".")
     if module_name.partition(".")[0] not in PACKAGES and not _foreign_allowed:
         raise UserError(
@@ -249,10 +241,8 @@ def _checked(
     complete: bool = True,
     given: Collection[str] = (),
 ) -> dict[str, Any]:
-    """`values` as the arguments of `build`, or of a dataclass the fields, converted and in range.
-
-    Those that are `given` besides are left out; `complete` asks for all that have no default.
-    """
+    """`values` converted and in range, as the fields or arguments of `build`; those that are
+    `given` besides are left out, and `complete` asks for all that have no default."""
     values = _plain(values, where)
     schema = dataclasses.is_dataclass(build)
     function = build.__init__ if inspect.isclass(build) and not schema else build
@@ -291,11 +281,7 @@ def _checked(
 
 
 def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
-    """Refuse numbers that are not finite, and values outside `bounds` (see `limits`).
-
-    Raises:
-        UserError: naming `where`.
-    """
+    """Refuse numbers that are not finite, and values outside `bounds` (see `limits`)."""
     if isinstance(value, dict):
         for key, item in value.items():
             check_range(item, {}, _join(where, key))

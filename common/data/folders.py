@@ -152,8 +152,8 @@ class ImageFolder(ImageDataset):
         width: Positive | None = None,
         interpolation: images.Interpolation = "bicubic",
     ) -> None:
-        listing = list_folder(Path(root))
-        super().__init__(root, listing, size, width, train, train and flip, seed, interpolation)
+        found = list_folder(Path(root))
+        super().__init__(root, found, size, width, train, train and flip, seed, interpolation)
 
 
 class ImageList(ImageDataset):
@@ -184,8 +184,8 @@ class ImageList(ImageDataset):
         root: str | None = None,
         interpolation: images.Interpolation = "bicubic",
     ) -> None:
-        listing = read_list(file, os.path.dirname(file) if root is None else root, root is not None)
-        super().__init__(file, listing, size, width, train, train and flip, seed, interpolation)
+        found = read_list(file, root)
+        super().__init__(file, found, size, width, train, train and flip, seed, interpolation)
 
 
 def list_folder(root: Path) -> Listing:
@@ -230,9 +230,8 @@ def images_below(
     return sorted(found)
 
 
-def read_list(file: str | Path, start: str | Path, rooted: bool) -> Listing:
-    """The images that a text file lists; see `ImageList`. Relative paths start from `start`, and
-    if `rooted` those that begin with `/` too."""
+def read_list(file: str | Path, root: str | Path | None = None) -> Listing:
+    """The images that a text file lists, and their classes; see `ImageList`."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
@@ -248,8 +247,8 @@ def read_list(file: str | Path, start: str | Path, rooted: bool) -> Listing:
             expected = "expected the path of an image, and maybe a space and its label from 0 on"
             raise UserError(f"{file}: line {number}: found {line!r}, {expected}")
         path, label = entry.groups()
-        path = path.lstrip("/") if rooted else path
-        place = os.path.join(start, path)
+        path = path if root is None else path.lstrip("/")
+        place = os.path.join(os.path.dirname(file) if root is None else root, path)
         if not paths:
             numbered = label is not None
             if not os.path.exists(place):

@@ -94,7 +94,7 @@ def _listing(root: Path) -> Listing:
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         log.warning("%s: not kept (%s); every process walks the folders", path, error)
         return list_folder(data)
-    listing, folders = read_list(path, data, rooted=True), class_folders(data)
+    listing, folders = read_list(path, data), class_folders(data)
     if listing.class_names != folders:
         name = min(set(listing.class_names) ^ set(folders))
         raise UserError(

@@ -251,32 +251,32 @@ def _encode(
     batch_size: int,
     num_workers: int,
 ) -> None:
-    ends = {k: min((k + 1) * SHARD, len(views)) for k in shards}
+    parts = [range(k * SHARD, min((k + 1) * SHARD, len(views))) for k in shards]
     batches = [
-        range(first, min(first + batch_size, end))
-        for k, end in ends.items()
-        for first in range(k * SHARD, end, batch_size)
+        [part[k : k + batch_size] for k in range(0, len(part), batch_size)] for part in parts
     ]
     loader = DataLoader(
-        views, batch_sampler=batches, num_workers=num_workers, worker_init_fn=ignore_signals
+        views,
+        batch_sampler=[batch for part in batches for batch in part],
+        num_workers=num_workers,
+        worker_init_fn=ignore_signals,
     )
-    means: list[Tensor] = []
-    labels: list[Tensor] = []
-    with progress_bar(len(batches), "encoding", "batch", process.is_main) as bar:
-        for batch, (items, names) in zip(batches, loader, strict=True):
-            pixels = images.to_float(items.to(process.device, non_blocking=True))
-            kinds = [pixels, pixels.flip(4)] if views.flips else [pixels]
-            found = torch.stack([encode(kind.flatten(0, 1)) for kind in kinds], dim=1)
-            means.append(found.unflatten(0, items.shape[:2]).flatten(1, 2).float().cpu())
-            labels.append(names)
-            shard = batch.start // SHARD
-            if batch.stop == ends[shard]:
-                tensors = {"means": torch.cat(means), "labels": torch.cat(labels)}
-                if not checkpoint.is_finite(tensors["means"]):
-                    raise UserError(f"{shards[shard]}: the tokenizer's means are not finite")
-                checkpoint.save_safetensors(shards[shard], tensors)
-                means, labels = [], []
-            bar.update()
+    items = iter(loader)
+    with progress_bar(len(loader), "encoding", "batch", process.is_main) as bar:
+        for file, part in zip(shards.values(), batches, strict=True):
+            means, labels = [], []
+            for _ in part:
+                crops, names = next(items)
+                pixels = images.to_float(crops.to(process.device, non_blocking=True))
+                kinds = [pixels, pixels.flip(4)] if views.flips else [pixels]
+                found = torch.stack([encode(kind.flatten(0, 1)) for kind in kinds], dim=1)
+                means.append(found.unflatten(0, crops.shape[:2]).flatten(1, 2).float().cpu())
+                labels.append(names)
+                bar.update()
+            tensors = {"means": torch.cat(means), "labels": torch.cat(labels)}
+            if not checkpoint.is_finite(tensors["means"]):
+                raise UserError(f"{file}: the tokenizer's means are not finite")
+            checkpoint.save_safetensors(file, tensors)
     message = UnreadableImages(views.dataset, "images", process.device).news()
     if message and process.is_main:
         print(message)

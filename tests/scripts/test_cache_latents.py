@@ -106,5 +106,5 @@ def test_a_file_is_not_overwritten(project, call, tmp_path):
     done = call("cache_latents", *given, "--device", "cpu")
     assert (done.code, done.out) == (0, f"18 images: {project.cached} (there already)\n")
     done = call("cache_latents", *given, "--device", "cpu", "data.params.train.params.seed=5")
-    assert done.code == 2 and f"{project.cached}: is there already, made with data" in done.err
+    assert done.code == 2 and f"{project.cached}: made with data" in done.err
     assert project.cached.stat().st_mtime_ns == before
