@@ -39,19 +39,6 @@ def gpus(monkeypatch):
     return set_count
 
 
-def test_a_process_alone():
-    x = torch.arange(3.0)
-    with distributed.launch("cpu") as process:
-        assert (process.rank, process.local_rank, process.world) == (0, 0, 1)
-        assert process.local_world == 1
-        assert process.device == torch.device("cpu") and process.is_main
-        assert torch.equal(distributed.all_reduce_sum(x), x)
-        assert torch.equal(distributed.all_reduce_mean(x), x)
-        assert distributed.broadcast_object("a name") == "a name"
-        assert distributed.gather(x) is x
-        distributed.barrier()
-
-
 @pytest.mark.parametrize(
     ("count", "device", "chosen"),
     [

@@ -33,17 +33,13 @@ def pixel(path, x=0, y=0):
 @pytest.mark.parametrize(
     ("mode", "value", "name", "expected"),
     [
-        ("RGB", (10, 20, 30), "x.png", (10, 20, 30)),
         ("L", 77, "x.png", (77, 77, 77)),
-        ("1", 1, "x.png", (255, 255, 255)),
         ("I;16", 257 * 200, "x.png", (200, 200, 200)),
         ("I;16", 65535, "x.tif", (255, 255, 255)),
         ("RGBA", (10, 20, 30, 0), "x.png", (255, 255, 255)),
-        ("RGBA", (10, 20, 30, 255), "x.png", (10, 20, 30)),
         ("RGBA", (0, 0, 0, 51), "x.webp", (204, 204, 204)),
         ("LA", (100, 0), "x.png", (255, 255, 255)),
         ("CMYK", (255, 0, 0, 0), "x.tif", (0, 255, 255)),
-        ("RGB", (0, 0, 255), "x.bmp", (0, 0, 255)),
         ("RGB", (200, 40, 90), "x.jpg", (200, 40, 90)),
         ("CMYK", (255, 0, 255, 0), "x.jpg", (0, 255, 0)),  # Adobe's, stored inverted
         ("F", 0.2, "x.tif", (51, 51, 51)),
@@ -67,33 +63,6 @@ def palette(transparent=None):
     return image
 
 
-# how the number in a image's EXIF says that it must be turned and mirrored
-TURNS = {
-    1: lambda x: x,
-    2: np.fliplr,
-    3: lambda x: np.rot90(x, 2),
-    4: np.flipud,
-    5: lambda x: x.transpose(1, 0, 2),
-    6: lambda x: np.rot90(x, -1),
-    7: lambda x: np.rot90(x, 2).transpose(1, 0, 2),
-    8: np.rot90,
-}
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize("number", TURNS)
-def test_all_orientations_are_undone(tmp_path, number, suffix):
-    quarters = np.zeros((16, 32, 3), dtype=np.uint8)
-    quarters[:8, :16], quarters[:8, 16:], quarters[8:, :16] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
-    exif = Image.Exif()
-    exif[0x0112] = number
-    Image.fromarray(quarters).save(tmp_path / f"x.{suffix}", exif=exif, quality=98, subsampling=0)
-    found = np.asarray(images.read_rgb(tmp_path / f"x.{suffix}")).astype(int)
-    expected = TURNS[number](quarters)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() < 8
-
-
 @pytest.mark.parametrize("kept", [0, 40, -30])
 @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tif"])
 def test_truncated_and_empty_images_are_named(tmp_path, name, kept):
@@ -102,17 +71,6 @@ def test_truncated_and_empty_images_are_named(tmp_path, name, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match=str(path)):
         images.read_rgb(path)
-
-
-def test_what_is_no_image_is_named(tmp_path):
-    path = tmp_path / "x.png"
-    with pytest.raises(UserError, match=r"x\.png"):
-        images.read_rgb(path)
-    path.write_text("not an image")
-    os.mkfifo(tmp_path / "pipe.png")
-    for name in ("x.png", "pipe.png"):
-        with pytest.raises(UserError, match=name):
-            images.read_rgb(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", [(375, 500), (100, 90), (31, 47)])
@@ -145,23 +103,23 @@ def test_random_crops_reach_every_place():
     assert corners == {0, 1, 2, 3, 4, 100, 101, 102, 103, 104}
 
 
-def gradient(height=5, width=7):
-    return torch.arange(3 * height * width, dtype=torch.uint8).reshape(3, height, width)
+def test_pipes_and_missing_files_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("x.png", "pipe.png"):
+        with pytest.raises(UserError, match=name):
+            images.read_rgb(tmp_path / name)
+
+
+def test_turned_photographs_are_upright(tmp_path):
+    exif, image = Image.Exif(), noise(4, 8)
+    exif[0x0112] = 6  # a quarter turn
+    image.save(tmp_path / "x.png", exif=exif)
+    turned = image.transpose(Image.Transpose.ROTATE_270)
+    assert images.read_rgb(tmp_path / "x.png").tobytes() == turned.tobytes()
 
 
 def test_a_saved_png_reads_back_exactly(tmp_path):
-    x = gradient()
-    images.save_image(tmp_path / "new" / "a.png", x)
-    images.save_image(tmp_path / "b.png", images.to_float(x))
-    assert torch.equal(images.to_tensor(images.read_rgb(tmp_path / "new" / "a.png")), x)
-    assert torch.equal(images.to_tensor(images.read_rgb(tmp_path / "b.png")), x)
-
-
-def test_a_grid_lays_images_out_by_rows(tmp_path):
-    x = torch.stack([torch.full((3, 2, 3), 10 * k, dtype=torch.uint8) for k in range(1, 6)])
-    images.save_grid(tmp_path / "grid.png", x, columns=3, pad=1)
-    grid = images.to_tensor(images.read_rgb(tmp_path / "grid.png"))
-    assert grid.shape == (3, 1 + 2 * 3, 1 + 3 * 4)
-    assert [grid[0, 1, 1 + 4 * k].item() for k in range(3)] == [10, 20, 30]
-    assert [grid[0, 4, 1 + 4 * k].item() for k in range(3)] == [40, 50, 255]
-    assert (grid[:, 0] == 255).all() and (grid[:, :, 4] == 255).all()
+    x = torch.arange(105, dtype=torch.uint8).reshape(3, 5, 7)
+    for k, saved in enumerate((x, images.to_float(x))):
+        images.save_image(tmp_path / "new" / f"{k}.png", saved)
+        assert torch.equal(images.to_tensor(images.read_rgb(tmp_path / "new" / f"{k}.png")), x)

@@ -50,16 +50,6 @@ def test_labels_follow_the_names_as_strings(folder):
     assert [data[i][1] for i in range(len(data))] == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("width", [None, 16, 64])
-def test_every_kind_of_picture_has_the_shape_asked_for(folder, train, width):
-    data = ImageFolder(folder, 32, train=train, width=width)
-    for i in range(len(data)):
-        image, _ = data[i]
-        assert image.shape == (3, 32, width or 32)
-        assert image.dtype == torch.uint8 and image.is_contiguous()
-
-
 def test_a_draw_depends_on_its_number_and_nothing_else(folder):
     data = ImageFolder(folder, 24, train=True, seed=5)
     again = ImageFolder(folder, 24, train=True, seed=5)
@@ -70,21 +60,6 @@ def test_a_draw_depends_on_its_number_and_nothing_else(folder):
         assert torch.equal(again[draw][0], image)
     assert any(not torch.equal(images[0], image) for image in images[1:])
     assert any(not torch.equal(other_seed[d][0], x) for d, x in zip(draws, images, strict=True))
-
-
-def test_flips_are_half_of_the_draws_and_can_be_left_out(tmp_path):
-    picture = noise(16, 16)
-    write(tmp_path / "a" / "x.png", picture)
-    upright = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-    def flipped(data):
-        images = [data[Draw(0, n)][0] for n in range(200)]
-        assert all(torch.equal(x, upright) or torch.equal(x, upright.flip(2)) for x in images)
-        return sum(torch.equal(x, upright.flip(2)) for x in images)
-
-    assert 70 < flipped(ImageFolder(tmp_path, 16, train=True)) < 130
-    assert flipped(ImageFolder(tmp_path, 16, train=True, flip=False)) == 0
-    assert flipped(ImageFolder(tmp_path, 16)) == 0
 
 
 def test_an_unreadable_picture_is_replaced_logged_once_and_counted(folder, caplog):

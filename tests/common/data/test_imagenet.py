@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import os
-import threading
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from common import config
@@ -72,20 +70,6 @@ def test_the_list_is_kept_beside_the_pictures_and_used_as_it_is(datadir):
     data = train(datadir)
     assert [os.path.basename(p) for p in data.paths] == [f[4:] for f in lines[1:][::-1]]
     assert data.labels.tolist() == [2, 2, 1, 1, 0]
-
-
-def test_while_another_process_makes_the_list_this_one_waits_and_then_takes_it(datadir):
-    path = part(datadir) / "filelist.txt"
-    found = []
-    thread = threading.Thread(target=lambda: found.append(train(datadir)))
-    with FileLock(f"{path}.lock"):
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive() and not path.exists()
-        path.write_text("n10/n10_1.JPEG\nn01/n01_0.JPEG\nn02/n02_0.JPEG\n")
-    thread.join(10)
-    assert found[0].labels.tolist() == [2, 0, 1]
-    assert len(path.read_text().splitlines()) == 3
 
 
 def test_incomplete_trees_are_named(datadir):

@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import sys
-import types
-
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from common import config
 from common.data.loader import DataModule
-from common.errors import UserError
 
 
 class Numbers:
@@ -25,24 +20,6 @@ class Numbers:
 
     def __getitem__(self, draw):
         return torch.tensor([float(draw.index), float(draw.number)]), 0
-
-
-@pytest.fixture(autouse=True)
-def targets(monkeypatch):
-    module = types.ModuleType("datamodule_targets")
-    module.Numbers = Numbers
-    monkeypatch.setitem(sys.modules, "datamodule_targets", module)
-
-
-def numbers(length=18):
-    return {"target": "datamodule_targets.Numbers", "params": {"length": length}}
-
-
-def module(rank=0, world=1, **params):
-    data = DataModule(**{"batch_size": 4, "train": numbers(), **params})
-    data.trainer = types.SimpleNamespace(global_rank=rank, world_size=world)
-    data.setup("fit")
-    return data
 
 
 class Recorder(pl.LightningModule):
@@ -76,7 +53,7 @@ def fit(folder, resume_from=None):
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    data = DataModule(batch_size=4, train=numbers())
+    data = DataModule(batch_size=4, train={"target": f"{__name__}.Numbers"})
     trainer.fit(recorder, data, ckpt_path=resume_from)
     return recorder.seen
 
@@ -88,19 +65,3 @@ def test_a_resumed_training_sees_the_batches_that_an_unbroken_one_sees(tmp_path)
     for step in (1, 3, 4, 6, 11):  # in the middle of an epoch, and at its end
         resumed = fit(tmp_path / str(step), tmp_path / "unbroken" / f"step={step}.ckpt")
         assert resumed == unbroken[step:], step
-
-
-def test_too_few_pictures_for_a_global_batch():
-    data = module(world=5)
-    with pytest.raises(UserError, match=r"data\.params\.train: has 18"):
-        data.train_dataloader()
-
-
-def test_it_is_built_from_its_released_name():
-    node = {
-        "target": "scripts.train_tokenizer.DataModuleFromConfig",
-        "params": {"batch_size": 2, "num_workers": 0, "train": numbers()},
-    }
-    data = config.instantiate(node, "data")
-    data.setup("fit")
-    assert len(data.train_dataloader()) == 9
