@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -82,19 +82,14 @@ def add_flags(
         groups[group].add_argument(*names, **options)
 
 
-def read(
-    schema: type[T],
-    flags: argparse.Namespace,
-    values: Mapping[str, Any] | None = None,
-    where: str = "--",
-) -> T:
-    """The settings of `schema`: `values` underneath, over them the flags that are given."""
-    return config.structured(schema, {**(values or {}), **_given(schema, flags)}, where)
+def read(schema: type[T], flags: argparse.Namespace) -> T:
+    """The settings of `schema` that flags give, checked; others have their defaults."""
+    return config.structured(schema, _given(schema, flags), "--")
 
 
-def given(schema: type, flags: argparse.Namespace, where: str = "--") -> dict[str, Any]:
+def given(schema: type, flags: argparse.Namespace) -> dict[str, Any]:
     """The fields of `schema` that flags give, checked, by name."""
-    return config.partial(schema, _given(schema, flags), where)
+    return config.partial(schema, _given(schema, flags), "--")
 
 
 def accept_ignored(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
