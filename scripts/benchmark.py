@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py sampling --model small_model --batch 1 8 --columns 16
     python scripts/benchmark.py training --models tiny_model --batch_size 8
-    python scripts/benchmark.py tokenizer -b CONFIG.yaml [key=value ...] [--profile]
+    python scripts/benchmark.py tokenizer -b CONFIG.yaml [key=value ...]
     python scripts/benchmark.py loading [--root FOLDER_OF_CLASS_FOLDERS]
 
 Weights are random, which changes no time. The share of the peak is what matrix products,
@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytorch_lightning as pl
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import cli, distributed, images, provenance, seeding
+from common import cli, distributed, provenance, seeding
 from common.data import DataModule
 from common.data.folders import list_folder
 from common.distributed import Process
@@ -51,6 +52,7 @@ from tokenizer.train import build_module, read_settings
 
 RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
 ROUNDS = 5  # parts of a measurement, whose spread is shown
+Rows: TypeAlias = Iterator[dict[str, Any]]
 
 
 # --- what all of them need
@@ -67,8 +69,6 @@ def memory(device: torch.device) -> int:
     """Most bytes so far: of tensors on a GPU, or on a CPU of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -92,29 +92,6 @@ def matmul_rate(device: torch.device, bf16: bool) -> float:
     side, kind = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if bf16 else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     return 2 * side**3 * rounds(lambda: a @ b, 1, device, 1.0)["fastest"]
-
-
-def flops(call: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-class Report:
-    """Rows of figures, printed and written as they come, so that an interruption loses none."""
-
-    def __init__(self, flags: argparse.Namespace) -> None:
-        self.path = flags.json
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(flags).items()}
-        self.record: dict[str, Any] = {"settings": settings, "rows": []}
-        self.record["conditions"] = provenance.describe()
-
-    def add(self, **row: Any) -> None:
-        cells = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
-        print(", ".join(cells), flush=True)
-        self.record["rows"].append(row)
-        if self.path:
-            write_json(self.path, self.record)
 
 
 def random_generator(name: str, channels: int, classes: int) -> Generator:
@@ -162,7 +139,7 @@ def stopped(columns: Iterable[Tensor], device: torch.device) -> tuple[Tensor, di
 
 
 @torch.no_grad()
-def sampling(flags: argparse.Namespace, report: Report, process: Process) -> None:
+def sampling(flags: argparse.Namespace, process: Process) -> Rows:
     device = process.device
     tokenizer = None if flags.no_decoder else untrained(flags.config_path).to(device)
     channels = tokenizer.channels if tokenizer else 256
@@ -187,13 +164,13 @@ def sampling(flags: argparse.Namespace, report: Report, process: Process) -> Non
             start = now(device)
             list(decode(tokenizer, tokens, config))
             row["decoder"] = (now(device) - start) / columns
-        report.add(**row)
+        yield row
 
 
-# --- training of the generator
+# --- training of the generator, and of the tokenizer
 
 
-def training(flags: argparse.Namespace, report: Report, process: Process) -> None:
+def training(flags: argparse.Namespace, process: Process) -> Rows:
     device, config = process.device, cli.read(TrainConfig, flags)
     tokenizer = untrained(flags.config_path).to(device)
     width = flags.img_size or tokenizer.height
@@ -216,13 +193,12 @@ def training(flags: argparse.Namespace, report: Report, process: Process) -> Non
         def update(trainer: Trainer = trainer, batches: Any = batches) -> None:
             trainer.train_step(batches, 1e-6)
 
-        work = flops(update) / images_an_update
+        with FlopCounterMode(display=False) as counter:
+            update()
+        flops = counter.get_total_flops() / images_an_update
         found = rounds(update, images_an_update, device, flags.seconds)
-        share = {"flops_an_image": work, "share_of_peak": work * found["per_s"] / peak}
-        report.add(model=name, tokens=kind, **found, memory=memory(device), **share)
-
-
-# --- training of the tokenizer
+        share = {"flops_an_image": flops, "share_of_peak": flops * found["per_s"] / peak}
+        yield {"model": name, "tokens": kind, **found, "memory": memory(device), **share}
 
 
 class Clock(pl.Callback):
@@ -236,46 +212,37 @@ class Clock(pl.Callback):
             self.marks.append(now(module.device))
 
 
-def tokenizer(flags: argparse.Namespace, report: Report, process: Process) -> None:
+def tokenizer(flags: argparse.Namespace, process: Process) -> Rows:
     settings = read_settings(flags.base, flags.overrides)
     module = build_module(settings, flags.weights_dir)
     module.step = 10**6  # all terms are active
-    device, options = process.device, settings.lightning.trainer
-    size = int(settings.data["params"]["batch_size"])
-    height = module.tokenizer.height
+    device, precision = process.device, settings.lightning.trainer.precision
+    size, height = int(settings.data["params"]["batch_size"]), module.tokenizer.height
     pixels = seeding.stream(0, "pixels").integers(0, 256, (size, 3, height, height), "uint8")
-    batch = (torch.from_numpy(pixels), torch.zeros(size))
-    updates = flags.warmup + flags.updates
+    count = module.accumulate * (flags.warmup + flags.updates)
+    batches: Any = [(torch.from_numpy(pixels), torch.zeros(size))] * count
     clock = Clock()
-    profiler = None
-    if flags.profile:
-        from pytorch_lightning.profilers import PyTorchProfiler
-
-        profiler = PyTorchProfiler(sort_by_key="self_cpu_time_total", row_limit=20)
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         max_epochs=1,
-        precision=options.precision,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
         callbacks=[clock],
-        profiler=profiler,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader: Any = DataLoader([batch] * module.accumulate * updates, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, loader)
+    trainer.fit(module, DataLoader(batches, batch_size=None))
     seconds = np.diff(clock.marks)[flags.warmup - 1 :]
-    rate = size * module.accumulate / np.median(seconds)
-    report.add(
-        images_per_s=float(rate),
-        seconds_an_update=float(np.median(seconds)),
-        fastest=float(seconds.min()),
-        slowest=float(seconds.max()),
-        memory=memory(device),
-        peak_flops=matmul_rate(device, "bf16" in options.precision),
-    )
+    yield {
+        "images_per_s": float(size * module.accumulate / np.median(seconds)),
+        "seconds_an_update": float(np.median(seconds)),
+        "fastest": float(seconds.min()),
+        "slowest": float(seconds.max()),
+        "memory": memory(device),
+        "peak_flops": matmul_rate(device, "bf16" in precision),
+    }
 
 
 # --- reading of images
@@ -292,32 +259,24 @@ def photographs(folder: Path, count: int = 18) -> list[str]:
     return paths
 
 
-def loading(flags: argparse.Namespace, report: Report, process: Process) -> None:
+def loading(flags: argparse.Namespace, process: Process) -> Rows:
     torch.set_num_threads(1)  # as in a worker
     with tempfile.TemporaryDirectory() as folder:
         paths = list_folder(flags.root).paths if flags.root else photographs(Path(folder))
-        turns = itertools.cycle(paths)
-
-        def read() -> None:
-            images.resize_to_cover(images.read_rgb(next(turns)), flags.size, flags.size)
-
-        report.add(workers="one core", **rounds(read, 1, process.device, flags.seconds))
         lines = itertools.islice(itertools.cycle(paths), max(50_000, len(paths)))
         listing = Path(folder) / "list.txt"
         listing.write_text("".join(f"{Path(path).absolute()} 0\n" for path in lines))
         params = {"file": str(listing), "size": flags.size, "train": True}
-        node = {"target": "common.data.ImageList", "params": params}
         for workers in flags.workers:
+            node = {"target": "common.data.ImageList", "params": params}
             data = DataModule(flags.batch_size, node, num_workers=workers)
             data.setup("fit")
             endless = itertools.chain.from_iterable(data.train_dataloader() for _ in range(10**6))
             for _ in range(2 * workers):  # what they have read ahead
                 next(endless)
-            found = rounds(
-                lambda it=endless: next(it), flags.batch_size, process.device, flags.seconds
-            )
-            need = found["per_s"] / max(workers, 1)
-            report.add(workers=workers, **found, images_per_s_of_a_worker=need)
+            read = endless.__next__
+            found = rounds(read, flags.batch_size, process.device, flags.seconds)
+            yield {"workers": workers, **found, "of_a_worker": found["per_s"] / max(workers, 1)}
 
 
 # --- the command line
@@ -327,12 +286,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(run: Callable) -> Callable:
+    def command(run: Callable) -> tuple[Callable, argparse.ArgumentParser]:
         sub = commands.add_parser(run.__name__, formatter_class=cli.HelpFormatter)
         sub.set_defaults(run=run)
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         sub.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
-        if run is not sampling:
+        if run in (training, loading):
             sub.add_argument("--seconds", type=float, default=5, help="for each figure")
         if run in (sampling, training):
             text = "YAML file with the tokenizer's sizes"
@@ -362,7 +321,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weights_dir", help="folder of pretrained networks")
     add("--warmup", type=int, default=3, help="updates before the measured ones")
     add("--updates", type=int, default=10, help="measured updates")
-    add("--profile", action="store_true", help="print which operations take the time")
     add, _ = command(loading)
     add("--root", type=Path, help="folder of class folders (default: images made here)")
     add("--size", type=int, default=256, help="of the square that is cut")
@@ -372,11 +330,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    parser = build_parser()
-    flags = parser.parse_args()
+    flags = build_parser().parse_args()
     run = vars(flags).pop("run")
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(flags).items()}
+    record = {"settings": settings, "rows": [], "conditions": provenance.describe()}
     with distributed.launch(flags.device) as process:
-        run(flags, Report(flags), process)
+        for row in run(flags, process):
+            cells = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            print(", ".join(cells), flush=True)
+            record["rows"].append(row)
+            if flags.json:  # an interruption loses no row
+                write_json(flags.json, record)
 
 
 if __name__ == "__main__":

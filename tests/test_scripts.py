@@ -50,12 +50,6 @@ def test_check_parity_lists_every_error_and_fails_on_a_large_one(tmp_path):
     assert marked == ["hidden"]
 
 
-def test_check_parity_names_a_file_that_is_none():
-    done = run("check_parity", "LICENSE")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: LICENSE")
-
-
 # millions of parameters, thousand millions of multiply-adds (paper, generator table; the released
 # code counts 127 million parameters for the small model)
 GENERATORS = {
@@ -81,14 +75,6 @@ def test_model_table_agrees_with_the_paper(tmp_path):
     assert found["semantic_decoder"] == pytest.approx(67.66 - 21.24, abs=0.01)  # those that run
 
 
-def test_model_table_names_a_config_without_a_tokenizer(tmp_path):
-    path = tmp_path / "data.yaml"
-    path.write_text("data: 1")
-    done = run("model_table", "--config_path", path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {path}: model.params")
-
-
 def test_the_benchmark_writes_what_it_has(tmp_path):
     file = tmp_path / "speed.json"
     sizes = ("--model", "tiny_model", "--batch", 1, "--columns", 2, "--num_sampling_steps", 1)
@@ -99,4 +85,4 @@ def test_the_benchmark_writes_what_it_has(tmp_path):
     more = ("--size", 32, "--workers", 0, "--seconds", 0.1, "--batch_size", 4, "--json", file)
     done = run("benchmark", "loading", *more)
     assert done.returncode == 0, done.stderr
-    assert [row["per_s"] > 0 for row in json.loads(file.read_text())["rows"]] == [True, True]
+    assert [row["per_s"] > 0 for row in json.loads(file.read_text())["rows"]] == [True]

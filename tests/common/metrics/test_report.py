@@ -18,20 +18,10 @@ from common import distributed, images
 from common.distributed import Process
 from common.errors import UserError
 from common.metrics import report
-from common.metrics.extraction import (
-    Crop,
-    ImageSet,
-    extract,
-    open_images,
-)
+from common.metrics.extraction import Crop, ImageSet, extract, open_images
 from common.metrics.features import Extractor
 from common.metrics.fid import Statistics, read_statistics, write_statistics
-from common.metrics.report import (
-    Evaluator,
-    MetricConfig,
-    Reference,
-    table,
-)
+from common.metrics.report import Evaluator, MetricConfig, Reference, table
 
 CPU = torch.device("cpu")
 ALONE = Process(0, 0, 1, CPU)
@@ -84,16 +74,10 @@ def test_statistics_survive_the_file(folder, extractor, tmp_path):
     for about in ({"name": "random:0"}, {"weights": "def"}):
         with pytest.raises(UserError, match=r"s\.npz"):
             evaluator(replace(extractor, about=extractor.about | about), tmp_path / "s.npz")
-    with pytest.raises(UserError, match="5"):
-        evaluator(replace(extractor, width=5), tmp_path / "s.npz")
-
-
-def test_statistics_of_unknown_origin_are_taken_for_those_of_inception(extractor, tmp_path):
-    np.savez(tmp_path / "adm.npz", mu=np.ones(4), sigma=np.eye(4))
+    np.savez(tmp_path / "adm.npz", mu=np.ones(4), sigma=np.eye(4))  # of unknown origin
     assert evaluator(extractor, tmp_path / "adm.npz").reference.warnings
-    other = replace(extractor, about=extractor.about | {"name": "random:0"})
-    with pytest.raises(UserError, match="random"):
-        evaluator(other, tmp_path / "adm.npz")
+    with pytest.raises(UserError, match=r"adm\.npz"):
+        evaluator(replace(extractor, width=5), tmp_path / "adm.npz")
 
 
 def test_what_a_reference_allows_is_measured_and_the_rest_named(folder, extractor, tmp_path):
@@ -125,7 +109,7 @@ def test_too_few_images_are_refused_before_the_work(extractor, folder):
         MetricConfig(metrics="fid,fdi")
 
 
-def test_what_is_odd_is_counted(folder, extractor, tmp_path):
+def test_what_is_odd_is_counted_and_what_is_damaged_refused(folder, extractor, tmp_path):
     first, second, third = sorted(folder.glob("0/*.png"))
     (tmp_path / "odd").mkdir()
     for name in ("a.png", "b.png", "e.png"):
@@ -137,25 +121,12 @@ def test_what_is_odd_is_counted(folder, extractor, tmp_path):
     assert "1 of 5 images are JPEG" in told and "1 of 5 images are of another size" in told
     strict = ImageSet(sorted((tmp_path / "odd").iterdir()), "odd", strict=True)
     assert strict[1][0].shape == (3, 40, 30)
+    (tmp_path / "odd" / "b.png").write_bytes(first.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"b\.png"):
+        extract(open_images(tmp_path / "odd"), extractor, ALONE)
     for k, name in ((2, "c.png"), (3, "d.png")):
         with pytest.raises(UserError, match=name):
             strict[k]
-
-
-def test_a_damaged_file_is_an_error_and_no_gap(folder, extractor):
-    path = sorted(folder.glob("0/*.png"))[1]
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=path.name):
-        extract(open_images(folder), extractor, ALONE)
-
-
-def test_parts_are_not_those_of_sorted_images(picture_folders, random_extractor):
-    images = open_images(picture_folders[0])
-    found = extract(images, random_extractor, ALONE, 4)
-    rows = torch.cat([random_extractor(images[k][0][None]) for k in range(9)])
-    rows = rows[:, : random_extractor.width]
-    shuffled = torch.cdist(found.pooled, rows).argmin(1).tolist()
-    assert sorted(shuffled) == list(range(9)) != shuffled
 
 
 def test_crops(folder, tmp_path):
@@ -204,7 +175,7 @@ def test_any_number_of_processes_gives_the_same_figures(
     picture_folders, random_extractor, tmp_path
 ):
     context = multiprocessing.get_context("fork")
-    for world in (1, 2, 3):  # 5 batches: uneven for 2 and 3 processes
+    for world in (1, 3):  # 5 batches: uneven for 3 processes
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -218,10 +189,9 @@ def test_any_number_of_processes_gives_the_same_figures(
         for process in processes:
             process.join(120)
             assert process.exitcode == 0
-    records = [json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 2, 3)]
-    assert [r["processes"] for r in records] == [1, 2, 3]
+    records = [json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 3)]
+    assert [r["processes"] for r in records] == [1, 3]
     assert len(records[0]["figures"]) == 9
-    for record in records:
-        record["figures"].pop("kid_std", None)  # of one subset there is none
-        record["figures"].pop("random_features_kernel_distance_std", None)
-        assert record["figures"] == pytest.approx(records[0]["figures"], rel=1e-6)
+    one, three = (record["figures"] for record in records)
+    one.pop("random_features_kernel_distance_std")  # of one subset there is none
+    assert {name: three[name] for name in one} == pytest.approx(one, rel=1e-6)
