@@ -59,12 +59,12 @@ def random_extractor():
 
 
 @pytest.fixture(scope="session")
-def picture_folders(tmp_path_factory):
-    """Two folders of 9 pictures each, sorted by class, with one class in common."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pictures = Panoramas(length=72, size=64)  # picture k is of class k modulo 9
+def image_folders(tmp_path_factory):
+    """Two folders of 9 images each, sorted by class, with one class in common."""
+    folder = tmp_path_factory.mktemp("images")
+    images = Panoramas(length=72, size=64)  # image k is of class k modulo 9
     for name, first in (("one", 0), ("other", 2)):
         for number, label in product(range(3), range(first, first + 3)):
-            picture, _ = pictures[9 * (number + first) + label]
-            save_image(folder / name / f"{label}_{number}.png", picture)
+            image, _ = images[9 * (number + first) + label]
+            save_image(folder / name / f"{label}_{number}.png", image)
     return folder / "one", folder / "other"

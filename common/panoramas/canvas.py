@@ -60,7 +60,7 @@ class View:
         return self._octaves(name, octaves, lambda key, f: noise_1d(key, self.x * (frequency * f)))
 
     def texture(self, name: str, across: float, up: float, octaves: int = 1) -> np.ndarray:
-        """Smooth noise over the picture in [0, 1], with a frequency for each direction: [H, W]."""
+        """Smooth noise over the image in [0, 1], with a frequency for each direction: [H, W]."""
         x, y = self.x * across, self.y[:, 0].astype(np.float64) * up
         return self._octaves(name, octaves, lambda key, f: noise_2d(key, x * f, y * f))
 

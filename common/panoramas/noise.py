@@ -1,6 +1,6 @@
 """Hashed noise: numbers that depend on a key and on absolute coordinates alone.
 
-Everything here, and in the pictures drawn from it, is integer arithmetic or one of the operations
+Everything here, and in the images painted with it, is integer arithmetic or one of the operations
 that IEEE 754 rounds correctly (+ - * / sqrt floor), never a library's exp or sin. A value is
 therefore the same, bit for bit, on every machine and through every window.
 

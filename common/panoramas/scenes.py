@@ -1,4 +1,4 @@
-"""Nine landscapes, painted back to front: the pictures behind `common.panoramas.dataset`.
+"""Nine landscapes, painted back to front: the images behind `common.panoramas.dataset`.
 
 A scene turns a `View` into an image [3, H, W]. Farther layers are hazier; within a layer, `near`
 runs from 0 (far) to 1, and `down` is the distance below the layer's upper edge.

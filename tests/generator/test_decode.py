@@ -91,7 +91,7 @@ def test_strips_come_early_and_nothing_is_kept():
     assert alive[1] <= alive[0]
 
 
-def test_pictures_that_fit_are_decoded_together():
+def test_images_that_fit_are_decoded_together():
     tokens = torch.rand(5, 4, 3) * 2 - 1
     decoder = Local()
     found = list(decode(decoder, tokens, tiles(8, 2)))

@@ -102,7 +102,7 @@ class TestContinuing:
         found = continue_image(loaded, Tokenizer(), pictures, [1, 3], 5, side, config)
         return torch.stack(list(found)).int()
 
-    def test_to_the_right_the_picture_stays_and_goes_on(self, model):
+    def test_to_the_right_the_image_stays_and_goes_on(self, model):
         found = self.draw(model, self.pictures, "right")
         assert found.shape == (2, 3, 1, 9)
         assert torch.equal(found[..., :4], images.to_uint8(self.pictures).int())

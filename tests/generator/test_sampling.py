@@ -121,7 +121,7 @@ class TestRedraw:
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
         assert all((found - tokens)[:, i].abs().max() > 1e-3 for i in (4, 6, 7))
 
-    def test_a_column_put_back_gives_the_picture_back(self, model, tokens, noise):
+    def test_a_column_put_back_gives_the_image_back(self, model, tokens, noise):
         for replaced in ({2: tokens[:, 2]}, {2: None}, {0: None, 7: None}, {}):
             found = redraw(
                 LoadedGenerator(model, []), self.labels, tokens, replaced, self.sampling, noise

@@ -177,7 +177,7 @@ def test_unreadable_images_are_told_after_the_epoch(tmp_path, capsys):
     (tmp_path / "data" / "a").mkdir(parents=True)
     for k in range(7):
         Image.new("RGB", (5, 5)).save(tmp_path / "data" / "a" / f"{k}.png")
-    (tmp_path / "data" / "a" / "bad.png").write_text("no picture")
+    (tmp_path / "data" / "a" / "bad.png").write_text("no image")
 
     def tokens(batch, draws):
         return batch[0].float().mean(1)[..., :3], batch[1]

@@ -171,7 +171,7 @@ def call(monkeypatch, capsys) -> Callable[..., Done]:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Project:
-    """Both stages, trained for two epochs on built-in pictures, each script as a user starts it."""
+    """Both stages, trained for two epochs on built-in images, each script as a user starts it."""
     folder = tmp_path_factory.mktemp("project")
     tokenizer_yaml = write_yaml(folder / "tiny.yaml", TOKENIZER)
     done = launch(

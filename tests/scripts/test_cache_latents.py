@@ -47,7 +47,7 @@ def folder(tmp_path, bad=False):
         for k in range(2):
             Image.new("RGB", (140, 70), (90 * k, 40, 9)).save(root / name / f"{k}.png")
     if bad:
-        (root / "a" / "1.png").write_text("no picture")
+        (root / "a" / "1.png").write_text("no image")
     return root
 
 

@@ -15,16 +15,16 @@ RANDOM = ("--extractor", "random", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def measured(picture_folders, start, tmp_path_factory):
+def measured(image_folders, start, tmp_path_factory):
     """The record of two folders, and what was printed."""
     file = tmp_path_factory.mktemp("measured") / "metrics.json"
-    done = start("compute_metrics", *picture_folders, *RANDOM, "--splits", 1, "--json", file)
+    done = start("compute_metrics", *image_folders, *RANDOM, "--splits", 1, "--json", file)
     assert done.code == 0, done.err
     return json.loads(file.read_text()), done.out
 
 
-def test_figures_are_those_of_torch_fidelity(picture_folders, measured, tmp_path):
-    one, other = map(str, picture_folders)
+def test_figures_are_those_of_torch_fidelity(image_folders, measured, tmp_path):
+    one, other = map(str, image_folders)
     weights = tmp_path / "random.pth"
     checkpoint.save(weights, random_weights(0))
     done = subprocess.run(
@@ -52,9 +52,9 @@ def test_figures_are_those_of_torch_fidelity(picture_folders, measured, tmp_path
     assert ours["random_features_distance"] > 1 and ours["random_features_recall"] < 1
 
 
-def test_the_record_names_all_conditions(picture_folders, measured):
+def test_the_record_names_all_conditions(image_folders, measured):
     record, printed = measured
-    assert record["images"]["source"] == str(picture_folders[0])
+    assert record["images"]["source"] == str(image_folders[0])
     assert record["images"]["images"] == record["reference"]["images"] == 9
     assert record["extractor"]["name"] == "random:0" and record["settings"]["splits"] == 1
     assert record["conditions"]["torch"] and record["images_per_second"] > 0
@@ -62,10 +62,10 @@ def test_the_record_names_all_conditions(picture_folders, measured):
     assert "random_features_distance" in printed and "warning: " in printed
 
 
-def test_against_statistics_only_what_they_allow(picture_folders, call, tmp_path):
+def test_against_statistics_only_what_they_allow(image_folders, call, tmp_path):
     small, statistics, file = tmp_path / "small", tmp_path / "s.npz", tmp_path / "m.json"
     small.mkdir()
-    for path in sorted(picture_folders[1].iterdir())[:4]:
+    for path in sorted(image_folders[1].iterdir())[:4]:
         shutil.copy(path, small)
     done = call("compute_fid_stats", small, statistics, *RANDOM)
     assert done.code == 0, done.err
@@ -83,8 +83,8 @@ def test_against_statistics_only_what_they_allow(picture_folders, call, tmp_path
     assert record["not_measured"].keys() == {"kid", "prc"}
 
 
-def test_mistakes_are_named_before_the_work(picture_folders, call, tmp_path):
-    one, other = picture_folders
+def test_mistakes_are_named_before_the_work(image_folders, call, tmp_path):
+    one, other = image_folders
     few = tmp_path / "few"
     few.mkdir()
     Image.open(next(one.iterdir())).save(few / "0.jpg")

@@ -133,7 +133,7 @@ def test_labels_say_which_classes_are_drawn(project, drawn, call, tmp_path):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_given_picture_is_continued(project, drawn, call, tmp_path, side):
+def test_a_given_image_is_continued(project, drawn, call, tmp_path, side):
     picture = drawn / "images" / "000000.png"
     given = ("--resume", project.generator, "--prefix_image", picture, "--prefix_side", side)
     flags = project.drawing(*given, "--output_dir", tmp_path / "out")

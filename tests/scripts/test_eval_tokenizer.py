@@ -20,7 +20,7 @@ from tokenizer import load_tokenizer
 
 @pytest.fixture(scope="module")
 def evaluated(project, start, tmp_path_factory) -> tuple[dict, Path, str]:
-    """The record, the folder, and what was printed, for the nine validation pictures."""
+    """The record, the folder, and what was printed, for the nine validation images."""
     folder = tmp_path_factory.mktemp("evaluated")
     checkpoint = project.run / "checkpoints" / "last.ckpt"
     weights = ("--weights_dir", folder, "--extractor", "random")  # none are there
@@ -34,7 +34,7 @@ def evaluated(project, start, tmp_path_factory) -> tuple[dict, Path, str]:
 
 @pytest.fixture(scope="module")
 def pairs(project):
-    """The pictures and their reconstructions as they would be saved."""
+    """The images and their reconstructions as they would be saved."""
     tokenizer = load_tokenizer(project.run / "checkpoints" / "last.ckpt")
     dataset = Panoramas(length=9, size=64, seed=1)
     real = torch.stack([dataset[k][0] for k in range(9)])

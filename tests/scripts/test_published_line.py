@@ -43,7 +43,7 @@ DDCONFIG = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A tokenizer under the released names, its YAML file, and a picture of each of 30 classes."""
+    """A tokenizer under the released names, its YAML file, and an image of each of 30 classes."""
     tokenizer = Tokenizer(DDCONFIG, 256)
     checkpoint.save(tmp_path / "tokenizer.ckpt", {"state_dict": to_released(tokenizer, tokenizer)})
     params = {"ckpt_path": str(tmp_path / "tokenizer.ckpt"), "embed_dim": 256, "std": 2.5}

@@ -79,7 +79,7 @@ def test_a_folder_of_images(project, call, tmp_path):
         (root / name).mkdir(parents=True)
         for k in range(3):
             Image.new("RGB", (140, 70), (90 * k, 40, 9)).save(root / name / f"{k}.png")
-    (root / "cats" / "1.png").write_text("no picture")
+    (root / "cats" / "1.png").write_text("no image")
     given = ("--config", project.generator_yaml, "--config_path", project.stage_two_yaml)
     flags = ("--data_path", root, "--img_size", 128, "--output_dir", tmp_path / "run")
     done = call("train_generator", *given, *flags, "--epochs", 1, "--precision", "bf16")
@@ -223,8 +223,8 @@ def test_cached_tokens_need_no_tokenizer(project, call, tmp_path):
     assert equal(state(tmp_path)["model"], state(project.generator)["model"])
 
 
-def test_cached_flips_give_the_losses_of_the_pictures(project, call, tmp_path):
-    """Of square pictures, which have no other crop: the same flips, draws and weights."""
+def test_cached_flips_give_the_losses_of_the_images(project, call, tmp_path):
+    """Of square images, which have no other crop: the same flips, draws and weights."""
     root, cached = tmp_path / "images", tmp_path / "latents.safetensors"
     for name in ("cats", "dogs"):
         (root / name).mkdir(parents=True)

@@ -17,7 +17,7 @@ from common.data import latents
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    latents.SHARD = 4  # so that each has some of so few pictures
+    latents.SHARD = 4  # so that each has some of so few images
     folder = Path(sys.argv[1])
     calls = yaml.safe_load((folder / "calls.yaml").read_text())
     for port, (script, flags) in zip(sys.argv[2:], sorted(calls.items()), strict=True):

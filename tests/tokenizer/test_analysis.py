@@ -43,7 +43,7 @@ def test_noise_of_another_length_is_refused(tokenizer):
         token_meaning(tokenizer, torch.zeros(3, 16, 16), torch.zeros(5, 6))
 
 
-def test_each_picture_has_one_random_token(tokenizer):
+def test_each_image_has_one_random_token(tokenizer):
     image, noise = torch.rand(3, 16, 24) * 2 - 1, torch.randn(12, 6)
     pictures = single_replacements(tokenizer, image, noise)
     assert pictures.shape == (12, 3, 16, 24)

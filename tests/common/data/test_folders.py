@@ -26,7 +26,7 @@ def write(path, picture, **options):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three classes, one of them nested, with many kinds of pictures."""
+    """Three classes, one of them nested, with many kinds of images."""
     root = tmp_path / "pictures"
     write(root / "10" / "a.jpg", noise(40, 60), quality=90)
     write(root / "10" / "grey.JPEG", noise(40, 60).convert("L"))
@@ -34,7 +34,7 @@ def folder(tmp_path):
     write(root / "2" / "sixteen.png", Image.new("I;16", (40, 40), 257 * 9))
     write(root / "cat" / "cmyk.jpg", noise(37, 80).convert("CMYK"))
     write(root / "cat" / "clear.png", noise(37, 37).convert("RGBA"))
-    (root / "cat" / "notes.txt").write_text("no picture")
+    (root / "cat" / "notes.txt").write_text("no image")
     (root / "cat" / "._a.jpg").write_text("left by another system")
     (root / ".hidden").mkdir()
     return root
@@ -62,7 +62,7 @@ def test_a_draw_depends_on_its_number_and_nothing_else(folder):
     assert any(not torch.equal(other_seed[d][0], x) for d, x in zip(draws, images, strict=True))
 
 
-def test_an_unreadable_picture_is_replaced_logged_once_and_counted(folder, caplog):
+def test_an_unreadable_image_is_replaced_logged_once_and_counted(folder, caplog):
     damage(folder / "10" / "grey.JPEG")
     data = ImageFolder(folder, 32)
     with caplog.at_level(logging.WARNING):

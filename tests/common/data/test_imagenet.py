@@ -17,7 +17,7 @@ SYNSETS = ("n02", "n01", "n10")
 
 @pytest.fixture
 def datadir(tmp_path):
-    """Three synsets, two pictures in each, in both parts."""
+    """Three synsets, two images in each, in both parts."""
     randomness = np.random.default_rng(0)
     for part in PARTS:
         for synset in SYNSETS:
@@ -48,7 +48,7 @@ def test_released_configurations_are_read(datadir):
 
 
 def looks(data):
-    """The different pictures that 60 draws of one picture give."""
+    """The different images that 60 draws of one image give."""
     return {data[Draw(0, number)][0].numpy().tobytes() for number in range(60)}
 
 
@@ -61,7 +61,7 @@ def test_training_crops_and_flips_and_validation_does_not(datadir):
     assert len(looks(ImageNetValidation({**settings, "random_crop": True}))) == 5
 
 
-def test_the_list_is_kept_beside_the_pictures_and_used_as_it_is(datadir):
+def test_the_list_is_kept_beside_the_images_and_used_as_it_is(datadir):
     path = part(datadir) / "filelist.txt"
     assert len(train(datadir)) == 6
     lines = [f"{s}/{s}_{k}.JPEG" for s in sorted(SYNSETS) for k in range(2)]

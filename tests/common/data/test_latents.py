@@ -21,7 +21,7 @@ HEADER = LatentHeader("abc", 0.5, 2.5, 4, 1, ["a", "b"])
 
 
 class Colours:
-    """Pictures of one colour, their number."""
+    """Images of one colour, their number."""
 
     def __init__(self, count=7):
         self.count, self.asked = count, []
@@ -64,7 +64,7 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Three pictures, four pixels high, whose red grows to the right."""
+    """Three images, four pixels high, whose red grows to the right."""
     folder = tmp_path / "data" / "a"
     folder.mkdir(parents=True)
     for k in range(3):

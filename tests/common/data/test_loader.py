@@ -8,7 +8,7 @@ from common.data.loader import DataModule
 
 
 class Numbers:
-    """A data set whose pictures are their own index and draw number."""
+    """A data set whose images are their own index and draw number."""
 
     class_names = ("only",)
 

@@ -25,7 +25,7 @@ def test_processes_share_out_the_order_of_one(shuffle, drop_last):
             assert part == one[r::world]
 
 
-def test_an_epoch_draws_each_picture_once_in_a_new_order():
+def test_an_epoch_draws_each_image_once_in_a_new_order():
     orders = [[d.index for d in draws(batch=1, epoch=epoch)] for epoch in range(3)]
     assert all(sorted(order) == list(range(23)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0]

@@ -171,15 +171,13 @@ def one_of_several(rank, world, port, given, folder):
             (folder / f"{world}.json").write_text(json.dumps(record))
 
 
-def test_any_number_of_processes_gives_the_same_figures(
-    picture_folders, random_extractor, tmp_path
-):
+def test_any_number_of_processes_gives_the_same_figures(image_folders, random_extractor, tmp_path):
     context = multiprocessing.get_context("fork")
     for world in (1, 3):  # 5 batches: uneven for 3 processes
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        given = (*picture_folders, random_extractor)
+        given = (*image_folders, random_extractor)
         processes = [
             context.Process(target=one_of_several, args=(rank, world, port, given, tmp_path))
             for rank in range(world)
