@@ -128,7 +128,7 @@ def open_images(
         if not isinstance(dataset, ImageDataset):
             raise UserError(f"--img_size: given, but {key} in {source} has no files to cut")
         return ImageSet(dataset.paths, name, crop)
-    if getattr(dataset, "train", False):
+    if getattr(dataset, "random_crop", False) or getattr(dataset, "flip", False):
         raise UserError(f"{source}: {key} has random crops or flips; expected none, or --img_size")
     return ImageSet(dataset, name)
 

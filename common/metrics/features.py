@@ -28,21 +28,13 @@ EXTRACTORS = "inception, random or random:SEED"
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network in full float32.
+    """A network in full float32, and what a record must say of it: `name` (`inception`, or
+    `random:SEED`, whose figures are never called FID), `weights` (their hash), `file`, and whether
+    that is `verified` to be the published one."""
 
-    Args:
-        network: uint8 [B, 3, H, W] → float32 [B, D + K].
-        width: D, features for distances.
-        classes: K, logits for the Inception Score behind them.
-        device: where it is.
-        about: what a record must say of it: `name` (`inception` or `random:SEED`, whose figures
-            are never called FID), `weights` (their hash), `file`, and whether that is `verified`
-            to be the published one.
-    """
-
-    network: nn.Module
-    width: int
-    classes: int
+    network: nn.Module  # uint8 [B, 3, H, W] → float32 [B, D + K]
+    width: int  # D, features for distances
+    classes: int  # K, logits for the Inception Score
     device: torch.device
     about: dict[str, Any]
 

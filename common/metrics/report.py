@@ -76,21 +76,12 @@ class MetricConfig:
 
 @dataclass(frozen=True)
 class Reference:
-    """What images are compared with.
-
-    Args:
-        source: where it comes from.
-        images: how many; None where there are statistics only.
-        record: plain values, for records.
-        warnings: what a reader must know of it.
-        statistics: of the features; with `features` on the first process alone.
-        features: themselves, where there are images.
-    """
+    """What images are compared with; `statistics` and `features` are on the first process alone."""
 
     source: str
-    images: int | None
-    record: dict[str, Any]
-    warnings: tuple[str, ...] = ()
+    images: int | None  # how many; None where there are statistics only
+    record: dict[str, Any]  # plain values
+    warnings: tuple[str, ...] = ()  # what a reader of figures must know
     statistics: fid.Statistics | None = None
     features: Features | None = None
 

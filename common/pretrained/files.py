@@ -21,27 +21,16 @@ AUTHORS_HUB = "UmiSonoda16/EquivariantModeling"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights, and where it comes from.
+    """A file of weights, and where it comes from: one of `url`, `hub`, `timm` and `package`."""
 
-    Args:
-        name: of the file in the weights folder; within a package, the path there.
-        what: the network and what it is for.
-        without: how to do without it.
-        url: its address, or
-        hub: a Hugging Face repository, whose file is of this name, or
-        timm: the network's name in timm, whose repository is of the same name, or
-        package: an installed package that the file comes with.
-        sha256: the first digits of its SHA-256.
-    """
-
-    name: str
-    what: str
-    without: str = ""
+    name: str  # of the file in the weights folder; within a package, the path there
+    what: str  # the network and what it is for
+    without: str = ""  # how to do without it
     url: str | None = None
-    hub: str = ""
-    timm: str | None = None
-    package: str | None = None
-    sha256: str = ""
+    hub: str = ""  # a Hugging Face repository, whose file is of this name
+    timm: str | None = None  # the network's name in timm, whose repository is of the same name
+    package: str | None = None  # an installed one that the file comes with
+    sha256: str = ""  # the first digits
 
     @property
     def on_hub(self) -> tuple[str, str]:
