@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.io import replacing
 
-SHOWN_NAMES = 5
+SHOWN = 400  # characters of names
 CHUNK = 2**24  # bytes
 NO_CHECKSUM, CHECKSUM = b'"crc32": "00000000"', b'"crc32": "%08x"'
 DTYPES = {  # names in safetensors files
@@ -171,33 +171,19 @@ def _verify(path: Path) -> None:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], source: object) -> None:
-    """Load `state` into `module`, all names and shapes agreeing; otherwise change nothing.
+    """Load `state` into `module`, all names and shapes agreeing and all numbers finite.
 
     Raises:
-        UserError: naming `source`, where the weights come from, and the first few that are
-            missing, unexpected, of another shape or not finite.
+        UserError: naming `source`, where the weights come from, and those that do not fit.
     """
-    expected = module.state_dict()
-    shape = lambda x: list(x.shape) if isinstance(x, Tensor) else type(x).__name__  # noqa: E731
-    kinds = {
-        "missing": [name for name in expected if name not in state],
-        "unexpected": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} (found {shape(state[name])}, expected {shape(tensor)})"
-            for name, tensor in expected.items()
-            if name in state and shape(state[name]) != shape(tensor)
-        ],
-        "not finite": [name for name, tensor in _tensors(state) if not is_finite(tensor)],
-    }
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN_NAMES])}"
-        for kind, names in kinds.items()
-        if names
-    ]
-    if problems:
-        problem = "; ".join(problems)
-        raise UserError(f"{source}: the weights do not fit {type(module).__name__}; {problem}")
-    module.load_state_dict(state)
+    bad = [name for name, tensor in _tensors(state) if not is_finite(tensor)]
+    if bad:
+        raise UserError(f"{source}: not finite: {', '.join(bad)[:SHOWN]}")
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:SHOWN]
+        raise UserError(f"{source}: the weights do not fit: {reason}") from None
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

@@ -19,7 +19,7 @@ def test_the_first_published_files_are_taken_too(pretrained_folder, tmp_path):
 
 def test_another_network_is_named(pretrained_folder, tmp_path):
     (tmp_path / FILES["dino"].name).symlink_to(find("dinov2", pretrained_folder))
-    with pytest.raises(UserError, match=r"dino.safetensors: .* 24 unexpected: blocks.0.ls1.gamma"):
+    with pytest.raises(UserError, match=r"dino.safetensors: .* Unexpected .*blocks.0.ls1.gamma"):
         vision_transformer("dino", tmp_path)
     with pytest.raises(UserError, match=r"dino.safetensors: missing in .*nowhere"):
         vision_transformer("dino", tmp_path / "nowhere")
