@@ -47,7 +47,6 @@ ALIASES = {
     "tokenizer.modules.losses.contperceptual.LPIPSWithDiscriminator": (
         "tokenizer.losses.objective.Objective"
     ),
-    "tokenizer.modules.losses.DummyLoss": "tokenizer.losses.objective.NoObjective",
     "tokenizer.lr_scheduler.LambdaWarmUpDecayScheduler": "common.schedule.WarmupDecay",
     "tokenizer.data.imagenet.ImageNetTrain": "common.data.ImageNetTrain",
     "tokenizer.data.imagenet.ImageNetValidation": "common.data.ImageNetValidation",

@@ -24,12 +24,12 @@ from common import cli, distributed, images, provenance
 from common.errors import UserError, run_cli
 from common.io import write_json
 from common.metrics.extraction import open_images
-from common.metrics.features import Extractor, load_extractor
-from common.metrics.report import Evaluator, MetricConfig, Reference
+from common.metrics.features import load_extractor
+from common.metrics.report import Evaluator, MetricConfig, Reference, table
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer, run_config
-from tokenizer.evaluate import Evaluation, comparison, evaluate, extremes
+from tokenizer.evaluate import comparison, evaluate, extremes
 
 METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
 
@@ -49,43 +49,6 @@ def parse() -> argparse.Namespace:
     return cli.parse(parser)
 
 
-def networks(
-    flags: argparse.Namespace, config: MetricConfig, device: Any
-) -> tuple[LPIPS | None, Extractor | None, dict[str, str]]:
-    """LPIPS and the extractor, and what is left out because its network is missing."""
-
-    def missing(key: str) -> str:
-        name, folder = pretrained.FILES[key].name, pretrained.folder(config.weights_dir)
-        return f"{name} is missing in {folder} (scripts/download_weights.py {key})"
-
-    left, lpips, extractor = {}, None, None
-    if flags.lpips or pretrained.present("vgg16", config.weights_dir):
-        lpips = LPIPS(config.weights_dir)
-    else:
-        left["lpips"] = missing("vgg16")
-    asked = flags.extractor is not None or flags.metrics is not None
-    if asked or pretrained.present("inception", config.weights_dir):
-        extractor = load_extractor(config.extractor, config.weights_dir, device)
-    else:
-        left["rfid"] = missing("inception")
-    return lpips, extractor, left
-
-
-def record_of(found: Evaluation, evaluator: Evaluator | None, source: str) -> dict[str, Any]:
-    """Figures and what they depend on; the distance to the crops is the rFID."""
-    if evaluator is None:
-        return {"figures": found.means, "not_measured": {}, "warnings": [], "settings": {}}
-    evaluator = replace(
-        evaluator, reference=Reference.of(found.real, f"the crops of {source}", len(found.real))
-    )
-    record = evaluator.compare(found.fake, "reconstructions")
-    figures = {
-        f"r{name}" if name.startswith(("fid", "fd_")) else name: value
-        for name, value in record["figures"].items()
-    }
-    return record | {"figures": found.means | figures}
-
-
 def main() -> None:
     flags = parse()
     config = cli.read(MetricConfig, flags)
@@ -95,56 +58,66 @@ def main() -> None:
         tokenizer = load_on_all(
             process, lambda: load_tokenizer(flags.source, flags.config_path, given)
         )
-        pictures = open_images(base, None, flags.part, flags.overrides)
+        crops = open_images(base, None, flags.part, flags.overrides)
         try:
-            tokenizer.check_size(*pictures[0][0].shape[1:])
+            tokenizer.check_size(*crops[0][0].shape[1:])
         except UserError as error:
             raise UserError(f"{base}: data.params.{flags.part}: {error}") from None
-        lpips, extractor, left = networks(flags, config, process.device)
+
+        left, folder = {}, pretrained.folder(config.weights_dir)
+        asked = flags.extractor is not None or flags.metrics is not None
+        for name, key, needed in (("lpips", "vgg16", flags.lpips), ("rfid", "inception", asked)):
+            if not needed and not pretrained.present(key, config.weights_dir):
+                file = pretrained.FILES[key].name
+                left[name] = f"{file} is missing in {folder} (scripts/download_weights.py {key})"
+        lpips = None if "lpips" in left else LPIPS(config.weights_dir)
         evaluator = None
-        if extractor is not None:
+        if "rfid" not in left:
+            extractor = load_extractor(config.extractor, config.weights_dir, process.device)
             config = replace(config, metrics=config.metrics or "fid")
-            crops = Reference(pictures.source, len(pictures), {})
-            evaluator = Evaluator(config, extractor, crops, process)
-            evaluator.check(pictures.source, len(pictures))
+            reference = Reference(crops.source, len(crops), {})
+            evaluator = Evaluator(config, extractor, reference, process)
+            evaluator.check(crops.source, len(crops))
+
         start = time.perf_counter()
-        size, workers = config.metric_bsz, config.metric_workers
-        options = {"batch_size": size, "num_workers": workers, "lpips": lpips}
-        found = evaluate(tokenizer, pictures, process, extractor=extractor, **options)
+        found = evaluate(
+            tokenizer,
+            crops,
+            process,
+            batch_size=config.metric_bsz,
+            num_workers=config.metric_workers,
+            lpips=lpips,
+            extractor=evaluator and evaluator.extractor,
+        )
         seconds = time.perf_counter() - start
-        odd = pictures.replaced(process)
+        replaced = crops.replaced(process)
         if not process.is_main:
             return
-        record = record_of(found, evaluator, pictures.source)
-        record["not_measured"] |= left
-        record["warnings"] += odd
+        record: dict[str, Any] = {"extractor": {"name": None}, "reference": None, "warnings": []}
+        figures = dict(found.means)
+        if evaluator is not None:
+            reference = Reference.of(found.real, f"the crops of {crops.source}", len(crops))
+            record = replace(evaluator, reference=reference).compare(found.fake, "reconstructions")
+            for name, value in record["figures"].items():  # the distance to the crops is the rFID
+                figures[f"r{name}" if name.startswith(("fid", "fd_")) else name] = value
+        record["warnings"] += replaced
         record |= {
+            "figures": figures,
+            "not_measured": record.get("not_measured", {}) | left,
             "tokenizer": {"identity": tokenizer.fingerprint, "file": str(flags.source)},
             "weights": "EMA where the file has them; the mean of the posterior; 8-bit images",
             "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,
-            "images": pictures.describe(),
+            "images": crops.describe(),
             "processes": process.world,
             "seconds": seconds,
-            "images_per_second": len(pictures) / seconds,
+            "images_per_second": len(crops) / seconds,
             "conditions": provenance.describe(),
         }
         shown = extremes(found.order)
-        rows = comparison(tokenizer, pictures, shown)
+        rows = comparison(tokenizer, crops, shown)
         images.save_grid(flags.output_dir / "reconstructions.png", rows, columns=len(shown))
         write_json(flags.output_dir / "metrics.json", record)
-        show(record, flags.output_dir)
-
-
-def show(record: dict[str, Any], folder: Path) -> None:
-    """Print a record for people."""
-    print(f"{record['images']['images']} reconstructions of {record['images']['source']}")
-    for name, value in record["figures"].items():
-        print(f"  {name:24}  {'-' if value is None else format(value, '.6g')}")
-    for name, reason in record["not_measured"].items():
-        print(f"not measured: {name}: {reason}")
-    for text in record["warnings"]:
-        print(f"warning: {text}")
-    print(f"written to {folder}")
+        print(f"{table(record)}\nwritten to {flags.output_dir}")
 
 
 if __name__ == "__main__":

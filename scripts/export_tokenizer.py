@@ -28,10 +28,9 @@ def main() -> None:
     flags = cli.parse(parser)
     tokenizer = load_tokenizer(flags.source, flags.config_path, flags.overrides, flags.vae_norm)
     export(tokenizer, flags.folder, flags.overwrite)
-    print(
-        f"{flags.folder}: {tokenizer.channels} channels a column of {tokenizer.height} × "
-        f"{tokenizer.column_width} px, token scale {float(tokenizer.token_scale):.5f}"
-    )
+    size = f"{tokenizer.height} × {tokenizer.column_width} px"
+    scale = f"token scale {float(tokenizer.token_scale):.5f}"
+    print(f"{flags.folder}: {tokenizer.channels} channels a column of {size}, {scale}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from common.errors import UserError, run_cli
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer, run_config
 from tokenizer.scale import SCALE_IMAGES, measure_scale, rescale
 
-TRAINING_IMAGES = "data.params.train"
-
 
 @dataclass(frozen=True)
 class Options:
@@ -41,21 +39,22 @@ def main() -> None:
     cli.add_flags(parser, Options)
     flags = cli.parse(parser)
     options = asdict(cli.read(Options, flags))
-    ours = flags.source.suffix not in YAML
     base = run_config(flags.source, flags.base)
-    node = OmegaConf.select(config.load(base, flags.overrides), TRAINING_IMAGES)
+    node = OmegaConf.select(config.load(base, flags.overrides), "data.params.train")
     if node is None:
-        raise UserError(f"{base}: has no {TRAINING_IMAGES}; expected training images (-b/--base)")
+        raise UserError(f"{base}: has no data.params.train; expected training images (-b/--base)")
     with distributed.launch(flags.device) as process:
-        dataset = config.instantiate(node, TRAINING_IMAGES)
-        if ours:
-            tokenizer = rescale(flags.source, dataset, process, **options)
-        else:
-            load = lambda: load_tokenizer(flags.source, overrides=flags.overrides)  # noqa: E731
-            tokenizer = load_on_all(process, load)
+        dataset = config.instantiate(node, "data.params.train")
+        stored = ""
+        if flags.source.suffix in YAML:
+            tokenizer = load_on_all(
+                process, lambda: load_tokenizer(flags.source, overrides=flags.overrides)
+            )
             measure_scale(tokenizer, dataset, process, **options)
+        else:
+            tokenizer = rescale(flags.source, dataset, process, **options)
+            stored = f", stored in {flags.source}"
         if process.is_main:
-            stored = f", stored in {flags.source}" if ours else ""
             print(f"token scale {float(tokenizer.token_scale):.5f}{stored}")
 
 

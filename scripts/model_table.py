@@ -63,7 +63,7 @@ def tokenizer_costs(path: Path) -> dict[str, dict[str, int]]:
     }
     semantic: Any = model.semantic_decoder
     if semantic is not None:
-        deep = model.decoder(spread).features
+        deep = model.decoder(spread)[1]
         costs["semantic_decoder"] = cost(semantic, lambda: semantic(deep))
     return costs
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli, distributed
-from common.distributed import Process
 from common.errors import UserError, run_cli
 from tokenizer.train import Run, read_settings, train
 
@@ -39,14 +38,11 @@ def switched(words: Sequence[str]) -> list[str]:
     return found
 
 
-def boolean(word: str) -> bool:
-    return word.lower() == "true"
-
-
 def parse() -> argparse.Namespace:
     parser = cli.new_parser(__doc__)
     run = parser.add_argument_group("the run").add_argument
-    switch = {"nargs": "?", "const": True, "type": boolean, "default": False, "metavar": "BOOL"}
+    switch = {"nargs": "?", "const": True, "default": False, "metavar": "BOOL"}
+    switch["type"] = lambda word: word.lower() == "true"
     run("-b", "--base", nargs="+", default=[], metavar="YAML", help="configs, merged in order")
     run("-t", "--train", **switch | {"default": True}, help="train, or only check the configs")
     run("-n", "--name", help="name of the run, instead of the first config's")
@@ -113,23 +109,6 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
     return folder, file, [folder / "configs" / "config.yaml"]
 
 
-def gpu_numbers(words: str) -> list[int]:
-    """The numbers of `--gpus 0,1,...`."""
-    numbers = [word.strip() for word in words.split(",") if word.strip()]
-    if not all(number.isdecimal() for number in numbers):
-        raise UserError(f"--gpus: found {words!r}, expected numbers such as 0,1")
-    return [int(number) for number in numbers]
-
-
-def check_machine(process: Process, flags: argparse.Namespace) -> None:
-    """Compare what the launcher was told with what the program is told."""
-    machines, processes = process.world // process.local_world, process.local_world
-    if flags.nodes not in (None, machines):
-        raise UserError(f"-nodes: found {flags.nodes}, but torchrun started {machines}")
-    if flags.ngpu not in (None, processes):
-        raise UserError(f"-ngpu: found {flags.ngpu}, but torchrun started {processes}")
-
-
 def wandb_logger(project: str, folder: Path):
     """Lightning's logger for Weights & Biases, whose package is an option."""
     from pytorch_lightning.loggers import WandbLogger
@@ -142,9 +121,18 @@ def wandb_logger(project: str, folder: Path):
 
 def main() -> None:
     flags = parse()
-    gpus = gpu_numbers(flags.gpus) if flags.gpus else None
+    try:
+        gpus = [int(number) for number in flags.gpus.rstrip(",").split(",")] if flags.gpus else None
+    except ValueError:
+        raise UserError(f"--gpus: found {flags.gpus!r}, expected numbers such as 0,1") from None
     with distributed.launch(flags.device, gpus) as process:
-        check_machine(process, flags)
+        machines = process.world // process.local_world
+        for name, given, found in (
+            ("-nodes", flags.nodes, machines),
+            ("-ngpu", flags.ngpu, process.local_world),
+        ):
+            if given not in (None, found):
+                raise UserError(f"{name}: found {given}, but torchrun started {found}")
         folder, resume, files = locate_run(flags)
         settings = read_settings(files, overrides(flags))
         loggers = [wandb_logger(flags.wandb, folder)] if flags.wandb and flags.train else []

@@ -12,7 +12,8 @@ from common import checkpoint
 from common.errors import UserError
 from scripts.check_parity import deviations
 from tokenizer import Tokenizer
-from tokenizer.checkpoints import to_released
+
+from .released import to_released
 
 FILES = sorted((Path(__file__).parent / "reference").glob("*.safetensors"))
 COMPARED = {

@@ -1,7 +1,4 @@
-"""What a single token stands for: tokens of an image against random ones, and what that changes.
-
-Shapes: L columns, C token channels, H W pixels.
-"""
+"""What a single token stands for: tokens of an image against random ones, and what that changes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Residual, attention and resampling blocks of the convolutional autoencoder.
-
-Shapes: B batch, c channels, h w feature map, sh sw stride.
-"""
+"""Residual, attention and resampling blocks of the convolutional autoencoder."""
 
 from __future__ import annotations
 
@@ -13,8 +10,6 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-
-from common.errors import UserError
 
 Stride = tuple[Literal[1, 2], Literal[1, 2]]
 
@@ -33,11 +28,6 @@ def shuffle(x: Tensor, stride: Stride) -> Tensor:
 
 def norm(channels: int, groups: int) -> nn.GroupNorm:
     """Normalisation in groups of neighbouring channels."""
-    if channels % groups:
-        raise UserError(
-            f"norm_groups: {channels} channels cannot be normalised in {groups} groups; expected "
-            "a number that divides every width ch × ch_mult"
-        )
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
@@ -56,11 +46,8 @@ class ResidualBlock(nn.Module):
         self.norm2 = norm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv3(out_channels, out_channels)
-        self.shortcut = (
-            nn.Identity()
-            if in_channels == out_channels
-            else nn.Conv2d(in_channels, out_channels, 1)
-        )
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
@@ -74,10 +61,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = norm(channels, groups)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj = nn.Conv2d(channels, channels, 1)
+        self.q, self.k, self.v, self.proj = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)

@@ -29,9 +29,7 @@ class RunFolder(pl.Callback):
     signal cuts short is made up for after the resume, because the checkpoint says that it is due.
 
     Args:
-        folder: of the run.
         settings: of the run (`tokenizer.train.Settings`), written as `configs/config.yaml`.
-        process: this process.
     """
 
     def __init__(self, folder: Path, settings: Any, process: Process) -> None:
@@ -50,54 +48,41 @@ class RunFolder(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.progress = dict(state_dict)
 
-    def on_fit_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        self.lpips = module.objective.perceptual or available_lpips(module.weights_dir)
-        self.unreadable = [
-            UnreadableImages(dataset, f"data.params.{name}", module.device)
-            for name, dataset in trainer.datamodule.datasets.items()
-        ]
-
     def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        self._open(module)
+        self._open(trainer, module)
         if self.progress["best_step"] == module.step and trainer.ckpt_path:
             self.copy(Path(trainer.ckpt_path), "best")  # which a kill may have prevented
         trainer.should_stop = self._enough(module)
-        self._leave(self.signals.requested()[1], "no update was lost")
         if self.progress["due"]:
             self._finish_epoch(trainer, module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, index: int
     ) -> None:
-        if not module.between_updates:
+        if module.batches:  # in the middle of an update
             return
-        options = self.settings.lightning
+        every = self.settings.lightning.checkpoint_every
         trainer.should_stop = self._enough(module)
         self.complete = index + 1 >= trainer.num_training_batches
         if not self.complete:
-            every = options.checkpoint_every
             due = trainer.should_stop or (every > 0 and module.step % every == 0)
             self._attend(trainer, module, due)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if not self.complete:
-            return
-        self.progress["epochs"] += 1
-        self._finish_epoch(trainer, module)
-        for message in [watched.news() for watched in self.unreadable]:
-            if message:
-                trainer.print(f"\n{message}")
+        if self.complete:
+            self.progress["epochs"] += 1
+            self._finish_epoch(trainer, module)
+            for message in [watched.news() for watched in self.unreadable]:
+                if message:
+                    trainer.print(f"\n{message}")
 
     def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         if self.progress["due"]:  # after a resume that had no update to make
-            self._open(module)
+            self._open(trainer, module)
             self._finish_epoch(trainer, module)
-        self._close(module)
+        self.on_exception(trainer, module, None)
 
     def on_exception(self, trainer: pl.Trainer, module: TokenizerModule, _: Any) -> None:
-        self._close(module)
-
-    def _close(self, module: TokenizerModule) -> None:
         self.signals.__exit__()
         if module.metrics is not None:
             module.metrics.close()
@@ -105,9 +90,14 @@ class RunFolder(pl.Callback):
     def _enough(self, module: TokenizerModule) -> bool:
         return 0 <= self.settings.lightning.trainer.max_steps <= module.step
 
-    def _open(self, module: TokenizerModule) -> None:
+    def _open(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         """Write into the folder: not before a run has started, or it would replace another's."""
         self.signals.__enter__()  # over Lightning's own handler, which would leave in mid-update
+        self.lpips = module.objective.perceptual or available_lpips(module.weights_dir)
+        self.unreadable = [
+            UnreadableImages(dataset, f"data.params.{name}", module.device)
+            for name, dataset in trainer.datamodule.datasets.items()
+        ]
         if self.process.is_main:
             config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
             module.metrics = MetricLogger(self.folder / "logs", module.step)
@@ -142,8 +132,9 @@ class RunFolder(pl.Callback):
         )
         values = dict(found.means)
         if found.token_scale is not None:  # neither collapsed nor diverged
-            module.set_token_scale(found.token_scale)
             values["token_scale"] = found.token_scale
+            for each in (module.tokenizer, tokenizer):  # whose checkpoint stage two reads
+                each.token_scale.fill_(found.token_scale)
         module.record(values, "val")
         if self.process.is_main:
             count = min(SHOWN, len(dataset))
@@ -157,16 +148,14 @@ class RunFolder(pl.Callback):
         return improved
 
     def _attend(self, trainer: pl.Trainer, module: TokenizerModule, due: bool = False) -> None:
+        """Write a checkpoint if one is due or asked for, and leave if a signal says so."""
         save, leave = self.signals.requested()
         if save or due:
             trainer.save_checkpoint(self.last)
-        if save and not leave:
+        if leave:
+            raise Preempted(leave, f"`-r {self.folder}` goes on from {self.last}")
+        if save:
             trainer.print(f"\ncheckpoint after {module.step} updates: {self.last}")
-        self._leave(leave, f"`-r {self.folder}` goes on from {self.last}")
-
-    def _leave(self, number: int, saved: str) -> None:
-        if number:
-            raise Preempted(number, saved)
 
     def copy(self, source: Path, name: str) -> None:
         target = self.checkpoint(name)

@@ -39,17 +39,15 @@ class AutoencoderConfig:
         if not self.ch_mult:
             raise UserError("ch_mult: found no levels, expected one or more")
         if self.resolution % self.height_factor:
-            factor = self.height_factor
-            raise UserError(f"resolution: found {self.resolution}, expected a multiple of {factor}")
+            expected = f"a multiple of {self.height_factor}"
+            raise UserError(f"resolution: found {self.resolution}, expected {expected}")
         if self.num_res_blocks < 1 and len(set(self.ch_mult)) > 1:
             raise UserError("num_res_blocks: found 0, expected 1 or more where widths differ")
         for level, width in enumerate(self.widths):
             ratio = math.prod(self.stride(level)) if level < self.levels - 1 else 1
-            for unit, what in ((ratio, "downsampling"), (self.norm_groups, "norm_groups")):
-                if width % unit:
-                    raise UserError(
-                        f"ch: found {width} channels at a level, which {what} divides by {unit}"
-                    )
+            if width % ratio or width % self.norm_groups:
+                divisors = f"a multiple of {ratio} and of norm_groups {self.norm_groups}"
+                raise UserError(f"ch: found {width} channels at a level, expected {divisors}")
 
     @property
     def levels(self) -> int:
@@ -120,13 +118,13 @@ class SemanticConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What decides a tokenizer's network, as its checkpoint carries it; see `Tokenizer`."""
+    """What decides a tokenizer's network, as its checkpoint carries it."""
 
     ddconfig: AutoencoderConfig
-    embed_dim: Positive
-    std: Annotated[float, limits(min=0)] = 2.5
-    sematicconfig: SemanticConfig | None = None
-    post_channels: int | None = None
+    embed_dim: Positive  # channels of a token, C
+    std: Annotated[float, limits(min=0)] = 2.5  # largest noise scale of the posterior
+    sematicconfig: SemanticConfig | None = None  # without it there is no semantic decoder
+    post_channels: int | None = None  # of a column before it becomes a token; only checked
 
     def __post_init__(self) -> None:
         config, semantic = self.ddconfig, self.sematicconfig

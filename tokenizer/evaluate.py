@@ -1,7 +1,4 @@
-"""Evaluation of reconstructions: PSNR, SSIM, LPIPS and features against the crops they are made of.
-
-Shapes: N images, B of a batch, H W pixels.
-"""
+"""Evaluation of reconstructions: PSNR, SSIM, LPIPS and features against their crops."""
 
 from __future__ import annotations
 
@@ -38,8 +35,8 @@ class Evaluation:
     means: dict[str, float]  # PSNR and SSIM, and LPIPS if its network was given
     token_scale: float | None  # 1/std of sampled tokens; None where they have collapsed
     order: list[int]  # numbers of the images, the highest PSNR first
-    real: Features | None = None  # of the crops and of their reconstructions, if an extractor
-    fake: Features | None = None  # was given
+    real: Features | None = None  # of the crops
+    fake: Features | None = None  # of their reconstructions
 
 
 def available_lpips(weights_dir: str | os.PathLike[str] | None) -> LPIPS | None:
@@ -49,7 +46,7 @@ def available_lpips(weights_dir: str | os.PathLike[str] | None) -> LPIPS | None:
 
 @torch.inference_mode()
 def reconstruct(tokenizer: Tokenizer, batch: Tensor, moments: Moments | None = None) -> Tensor:
-    """uint8 [B, 3, H, W] → the same shape and type, rounded as a saved image is, on the tokenizer's
+    """uint8 [B, 3, H, W] → uint8 [B, 3, H, W], rounded as a saved image is, on the tokenizer's
     device; the posterior is added to `moments`."""
     with full_float32():
         real = images.to_float(batch.to(tokenizer.token_scale.device))
@@ -76,14 +73,9 @@ def evaluate(
     Args:
         tokenizer: in evaluation mode, on the process's device.
         dataset: whose items begin with an image, uint8 [3, H, W].
-        process: this process; each takes its share.
-        batch_size, num_workers: of the loader of one process.
-        lpips: measures LPIPS.
-        extractor: of features for the rFID.
+        process, batch_size, num_workers: each process reads its share in such batches.
+        lpips, extractor: networks for LPIPS and for the features of the rFID.
         attend: called between batches, by all processes together.
-
-    Raises:
-        UserError: there are fewer images than processes.
     """
     if len(dataset) < process.world:
         raise UserError(f"found {len(dataset)} images for {process.world} processes")
@@ -123,16 +115,15 @@ def evaluate(
 
 def extremes(order: list[int]) -> list[int]:
     """The numbers of the best, the median and the worst images, none of them twice."""
-    count = min(SHOWN, len(order) // 3)
-    if count == 0:
-        return order
+    count = max(1, min(SHOWN, len(order) // 3))
     middle = (len(order) - count) // 2
-    return order[:count] + order[middle : middle + count] + order[-count:]
+    shown = order[:count] + order[middle : middle + count] + order[-count:]
+    return list(dict.fromkeys(shown))
 
 
 def comparison(tokenizer: Tokenizer, dataset: Dataset, numbers: list[int]) -> Tensor:
     """Images of a data set, their reconstructions and their absolute differences, three times as
-    bright: the three rows of a grid, uint8 [3·N, 3, H, W]."""
+    bright: the rows of a grid, uint8 [3·N, 3, H, W]."""
     real = torch.stack([dataset[k][0] for k in numbers])
     fake = torch.cat([reconstruct(tokenizer, image[None]).cpu() for image in real])
     difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)

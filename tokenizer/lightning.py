@@ -1,7 +1,4 @@
-"""Lightning module of the tokenizer: two optimizers by hand, and the EMA copy.
-
-Shapes: B batch, H W pixels.
-"""
+"""Lightning module of the tokenizer: two optimizers by hand, and the EMA copy."""
 
 from __future__ import annotations
 
@@ -27,7 +24,6 @@ from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
 
 WARM = 10**6  # updates after which the warm-up of no EMA has an effect
-SCHEDULE = "model.params.scheduler_config"
 
 
 class TokenizerModule(LightningModule):
@@ -37,7 +33,7 @@ class TokenizerModule(LightningModule):
     the objective and the random draws; Lightning counts batches, or both optimizers' updates.
 
     Args:
-        ddconfig, sematicconfig, embed_dim, post_channels, std: sizes, see `Tokenizer`.
+        ddconfig, sematicconfig, embed_dim, post_channels, std: sizes, see `TokenizerConfig`.
         lossconfig: target and params of the objective.
         learning_rate: base rate of both Adams (`base_learning_rate` of the YAML file).
         scheduler_config: keys of `WarmupDecay`, flat or as target and params.
@@ -45,10 +41,7 @@ class TokenizerModule(LightningModule):
         grad_clip: largest gradient norm of either update; 0 turns clipping off.
         ckpt_path: a tokenizer to start from, with its discriminator if that is of the same kind.
         stage2: train what follows the tokens only, from the EMA weights of `ckpt_path`.
-        compile, channels_last, grad_checkpointing: for speed and memory.
         accumulate: batches of an update.
-        weights_dir: folder of the pretrained networks.
-        seed: of all that is drawn.
     """
 
     def __init__(
@@ -75,60 +68,56 @@ class TokenizerModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tokenizer = Tokenizer(ddconfig, embed_dim, std, sematicconfig, post_channels)
+        self.tokenizer = Tokenizer(
+            ddconfig=ddconfig,
+            embed_dim=embed_dim,
+            std=std,
+            sematicconfig=sematicconfig,
+            post_channels=post_channels,
+        )
         self.ema = EMA(self.tokenizer, ema_decay, warmup=True) if use_ema else None
         self.objective: Objective = instantiate(
             lossconfig, "model.params.lossconfig", weights_dir=weights_dir
         )
-        self._check(stage2, ckpt_path)
-        if ckpt_path and (not dist.is_initialized() or dist.get_rank() == 0):  # which sends it
-            self._start_from(ckpt_path, stage2)
-        if stage2:
-            bottleneck = self.tokenizer.bottleneck
-            for part in (self.tokenizer.encoder, bottleneck.mix_columns, bottleneck.to_tokens):
-                part.requires_grad_(False)
-        rates = scheduler_config or {}
-        if "target" in rates:
-            self.schedule: WarmupDecay = instantiate(rates, SCHEDULE)
-        else:
-            self.schedule = structured(WarmupDecay, rates, SCHEDULE)
-        self.learning_rate, self.grad_clip, self.accumulate = learning_rate, grad_clip, accumulate
-        self.weights_dir, self.seed = weights_dir, seed
-        self.step = 0  # updates of the autoencoder so far
-        self.metrics: MetricLogger | None = None
-        self._batches = 0  # of the update being made
-        self._terms: dict[str, Tensor] = {}
-        self._make_fast(compile, channels_last, grad_checkpointing)
-
-    def _check(self, stage2: bool, ckpt_path: str | None) -> None:
         alignment, semantic = self.objective.alignment, self.tokenizer.semantic_decoder
-        if stage2 and ckpt_path is None:
-            raise UserError("ckpt_path: missing; stage2 starts from a tokenizer's checkpoint")
-        if stage2 and alignment is not None:
-            raise UserError("lossconfig.params.semantic_loss_w: expected 0 with stage2: true")
+        if stage2 and (ckpt_path is None or alignment is not None):
+            raise UserError("stage2: expected ckpt_path, and lossconfig.params.semantic_loss_w: 0")
         wide = None if semantic is None else semantic.conv_out.out_channels
         if alignment is not None and wide != alignment.channels:
             raise UserError(
                 f"sematicconfig.out_ch: found {wide}, expected the {alignment.channels} channels "
                 "of the network it is aligned with (lossconfig.params.semantic_loss_w: 0 for none)"
             )
-
-    def _start_from(self, path: str, stage2: bool) -> None:
-        state = checkpoints.read(path, self.tokenizer.sizes)
-        average = state.weights(self.tokenizer, ema=True)
-        raw = average if stage2 else state.weights(self.tokenizer, ema=False)
-        load_weights(self.tokenizer, raw, path)
-        if self.ema is not None:
-            load_weights(self.ema.model, average, path)
-            self.ema.updates.fill_(WARM)  # so that what is loaded is not washed out at once
-        state.fill_discriminator(self.objective.discriminator)
-
-    def _make_fast(self, compile: bool, channels_last: bool, recompute: bool) -> None:
+        if ckpt_path and (not dist.is_initialized() or dist.get_rank() == 0):  # which sends it
+            file = checkpoints.read(ckpt_path, self.tokenizer.sizes)
+            average = file.weights(self.tokenizer, ema=True)
+            raw = average if stage2 else file.weights(self.tokenizer, ema=False)
+            load_weights(self.tokenizer, raw, ckpt_path)
+            if self.ema is not None:
+                load_weights(self.ema.model, average, ckpt_path)
+                self.ema.updates.fill_(WARM)  # so that what is loaded is not washed out at once
+            file.fill_discriminator(self.objective.discriminator)
+        if stage2:
+            bottleneck = self.tokenizer.bottleneck
+            for part in (self.tokenizer.encoder, bottleneck.mix_columns, bottleneck.to_tokens):
+                part.requires_grad_(False)
+        rates, where = scheduler_config or {}, "model.params.scheduler_config"
+        self.schedule: WarmupDecay = (
+            instantiate(rates, where)
+            if "target" in rates
+            else structured(WarmupDecay, rates, where)
+        )
+        self.learning_rate, self.grad_clip, self.accumulate = learning_rate, grad_clip, accumulate
+        self.weights_dir, self.seed = weights_dir, seed
+        self.step = 0  # updates of the autoencoder so far
+        self.metrics: MetricLogger | None = None
+        self.batches = 0  # of the update being made
+        self._terms: dict[str, Tensor] = {}
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.layout)
         for level in self.tokenizer.modules():
             if isinstance(level, Level):
-                level.recompute = recompute
+                level.recompute = grad_checkpointing
         if compile:  # in place, so that the names of the weights stay
             self.tokenizer.encoder.compile()
             # without the last convolution, for whose weight the adaptive factor asks by itself
@@ -139,11 +128,6 @@ class TokenizerModule(LightningModule):
     def average(self) -> Tokenizer:
         """The tokenizer that is evaluated and exported: the EMA copy, if there is one."""
         return self.tokenizer if self.ema is None else self.ema.model
-
-    @property
-    def between_updates(self) -> bool:
-        """Whether no batch has been added to the next update yet."""
-        return self._batches == 0
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         modules = [m for m in (self.tokenizer, self.objective.discriminator) if m is not None]
@@ -167,31 +151,32 @@ class TokenizerModule(LightningModule):
         real = images.to_float(batch[0]).contiguous(memory_format=self.layout)  # [B, 3, H, W]
         rate = self.learning_rate * self.schedule.multiplier(self.step)
         adversarial = self.objective.adversarial(self.step)
-        key = (self.step, self._batches)
+        key = (self.step, self.batches)
         dropout = seeding.stream(self.seed, "dropout", *key, self.global_rank)
         torch.manual_seed(int(dropout.integers(2**63)))
-        draws = seeding.BatchDraws(
-            seeding.generator(self.seed, "posterior", *key, device=self.device),
-            self.global_rank,
-            self.trainer.world_size,
-        )
+        noise = seeding.generator(self.seed, "posterior", *key, device=self.device)
+        draws = seeding.BatchDraws(noise, self.global_rank, self.trainer.world_size)
 
-        fake = self.reconstruct(real, draws)
-        loss = self.objective.autoencoder_loss(
-            fake, self.tokenizer.decoder.conv_out.weight, self.step, draws
-        )
+        posterior = self.tokenizer.encode(real)
+        tokens, semantics = posterior.sample(draws), None
+        if self.objective.semantic(self.step):
+            pixels, semantics = self.tokenizer.decode_with_semantics(tokens)
+        else:
+            pixels = self.tokenizer.decode(tokens)
+        fake = Reconstruction(real, pixels, semantics, posterior)
+        last_weight = self.tokenizer.decoder.conv_out.weight
+        loss = self.objective.autoencoder_loss(fake, last_weight, self.step, draws)
         self.manual_backward(loss.total / self.accumulate)
         terms = loss.terms
         if adversarial:
-            loss = self.objective.discriminator_loss(fake.target, fake.images, draws)
+            loss = self.objective.discriminator_loss(real, pixels, draws)
             self.manual_backward(loss.total / self.accumulate)
             terms = terms | loss.terms
 
-        self._terms = terms if self._batches == 0 else {k: self._terms[k] + terms[k] for k in terms}
-        self._batches += 1
-        if self._batches < self.accumulate:
+        self._terms = terms if self.batches == 0 else {k: self._terms[k] + terms[k] for k in terms}
+        self.batches = (self.batches + 1) % self.accumulate
+        if self.batches:
             return
-        self._batches = 0
         terms = {k: v / self.accumulate for k, v in self._terms.items()}
         terms |= self.apply_gradients(rate, adversarial)
         self.step += 1
@@ -202,42 +187,28 @@ class TokenizerModule(LightningModule):
             self.record({"lr": rate, **dict(zip(terms, means, strict=True))}, "train")
         self.log("pixel", terms["pixel"], prog_bar=True, logger=False)
 
-    def reconstruct(self, real: Tensor, draws: seeding.BatchDraws) -> Reconstruction:
-        """What the autoencoder makes of images [B, 3, H, W] with the posterior's noise."""
-        posterior = self.tokenizer.encode(real)
-        tokens, target = posterior.sample(draws), real
-        if self.objective.semantic(self.step):
-            fake, semantics = self.tokenizer.decode_with_semantics(tokens)
-        else:
-            fake, semantics = self.tokenizer.decode(tokens), None
-        return Reconstruction(target, fake, semantics, posterior)
-
     def apply_gradients(self, rate: float, adversarial: bool) -> dict[str, Tensor]:
         """Both optimizers' steps, the autoencoder's at `rate` and the discriminator's at the base
         rate, and EMA; the gradients' norms before clipping."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        for optimizer, value in zip(optimizers, (rate, self.learning_rate), strict=False):
+        parts = [("grad_norm", self.tokenizer, rate)]
+        if adversarial:
+            parts.append(("disc_grad_norm", self.objective.discriminator, self.learning_rate))
+        norms = {}
+        for (name, module, lr), optimizer in zip(parts, optimizers, strict=False):
+            parameters = [p for p in module.parameters() if p.grad is not None]
+            distributed.average_gradients(parameters)
+            limit = self.grad_clip or float("inf")
+            norms[name] = nn.utils.clip_grad_norm_(parameters, limit)
             for group in optimizer.param_groups:
-                group["lr"] = value
-        autoencoder = optimizers[0]
-        norms = {"grad_norm": self._update(autoencoder, self.tokenizer)}
+                group["lr"] = lr
+            # Lightning's wrapper would count the discriminator's updates too
+            (optimizer if module is self.tokenizer else optimizer.optimizer).step()
+            optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.tokenizer)
-        if adversarial:
-            # without Lightning's wrapper, which would count these updates too
-            discriminator = optimizers[1].optimizer
-            norms["disc_grad_norm"] = self._update(discriminator, self.objective.discriminator)
         return norms
-
-    def _update(self, optimizer: Any, module: nn.Module) -> Tensor:
-        """One optimizer step with the gradients there are; their norm before clipping."""
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        distributed.average_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip or float("inf"))
-        optimizer.step()
-        optimizer.zero_grad()
-        return norm
 
     def record(self, values: Mapping[str, float], group: str) -> None:
         """Write values under the number of the autoencoder's updates."""
@@ -246,11 +217,6 @@ class TokenizerModule(LightningModule):
             self.metrics.scalars(self.step, named)
         for logger in self.loggers:
             logger.log_metrics(named, step=self.step)
-
-    def set_token_scale(self, scale: float) -> None:
-        """The tokens' scale, 1/std, which the checkpoint carries to stage two."""
-        for tokenizer in (self.tokenizer, self.average):
-            tokenizer.token_scale.fill_(scale)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fail with the names of weights that do not fit, which Lightning's own loading buries."""

@@ -5,7 +5,6 @@ Shapes: B batch, H W pixels, f_w column width, L = W/f_w columns, C token channe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,54 +15,26 @@ from common.checkpoint import weights_hash
 from common.config import structured
 from common.errors import UserError
 from common.seeding import BatchDraws
-from tokenizer.bottleneck import ColumnBottleneck
-from tokenizer.config import AutoencoderConfig, SemanticConfig, TokenizerConfig
-from tokenizer.decoder import Decoder, SemanticDecoder
-from tokenizer.encoder import Encoder
+from tokenizer.autoencoder import ColumnBottleneck, Decoder, Encoder, SemanticDecoder
+from tokenizer.config import TokenizerConfig
 from tokenizer.posterior import Posterior
-
-# Where weights stood before the bottleneck was a module; fingerprints and old files name them so.
-FORMER_NAMES = {
-    "bottleneck.mix_columns.": "encoder.mix_columns.",
-    "bottleneck.to_tokens.": "to_tokens.",
-    "bottleneck.from_tokens.": "from_tokens.",
-    "bottleneck.unmix_columns.": "decoder.mix_columns.",
-}
 
 
 class Tokenizer(nn.Module):
-    """One vector for each vertical strip of an image.
-
-    Args:
-        ddconfig: sizes of encoder and decoder (`AutoencoderConfig` or its YAML section).
-        embed_dim: channels of a token, C.
-        std: largest noise scale of the posterior.
-        sematicconfig: sizes of the semantic decoder; without it there is none.
-        post_channels: channels of a column before it becomes a token; only checked.
-    """
+    """One vector for each vertical strip of an image; `sizes` are those of `TokenizerConfig`."""
 
     token_scale: Tensor
 
-    def __init__(
-        self,
-        ddconfig: AutoencoderConfig | Mapping[str, Any],
-        embed_dim: int,
-        std: float = 2.5,
-        sematicconfig: SemanticConfig | Mapping[str, Any] | None = None,
-        post_channels: int | None = None,
-    ) -> None:
+    def __init__(self, **sizes: Any) -> None:
         super().__init__()
-        given: dict[str, Any] = {"ddconfig": ddconfig, "embed_dim": embed_dim, "std": std}
-        given |= {"sematicconfig": sematicconfig, "post_channels": post_channels}
-        sizes = structured(TokenizerConfig, given)
-        self.config = config = sizes.ddconfig
-        self.channels, self.std = sizes.embed_dim, sizes.std
-        self.encoder = Encoder(config)
-        self.bottleneck = ColumnBottleneck(config.z_channels, config.rows, sizes.embed_dim)
-        self.decoder = Decoder(config)
-        semantic = sizes.sematicconfig
+        given = structured(TokenizerConfig, sizes)
+        self.config, self.channels, self.std = given.ddconfig, given.embed_dim, given.std
+        self.encoder = Encoder(self.config)
+        self.bottleneck = ColumnBottleneck(self.config.z_channels, self.config.rows, self.channels)
+        self.decoder = Decoder(self.config)
+        semantic = given.sematicconfig
         self.semantic_decoder = None if semantic is None else SemanticDecoder(semantic)
-        self.sizes = asdict(sizes)  # plain values that build the same network
+        self.sizes = asdict(given)  # plain values that build the same network
         # 1/std of sampled tokens, measured in training; the methods below alone scale by it
         self.register_buffer("token_scale", torch.ones(()))
 
@@ -102,14 +73,14 @@ class Tokenizer(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens [B, L, C], L ≥ 2, in the posterior's scale → images [B, 3, H, L·f_w]."""
-        return self.decoder(self._features(tokens)).images
+        return self._decoded(tokens)[0]
 
     def decode_with_semantics(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] and the semantic map [B, out_ch, h, L] of tokens [B, L, C]."""
         if self.semantic_decoder is None:
             raise UserError("sematicconfig: missing; this tokenizer has no semantic decoder")
-        decoded = self.decoder(self._features(tokens))
-        return decoded.images, self.semantic_decoder(decoded.features)
+        images, features = self._decoded(tokens)
+        return images, self.semantic_decoder(features)
 
     @torch.no_grad()
     def sample_tokens(self, posterior: Posterior, draws: BatchDraws) -> Tensor:
@@ -128,15 +99,15 @@ class Tokenizer(nn.Module):
         """Images [B, 3, H, L·f_w] of stage two's tokens [B, L, C]."""
         return self.decode(self.unscaled(tokens))
 
-    def _features(self, tokens: Tensor) -> Tensor:
+    def _decoded(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         if tokens.shape[1] < 2:
             raise UserError(f"number of tokens: found {tokens.shape[1]}, expected at least 2")
-        return self.bottleneck.decode(tokens)
+        return self.decoder(self.bottleneck.decode(tokens))
 
 
 def former_name(name: str) -> str:
-    """The name of a weight before the bottleneck was a module."""
-    for now, before in FORMER_NAMES.items():
-        if name.startswith(now):
-            return before + name.removeprefix(now)
-    return name
+    """The name of a weight before the bottleneck was a module, as fingerprints and old files have
+    it."""
+    name = name.replace("bottleneck.mix_columns.", "encoder.mix_columns.")
+    name = name.replace("bottleneck.unmix_columns.", "decoder.mix_columns.")
+    return name.removeprefix("bottleneck.")

@@ -1,7 +1,4 @@
-"""The distribution of the column tokens of an image.
-
-Shapes: B batch, L columns, C token channels.
-"""
+"""The distribution of the column tokens of an image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Token scale: the factor that gives sampled tokens unit variance for stage two.
-
-Shapes: B batch, L columns, C token channels.
-"""
+"""Token scale: the factor that gives sampled tokens unit variance for stage two."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
 from common.signals import ignore_signals
-from tokenizer import checkpoints
+from tokenizer.checkpoints import load_on_all, read
 from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior
 
@@ -31,8 +28,7 @@ class Moments:
     def add(self, posterior: Posterior) -> None:
         mean = posterior.mean.double()
         squares = mean.square().sum().item() + mean.numel() * posterior.noise_variance
-        sums = [mean.numel(), mean.sum().item(), squares]
-        self.sums += torch.tensor(sums, dtype=torch.float64)
+        self.sums += torch.tensor([mean.numel(), mean.sum().item(), squares], dtype=torch.float64)
 
     def scale(self, device: torch.device) -> float | None:
         """1/std over all processes; None where the tokens have collapsed or diverged."""
@@ -50,16 +46,8 @@ def measure_scale(
     num_workers: int = 0,
     limit: int = SCALE_IMAGES,
 ) -> float:
-    """1/std of posterior samples over a data set, the same for any number of processes, which the
-    tokenizer keeps.
-
-    Args:
-        tokenizer: with the weights that stage two will use.
-        dataset: of uint8 images [3, H, W] and labels; training images, with their crops.
-        process: this process; each takes its share.
-        batch_size, num_workers: of the loader of one process.
-        limit: use at most so many images, evenly spread over the data set.
-    """
+    """1/std of posterior samples over at most `limit` images (uint8 [3, H, W], with labels), evenly
+    spread over a data set; the same for any number of processes. The tokenizer keeps it."""
     count = min(limit, len(dataset))
     if count < process.world:
         raise UserError(f"found {count} images for {process.world} processes, expected one each")
@@ -79,17 +67,15 @@ def measure_scale(
 
 
 def rescale(path: Path, dataset: Dataset, process: Process, **options: int) -> Tokenizer:
-    """The tokenizer of a checkpoint, after measuring the scale of its tokens and storing it there
-    (see `measure_scale`). The first process reads the file, once, for all."""
-    file = checkpoint.load(path) if process.is_main else {}
-    tokenizer = checkpoints.load_on_all(
-        process, lambda: checkpoints.from_checkpoint(file, path).build()
-    )
+    """The tokenizer of our checkpoint, whose tokens' scale is measured (see `measure_scale`) and
+    stored there. The first process reads the file, once, for all."""
+    file = read(path) if process.is_main else None
+    tokenizer = load_on_all(process, lambda: file.build())
     scale = measure_scale(tokenizer, dataset, process, **options)
-    if process.is_main:
-        for name, tensor in file["state_dict"].items():
+    if file is not None:
+        for name, tensor in file.state.items():
             if name.endswith("token_scale"):
                 tensor.fill_(scale)
-        checkpoint.save(path, file)
+        checkpoint.save(path, file.content)
     distributed.barrier()
     return tokenizer

@@ -24,6 +24,7 @@ from common.distributed import Process
 from common.errors import UserError
 from common.io import write_json
 from tokenizer.callbacks import RunFolder
+from tokenizer.checkpoints import load_content
 from tokenizer.evaluate import available_lpips, evaluate
 from tokenizer.lightning import TokenizerModule
 from tokenizer.scale import rescale
@@ -100,11 +101,8 @@ class Run:
 
 
 class AveragedGradients(DDPStrategy):
-    """Many processes without the DDP wrapper.
-
-    Each of the two optimizers leaves the other's parameters without a gradient, which the wrapper
-    would have to search for in every step; the module averages what it has computed instead.
-    """
+    """Many processes without the DDP wrapper: an optimizer leaves the other's parameters without a
+    gradient, which the wrapper would search for; the module averages what it has computed."""
 
     def configure_ddp(self) -> None:
         pass
@@ -113,29 +111,23 @@ class AveragedGradients(DDPStrategy):
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints written whole or not at all, and read without running code from the file."""
 
-    def save_checkpoint(
-        self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        checkpoint.save(path, checkpoint_)
+    def save_checkpoint(self, content: dict[str, Any], path: Any, **_: Any) -> None:
+        checkpoint.save(path, content)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        state = checkpoint.load(path)
-        absent = {"state_dict", "optimizer_states", "loops", "tokenizer", "updates"} - state.keys()
+        content = load_content(path)
+        absent = {"state_dict", "optimizer_states", "loops", "tokenizer", "updates"} - {*content}
         if absent:
             raise UserError(
                 f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint of "
                 "scripts/train_tokenizer.py (ckpt_path starts from others)"
             )
-        return state
+        return content
 
 
 def train(run: Run, settings: Settings, fit: bool = True) -> None:
-    """Train a tokenizer, or only build everything (`fit`), which finds mistakes in the settings.
-
-    Raises:
-        UserError: a mistake in the settings.
-        Preempted: a signal asked to leave; the checkpoint has been written.
-    """
+    """Train a tokenizer, or without `fit` only build everything, which finds mistakes in the
+    settings (UserError). After a signal, the checkpoint is written before Preempted is raised."""
     seeding.seed_everything(settings.seed)
     data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
     data.setup("fit")
@@ -158,8 +150,7 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
                 f"found {height} × {width} in data.params.{name}"
             )
     folder = RunFolder(run.folder, settings, run.process)
-    limit = epoch_batches(options, data, world)
-    trainer = build_trainer(replace(options, limit_train_batches=limit), run, folder)
+    trainer = build_trainer(options, run, folder, epoch_batches(options, data, world))
     if not fit:
         return
     if run.process.is_main:
@@ -193,8 +184,10 @@ def build_module(
     )
 
 
-def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder) -> pl.Trainer:
-    """Lightning's trainer of a run."""
+def build_trainer(
+    options: TrainerConfig, run: Run, folder: RunFolder, batches: int | None
+) -> pl.Trainer:
+    """Lightning's trainer of a run, whose epochs have so many batches."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
@@ -206,6 +199,8 @@ def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder) -> pl.Tra
     if epochs in (None, -1):
         epochs = 1000 if epochs is None and options.max_steps < 0 else UNLIMITED
     bar = TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else 100)
+    passed_on = "enable_progress_bar log_every_n_steps precision benchmark deterministic "
+    passed_on += "detect_anomaly"
     return pl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=[process.device.index] if on_gpu and process.world == 1 else devices,
@@ -215,16 +210,11 @@ def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder) -> pl.Tra
         plugins=[AtomicCheckpoints()],
         logger=list(run.loggers) or False,
         callbacks=[folder, bar] if options.enable_progress_bar else [folder],
-        enable_progress_bar=options.enable_progress_bar,
         enable_checkpointing=False,  # the callback's part
         enable_model_summary=False,
         max_epochs=epochs,
-        limit_train_batches=options.limit_train_batches,
-        log_every_n_steps=options.log_every_n_steps,
-        precision=options.precision,
-        benchmark=options.benchmark,
-        deterministic=options.deterministic,
-        detect_anomaly=options.detect_anomaly,
+        limit_train_batches=batches,
+        **{name: getattr(options, name) for name in passed_on.split()},
     )
 
 
@@ -235,10 +225,8 @@ def epoch_batches(options: TrainerConfig, data: DataModule, world: int) -> int |
         return limit
     batches = min(limit or UNLIMITED, len(data.datasets["train"]) // (data.batch_size * world))
     if batches < together:
-        raise UserError(
-            f"lightning.trainer.accumulate_grad_batches: found {together}, expected at most the "
-            f"{batches} batches of an epoch"
-        )
+        key = "lightning.trainer.accumulate_grad_batches"
+        raise UserError(f"{key}: found {together}, expected at most {batches}, those of an epoch")
     return batches // together * together
 
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import torch
 
 from tokenizer import Tokenizer, load_tokenizer
@@ -29,15 +26,6 @@ def test_a_folder_holds_all_that_a_tokenizer_needs(project, call, tmp_path):
     assert done.code == 0 and float(load_tokenizer(tmp_path / "exported").token_scale) == 2
 
 
-def test_folders_that_are_something_else_are_named(project, call, tmp_path):
-    given = project.run / "checkpoints" / "last.ckpt"
-    (tmp_path / "mine.txt").write_text("")
-    done = call("export_tokenizer", given, tmp_path)
-    assert done.code == 2 and f"{tmp_path}: not empty, and no exported tokenizer" in done.err
-    done = call("export_tokenizer", tmp_path, tmp_path / "x")
-    assert done.code == 2 and "config.json" in done.err
-
-
 def test_the_export_of_another_tokenizer_is_replaced_on_demand_only(project, call, tmp_path):
     given = project.run / "checkpoints" / "last.ckpt"
     export(Tokenizer(**load_tokenizer(given).sizes), tmp_path / "there")
@@ -45,14 +33,6 @@ def test_the_export_of_another_tokenizer_is_replaced_on_demand_only(project, cal
     assert done.code == 2 and "--overwrite" in done.err
     assert call("export_tokenizer", given, tmp_path / "there", "--overwrite").code == 0
     assert load_tokenizer(tmp_path / "there").fingerprint == load_tokenizer(given).fingerprint
-
-
-def test_the_published_use_as_a_library(project):
-    code = (
-        "import torch; from tokenizer import load_tokenizer\n"
-        f"tok = load_tokenizer({str(project.run / 'checkpoints' / 'last.ckpt')!r})\n"
-        "tokens = tok.encode(torch.zeros(1, 3, 64, 64)).mode()\n"
-        "print(tuple(tokens.shape), tuple(tok.decode(tokens).shape))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "(1, 8, 4) (1, 3, 64, 64)\n", done.stderr
+    (tmp_path / "there" / "mine.txt").write_text("")
+    done = call("export_tokenizer", given, tmp_path / "there", "--overwrite")
+    assert done.code == 2 and "no exported tokenizer" in done.err

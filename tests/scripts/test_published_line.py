@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from common import checkpoint, images
-from tokenizer.checkpoints import to_released
 from tokenizer.model import Tokenizer
+
+from ..released import to_released
 
 LINE = """
 --model tiny_model --vae_embed_dim 256 --token_num 16 --num_iter 16 --diffloss_d 1 --diffloss_w 32
@@ -44,7 +45,7 @@ DDCONFIG = {
 @pytest.fixture
 def folder(tmp_path):
     """A tokenizer under the released names, its YAML file, and an image of each of 30 classes."""
-    tokenizer = Tokenizer(DDCONFIG, 256)
+    tokenizer = Tokenizer(ddconfig=DDCONFIG, embed_dim=256)
     checkpoint.save(tmp_path / "tokenizer.ckpt", {"state_dict": to_released(tokenizer, tokenizer)})
     params = {"ckpt_path": str(tmp_path / "tokenizer.ckpt"), "embed_dim": 256, "std": 2.5}
     target = "tokenizer.models.tokenizer.EquivariantTokenizer"

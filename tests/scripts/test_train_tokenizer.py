@@ -56,32 +56,21 @@ def test_a_run_leaves_its_folder(project):
     assert results["validation"]["psnr"] == pytest.approx(max(values["val/psnr"]), abs=1e-3)
     assert record["settings"]["seed"] == 0 and record["environment"]["torch"] in torch.__version__
 
-
-def test_its_checkpoint_is_all_that_a_tokenizer_needs(project):
-    state = states(project.run)
-    assert state["updates"] == state["global_step"] == state["state_dict"]["ema.updates"] == 8
     path = project.run / "checkpoints" / "last.ckpt"
     tokenizer, raw = load_tokenizer(path), load_tokenizer(path, ema=False)
     assert tokenizer.fingerprint != raw.fingerprint
-    dataset = Panoramas(length=18, size=64)
     expected = float(tokenizer.token_scale)
-    scale = measure_scale(tokenizer, dataset, Process(0, 0, 1, torch.device("cpu")), batch_size=4)
+    process, dataset = Process(0, 0, 1, torch.device("cpu")), Panoramas(length=18, size=64)
+    scale = measure_scale(tokenizer, dataset, process, batch_size=4)
     assert scale != 1 and expected == float(raw.token_scale) == pytest.approx(scale)
 
 
-def test_a_checkpoint_of_another_model_is_refused(project, call, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(project, call):
     given = ("--device", "cpu", "lightning.trainer.max_epochs=3")
     done = call("train_tokenizer", "-r", project.run, *given, "model.params.embed_dim=6")
     assert done.code == 2 and "bottleneck.to_tokens.weight" in done.err
     config = yaml.safe_load((project.run / "configs" / "config.yaml").read_text())
     assert config["model"]["params"]["embed_dim"] == 4  # as before
-
-    other = tmp_path / "run" / "checkpoints" / "other.ckpt"
-    checkpoint.save(other, checkpoint.load(project.generator / "checkpoint-last.pth"))
-    (tmp_path / "run" / "configs").mkdir()
-    (tmp_path / "run" / "configs" / "config.yaml").write_text(project.tokenizer_yaml.read_text())
-    done = call("train_tokenizer", "-r", other, "--device", "cpu")
-    assert done.code == 2 and "other.ckpt" in done.err
 
 
 def test_flags_that_shape_a_run(project, call, tmp_path):
@@ -109,6 +98,12 @@ def test_flags_that_shape_a_run(project, call, tmp_path):
     assert yaml.safe_load((run / "configs" / "config.yaml").read_text())["seed"] == 7
     assert max(logged(run)["train/lr"]) == pytest.approx(8e-3)
 
+    # the last of two overrides wins, wherever it stands; without training nothing is written
+    done = call("train_tokenizer", *where, "-t", "False", override, "model.params.embed_dim=8")
+    assert done.code == 0 and len(list((tmp_path / "logs").iterdir())) == 1
+    done = call("train_tokenizer", override, *where, "-t", "False", "model.params.embed_dim=0")
+    assert done.code == 2 and "embed_dim: found 0" in done.err
+
 
 def test_two_processes_train_as_one_with_the_whole_batch(together, project):
     """With the posterior's noise, adversary and adaptive weight."""
@@ -123,8 +118,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(together, project):
     assert scales[1].item() == pytest.approx(scales[0].item(), rel=2e-3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background, tmp_path, number):
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background, tmp_path):
     """The signal goes to the loader's worker too, as that of a cluster's scheduler does."""
     given = ("-b", project.tokenizer_yaml, "-l", tmp_path, "--device", "cpu", "--no-test")
     epochs = "lightning.trainer.max_epochs=300"
@@ -132,20 +126,30 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background
     started.wait_for(lambda: list(tmp_path.glob("*/images/*.png")))  # the first epoch is over
     started.signal(signal.SIGUSR1)
     started.wait_for(lambda: "checkpoint after" in started.output.read_text())
-    started.signal(number)
-    assert started.process.wait(120) == 128 + number, started.output.read_text()
+    started.signal(signal.SIGTERM)
+    assert started.process.wait(120) == 128 + signal.SIGTERM, started.output.read_text()
     (run,) = tmp_path.iterdir()
     output = started.output.read_text()
-    assert f"stopped by {signal.Signals(number).name}" in output and f"-r {run}" in output
+    assert "stopped by SIGTERM" in output and f"-r {run}" in output
     assert "Traceback" not in output and 4 <= states(run)["updates"] < 1200
 
 
-@pytest.mark.parametrize("machine", [("--gpus", "0,"), ("-ngpu", "1")])
-def test_the_published_command_line(project, start, free_port, tmp_path, machine):
+def test_the_published_command_line(project, start, free_port, tmp_path):
     """Word for word, but for the numbers of machines and GPUs, the config and the address."""
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=1", "--node_rank=0",
                 "--master_addr=127.0.0.1", f"--master_port={free_port()}")  # fmt: skip
-    flags = ("-t", "True", "-nodes", "1", *machine, "-b", project.tokenizer_yaml, "-l", tmp_path)
+    flags = (
+        "-t",
+        "True",
+        "-nodes",
+        "1",
+        "--gpus",
+        "0,",
+        "-b",
+        project.tokenizer_yaml,
+        "-l",
+        tmp_path,
+    )
     done = start("train_tokenizer", *flags, "lightning.trainer.max_epochs=1", launcher=torchrun)
     assert done.code == 0, done.err
     (run,) = tmp_path.iterdir()
@@ -156,26 +160,17 @@ def test_the_published_command_line(project, start, free_port, tmp_path, machine
     ("flags", "named"),
     [
         (("-nodes", 2), "-nodes"),
-        (("-ngpu", 8), "-ngpu"),
         (("--gpus", "0,1"), "--gpus"),
-        (("--gpus", "all"), "--gpus"),
         (("-n", "../x"), "../x"),
-        (("-f", "/../../x"), "../x"),
         (("-r", "no_such_run"), "no_such_run"),
         (("-t", "maybe"), "maybe"),
-        (("modell.x=1",), "modell"),
-        (("model.base_learning_rate=inf",), "base_learning_rate"),
         (("model.base_learning_rate=-1",), "base_learning_rate"),
         (("model.params.embed_dimm=4",), "embed_dim"),
-        (("model.params.ddconfig.ch=abc",), "ddconfig.ch"),
-        (("model.params.ddconfig.ch_mult=[]",), "ch_mult"),
         (("model.params.lossconfig.params.kl=1",), "lossconfig.params.kl"),
         (("model.params.lossconfig.params.perceptual_weight=1",), "vgg16-397923af.pth"),
-        (("data.params.batchsize=3",), "batch_size"),
         (("data.params.train.params.width=68",), "image width"),
         (("data.params.validation.params.size=72",), "data.params.validation"),
         (("lightning.trainer.max_epoch=3",), "max_epochs"),
-        (("lightning.trainer.precision=16-mixed",), "precision"),
         (("lightning.trainer.accumulate_grad_batches=9",), "accumulate_grad_batches"),
         (("lightning.trainer.max_epochs=0",), "max_epochs"),
         (("x",), "x"),
@@ -186,13 +181,6 @@ def test_mistakes_are_named_and_nothing_is_written(project, call, tmp_path, flag
     done = call("train_tokenizer", *flags, *base, "-l", tmp_path, "--device", "cpu")
     assert done.code == 2 and done.err.startswith("error: ") and named in done.err, done.err
     assert not any(path.suffix == ".ckpt" for path in tmp_path.rglob("*"))
-
-
-def test_without_training_nothing_is_written(project, call, tmp_path):
-    given = ("-b", project.tokenizer_yaml, "-l", tmp_path, "--device", "cpu")
-    done = call("train_tokenizer", "-t", "false", *given)
-    assert done.code == 0 and "nothing was trained" in done.out
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_unreadable_images_are_counted_and_named(project, call, tmp_path):
@@ -214,10 +202,3 @@ def test_unreadable_images_are_counted_and_named(project, call, tmp_path):
     done = call("train_tokenizer", *given, *words)
     assert done.code == 0, done.err
     assert "data.params.train: 2 of 10" in done.out and "bad.png" in done.out
-
-
-@pytest.mark.parametrize("last", [0, -3])
-def test_the_last_override_wins_wherever_it_stands(project, call, last):
-    near, far = "model.params.embed_dim=8", f"model.params.embed_dim={last}"
-    done = call("train_tokenizer", "-b", project.tokenizer_yaml, near, "-t", "False", far)
-    assert done.code == 2 and f"embed_dim: found {last}" in done.err

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.errors import UserError
 from tokenizer.analysis import difference, influence_width, single_replacements, token_meaning
 from tokenizer.model import Tokenizer
 
@@ -21,7 +20,7 @@ def tokenizer():
         "attn_resolutions": [],
         "norm_groups": 2,
     }
-    model = Tokenizer(config, embed_dim=6).eval()
+    model = Tokenizer(ddconfig=config, embed_dim=6).eval()
     model.token_scale.fill_(0.25)
     return model
 
@@ -38,11 +37,6 @@ def test_frames_lead_from_random_tokens_to_the_reconstruction(tokenizer):
         torch.testing.assert_close(frames[5:6], tokenizer.decode(tokens))
 
 
-def test_noise_of_another_length_is_refused(tokenizer):
-    with pytest.raises(UserError, match=r"found shape \[5, 6\], expected \[8, 6\]"):
-        token_meaning(tokenizer, torch.zeros(3, 16, 16), torch.zeros(5, 6))
-
-
 def test_each_image_has_one_random_token(tokenizer):
     image, noise = torch.rand(3, 16, 24) * 2 - 1, torch.randn(12, 6)
     pictures = single_replacements(tokenizer, image, noise)
@@ -51,15 +45,6 @@ def test_each_image_has_one_random_token(tokenizer):
         tokens = tokenizer.encode(image[None]).mode()
         tokens[:, 7] = noise[7] / 0.25
         torch.testing.assert_close(pictures[7:8], tokenizer.decode(tokens))
-
-
-def test_a_token_changes_its_own_strip_most(tokenizer):
-    image, noise = torch.rand(3, 16, 32) * 2 - 1, torch.randn(16, 6)
-    changed = single_replacements(tokenizer, image, noise)
-    maps = difference(changed, token_meaning(tokenizer, image, noise)[-1])
-    assert maps.shape == (16, 16, 32)
-    of_strips = maps.mean(1).unflatten(1, (16, 2)).mean(2)  # [token, strip]
-    assert (of_strips.argmax(1) - torch.arange(16)).abs().max() <= 1
 
 
 def test_black_to_white_is_a_difference_of_one():

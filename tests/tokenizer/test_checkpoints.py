@@ -9,12 +9,13 @@ import pytest
 import torch
 import yaml
 
-from common import checkpoint, distributed
-from common.distributed import Process
+from common import checkpoint
 from common.errors import UserError
 from tokenizer import Tokenizer, load_tokenizer
-from tokenizer.checkpoints import export, load_on_all, to_released
 from tokenizer.model import former_name
+from tokenizer.train import AtomicCheckpoints
+
+from ..released import to_released
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -78,15 +79,6 @@ def test_weights_that_fit_nowhere_are_named(pair, sizes, tmp_path):
         load_tokenizer(path, sizes)
 
 
-def test_an_export_is_the_tokenizer(tokenizer, tmp_path):
-    tokenizer.token_scale.fill_(0.25)
-    export(tokenizer, tmp_path / "folder")
-    found = load_tokenizer(tmp_path / "folder")
-    assert found.sizes == tokenizer.sizes and same(found, tokenizer)
-    assert float(found.token_scale) == 0.25 and found.fingerprint == tokenizer.fingerprint
-    assert not found.training and not any(p.requires_grad for p in found.parameters())
-
-
 def test_files_from_before_the_bottleneck_load(tokenizer, tmp_path):
     state = {f"ema.model.{former_name(k)}": v for k, v in tokenizer.state_dict().items()}
     assert "ema.model.encoder.mix_columns.weight" in state
@@ -95,10 +87,21 @@ def test_files_from_before_the_bottleneck_load(tokenizer, tmp_path):
     assert same(load_tokenizer(path), tokenizer)
 
 
-def test_one_process_loads_for_all(tokenizer, monkeypatch):
-    """The other one has what the first one sends."""
-    monkeypatch.setattr(distributed, "broadcast_object", lambda value: value or tokenizer.sizes)
-    sent = lambda module: module.load_state_dict(tokenizer.state_dict())  # noqa: E731
-    monkeypatch.setattr(distributed, "broadcast_module", sent)
-    other = Process(1, 1, 2, torch.device("cpu"))
-    assert same(load_on_all(other, lambda: pytest.fail("was read")), tokenizer)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": [torch.zeros(1)]},
+        {"state_dict": {"encoder.conv_in.weight": 1.0}, "tokenizer": {}},
+        {"state_dict": {"encoder.conv_in.weight": torch.zeros(1)}, "tokenizer": [3]},
+    ],
+)
+def test_what_holds_no_weights_by_name_is_refused(content, sizes, tmp_path):
+    """Wherever such a file is opened: by the scripts, and to go on from."""
+    path = tmp_path / "last.ckpt"
+    checkpoint.save(path, content)
+    for read in (
+        lambda: load_tokenizer(path, sizes),
+        lambda: AtomicCheckpoints().load_checkpoint(path),
+    ):
+        with pytest.raises(UserError, match=r"last\.ckpt"):
+            read()

@@ -6,7 +6,6 @@ from torch.utils.data import TensorDataset
 
 from common import images
 from common.distributed import Process
-from common.errors import UserError
 from common.seeding import BatchDraws
 from tokenizer.posterior import Posterior
 from tokenizer.scale import Moments, measure_scale
@@ -51,12 +50,3 @@ def test_batches_and_shares_do_not_matter(tokenizer):
     found = measure_scale(tokenizer, dataset, ALONE, limit=3)
     assert found == pytest.approx(some.scale(ALONE.device))
     assert found != pytest.approx(expected)
-
-
-def test_a_tokenizer_that_learned_nothing_is_named(tokenizer):
-    tokenizer.std = 0.0
-    with torch.no_grad():
-        for parameter in tokenizer.bottleneck.to_tokens.parameters():
-            parameter.zero_()
-    with pytest.raises(UserError, match="no finite spread"):
-        measure_scale(tokenizer, some_images(2), ALONE)

@@ -6,19 +6,20 @@ import copy
 import csv
 import os
 import signal
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from pytorch_lightning import Callback
 
 from common import checkpoint, config
 from common.distributed import Process
 from common.errors import Preempted, UserError
-from common.schedule import WarmupDecay
 from tokenizer import callbacks, load_tokenizer, train
-from tokenizer.checkpoints import to_released
+from tokenizer.evaluate import Evaluation
+from tokenizer.lightning import WARM, TokenizerModule
 from tokenizer.train import Run, Settings, build_module, structured
+
+from ..released import to_released
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 # The objective without networks that have to be downloaded.
@@ -69,49 +70,24 @@ def settings(images=7, validation=True, workers=0, loss=None, seed=0, lightning=
 TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "check_val_every_n_epoch")
 
 
-class Signal(Callback):
-    """Sends this process a signal after an update."""
-
-    def __init__(self, number, update):
-        self.number, self.update = number, update
-
-    def on_train_batch_start(self, trainer, module, *_):
-        if module.step == self.update - 1:
-            os.kill(os.getpid(), self.number)
-
-
-def run(folder, resume=None, after=None, monkeypatch=None, **given):
+def run(folder, resume=None, after=(0, 0), **given):
     """Train, with a signal `after` (number, update) or in the validation after update `-update`."""
-    build = train.build_trainer
+    number, update = after
+    apply, validate = TokenizerModule.apply_gradients, callbacks.RunFolder._validate
 
-    def with_signal(options, run, kept):
-        trainer = build(options, run, kept)
-        number, update = after
-        if update > 0:
-            trainer.callbacks.insert(0, Signal(number, update))
-        return trainer
+    def in_update(module, *args):
+        if module.step == update - 1:
+            os.kill(os.getpid(), number)
+        return apply(module, *args)
 
-    def evaluate(*args, attend=None, **options):
-        def interrupted():
-            if kept["step"]() == -after[1]:
-                os.kill(os.getpid(), after[0])
-            if attend:
-                attend()
-
-        return measure(*args, attend=interrupted if attend else None, **options)
-
-    kept, measure = {}, callbacks.evaluate
-    validate = callbacks.RunFolder._validate
-
-    def noting(self, trainer, module, dataset):
-        kept["step"] = lambda: module.step
-        return validate(self, trainer, module, dataset)
+    def in_validation(folder, trainer, module, dataset):
+        if module.step == -update:
+            os.kill(os.getpid(), number)
+        return validate(folder, trainer, module, dataset)
 
     with pytest.MonkeyPatch.context() as patch:
-        if after:
-            patch.setattr(train, "build_trainer", with_signal)
-            patch.setattr(callbacks, "evaluate", evaluate)
-            patch.setattr(callbacks.RunFolder, "_validate", noting)
+        patch.setattr(TokenizerModule, "apply_gradients", in_update)
+        patch.setattr(callbacks.RunFolder, "_validate", in_validation)
         train.train(Run(folder, ALONE, resume, test=False), settings(**given))
 
 
@@ -129,8 +105,7 @@ def assert_same(folder, expected):
         for index, moments in b["state"].items():
             for key, value in moments.items():
                 assert torch.equal(a["state"][index][key], value), (index, key)
-    progress = [file["callbacks"] for file in (found, known)]
-    assert progress[0] == progress[1]
+    assert found["callbacks"] == known["callbacks"]
     assert rows(folder) == rows(expected)
     images = [sorted(p.name for p in (f / "images").glob("*")) for f in (folder, expected)]
     assert images[0] == images[1]
@@ -195,15 +170,6 @@ def test_all_checkpoints_are_kept_if_asked_for_and_can_be_gone_on_from(whole, tm
         assert torch.equal(found[key], value), key
 
 
-def test_more_updates_after_the_last_one_are_those_of_an_unbroken_run(tmp_path):
-    run(tmp_path / "whole", images=9, max_epochs=-1, max_steps=5)
-    run(tmp_path / "part", images=9, max_epochs=-1, max_steps=4)  # in the middle of an epoch
-    run(tmp_path / "part", last(tmp_path / "part"), images=9, max_epochs=-1, max_steps=5)
-    found, known = (checkpoint.load(last(tmp_path / n))["state_dict"] for n in ("part", "whole"))
-    for name, value in known.items():
-        assert torch.equal(found[name], value) or name.endswith("token_scale"), name
-
-
 def test_a_signal_asks_for_a_checkpoint_and_training_goes_on(tmp_path, capsys):
     run(tmp_path, max_epochs=1, images=9, after=(signal.SIGUSR1, 2))
     assert "checkpoint after 2 updates" in capsys.readouterr().out
@@ -211,32 +177,26 @@ def test_a_signal_asks_for_a_checkpoint_and_training_goes_on(tmp_path, capsys):
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("between", [False, True])
-def test_the_best_checkpoint_is_the_best(tmp_path, monkeypatch, between):
+def test_the_best_checkpoint_is_the_best(tmp_path, monkeypatch):
     """Also after a kill between the last checkpoint and its copy."""
-    values, copies = iter([10.0, 30.0, 20.0, 0.0, 0.0]), callbacks.RunFolder.copy
-    measure = callbacks.evaluate
-
-    def evaluate(*args, **options):
-        found = measure(*args, **options)
-        return type(found)({"psnr": next(values)}, found.token_scale, [])
+    values, copies = iter([10.0, 30.0, 20.0]), callbacks.RunFolder.copy
 
     def killed(self, source, name):
         if self.progress["epochs"] == 2:
             raise KeyboardInterrupt
         copies(self, source, name)
 
-    monkeypatch.setattr(callbacks, "evaluate", evaluate)
-    if between:
-        with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
-            patch.setattr(callbacks.RunFolder, "copy", killed)
-            run(tmp_path, max_epochs=3)
-        assert checkpoint.load(last(tmp_path, "best"))["updates"] == 2
-        run(tmp_path, last(tmp_path), max_epochs=3)
-    else:
+    found = Evaluation({"psnr": 0.0}, 1.0, [])
+    monkeypatch.setattr(
+        callbacks, "evaluate", lambda *_, **__: replace(found, means={"psnr": next(values)})
+    )
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr(callbacks.RunFolder, "copy", killed)
         run(tmp_path, max_epochs=3)
-    found = {name: checkpoint.load(last(tmp_path, name))["updates"] for name in ("last", "best")}
-    assert found == {"last": 6, "best": 4}
+    assert checkpoint.load(last(tmp_path, "best"))["updates"] == 2
+    run(tmp_path, last(tmp_path), max_epochs=3)
+    updates = [checkpoint.load(last(tmp_path, name))["updates"] for name in ("last", "best")]
+    assert updates == [6, 4]
 
 
 def test_steps_are_those_of_the_autoencoder(whole):
@@ -286,12 +246,6 @@ def test_what_is_for_speed_leaves_the_result(tmp_path):
     assert deviation(found, expected) < 4e-5
 
 
-@pytest.mark.long
-def test_a_compiled_network_trains_the_same(tmp_path):
-    found = trained(tmp_path / "compiled", compile=True)
-    assert deviation(found, trained(tmp_path / "plain")) < 1e-5
-
-
 def test_without_an_average(tmp_path):
     run(tmp_path, use_ema=False, max_epochs=1)
     file = checkpoint.load(last(tmp_path))
@@ -302,7 +256,6 @@ def test_without_an_average(tmp_path):
 
 @pytest.mark.parametrize("released", [False, True])
 def test_training_starts_from_a_tokenizer_with_its_discriminator(whole, tmp_path, released):
-    """The average counts as warmed up: three updates leave it where it was."""
     path, raw = last(whole), load_tokenizer(last(whole), ema=False)
     state = checkpoint.load(path)["state_dict"]
     heads = {k.removeprefix("objective.discriminator."): v for k, v in state.items() if "disc" in k}
@@ -317,14 +270,7 @@ def test_training_starts_from_a_tokenizer_with_its_discriminator(whole, tmp_path
     for ours, wanted in ((module.tokenizer, raw), (module.ema.model, load_tokenizer(last(whole)))):
         for a, b in zip(ours.parameters(), wanted.parameters(), strict=True):
             assert torch.equal(a, b)
-    before = module.ema.model.encoder.conv_in.weight.clone()
-    with torch.no_grad():
-        module.tokenizer.encoder.conv_in.weight.add_(1.0)
-    for _ in range(3):
-        module.ema.update(module.tokenizer)
-    moved = (module.ema.model.encoder.conv_in.weight - before).mean().item()
-    distance = (module.tokenizer.encoder.conv_in.weight - before).mean().item()
-    assert moved == pytest.approx((1 - 0.99**3) * distance, rel=1e-3)
+    assert module.ema.updates == WARM  # so that what is loaded is not washed out at once
 
 
 def test_the_decoder_is_trained_further_on_the_same_tokens(whole, tmp_path):
@@ -336,18 +282,6 @@ def test_the_decoder_is_trained_further_on_the_same_tokens(whole, tmp_path):
     for name, value in before.state_dict().items():
         close = torch.allclose(found[name], value, rtol=1e-5)
         assert close is name.startswith(kept), name
-    with pytest.raises(UserError, match="ckpt_path"):
-        build_module(settings(stage2=True))
-
-
-def test_both_forms_of_a_schedule():
-    released = {
-        "target": "tokenizer.lr_scheduler.LambdaWarmUpDecayScheduler",
-        "params": {"warm_up_steps": 3, "interval": 30, "decay": 0.2, "lr_max": 1.0},
-    }
-    flat = released["params"]
-    found = [build_module(settings(scheduler_config=c)).schedule for c in (released, flat)]
-    assert found == [WarmupDecay(warm_up_steps=3, interval=30, decay=0.2)] * 2
 
 
 @pytest.mark.parametrize(
@@ -355,13 +289,9 @@ def test_both_forms_of_a_schedule():
     [
         ({"scheduler_config": {"warmup": 1}}, r"scheduler_config\..*warmup"),
         ({"ema_decay": 1.0}, "ema_decay"),
-        ({"embed_dim": 0}, "embed_dim"),
-        ({"std": float("nan")}, "std"),
-        ({"grad_clip": -1.0}, "grad_clip"),
         ({"loss": {"kl_weight": float("inf")}}, "kl_weight"),
-        ({"loss": {"disc_weight": -1}}, "disc_weight"),
-        ({"loss": {"disc_type": "gan"}}, "disc_type"),
         ({"loss": {"disc_factor": 2}}, "disc_factor"),
+        ({"stage2": True}, "ckpt_path"),
         ({"lossconfig": {"target": "tokenizer.modules.losses.DummyLoss"}}, r"lossconfig\.target"),
     ],
 )
@@ -369,10 +299,3 @@ def test_settings_that_cannot_train_are_named(params, key, monkeypatch):
     monkeypatch.setattr(config, "_foreign_allowed", False)
     with pytest.raises(UserError, match=key):
         build_module(settings(**params))
-
-
-def test_a_discriminator_deeper_than_the_images_is_named(tmp_path):
-    given = settings(loss={"disc_num_layers": 5})
-    with pytest.raises(UserError, match="disc_num_layers"):
-        train.train(Run(tmp_path, ALONE), given, fit=False)
-    assert not list(Path(tmp_path).iterdir())

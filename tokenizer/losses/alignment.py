@@ -1,11 +1,6 @@
-"""Alignment of the semantic decoder with a frozen DINOv2 (paper, tokenizer section).
-
-Shapes: B batch, H W pixels, D width of DINOv2, N patches.
-"""
+"""Alignment of the semantic decoder with a frozen DINOv2 (paper, tokenizer section)."""
 
 from __future__ import annotations
-
-import os
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +13,20 @@ from common.pretrained.vit import embed, vision_transformer
 class Alignment:
     """Distance of a semantic map from the patch tokens of DINOv2 ViT-B/14, in `weights_dir`."""
 
-    def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, weights_dir: str | None = None) -> None:
         network = _PatchTokens(vision_transformer("dinov2", weights_dir))
         self.channels: int = network.transformer.embed_dim
         self.network = Frozen(network)
 
     @torch.no_grad()
     def features(self, images: Tensor, rows: int, columns: int) -> Tensor:
-        """Normalised patch tokens of images [B, 3, H, W] in [-1, 1]: [B, D, rows, columns].
-
-        The images are resized so that each token is one patch of 14 × 14 pixels.
-        """
+        """Normalised patch tokens of images [B, 3, H, W] in [-1, 1]: [B, D, rows, columns], the
+        images resized so that each token is one patch of 14 × 14 pixels."""
         return self.network(images, rows, columns)
 
     def loss(self, semantic_map: Tensor, images: Tensor) -> Tensor:
-        """The squared error of a map [B, D, rows, columns], summed, divided by B: a scalar.
-
-        Its gradient reaches the map alone.
-        """
+        """The squared error of a map [B, D, rows, columns], summed, divided by B: a scalar, whose
+        gradient reaches the map alone."""
         wanted = self.features(images, *semantic_map.shape[2:])
         return (semantic_map.float() - wanted).square().sum() / len(images)
 

@@ -2,8 +2,6 @@
 
 Every function takes images [B, 3, H, W] in [-1, 1] and uniform numbers in [0, 1), one [B] a
 draw; image b is changed by the b-th numbers alone.
-
-Shapes: B batch, H W pixels, K draws an image.
 """
 
 from __future__ import annotations
@@ -33,11 +31,10 @@ def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Move by whole pixels, up to 1/8 of a side either way; zeros come in from outside."""
     for dim, draw in ((2, down), (3, right)):
         side = images.shape[dim]
-        most = _rounded(side * TRANSLATION)
+        most = int(side * TRANSLATION + 0.5)
         source = torch.arange(side, device=images.device) + most
         source = source - _integer(draw, 2 * most + 1)[:, None]  # [B, H] or [B, W]
-        shape = (len(images), 1, side, 1) if dim == 2 else (len(images), 1, 1, side)
-        source = source.view(shape)
+        source = source[:, None, :, None] if dim == 2 else source[:, None, None]
         inside = (source >= 0) & (source < side)
         moved = images.take_along_dim(source.clamp(0, side - 1), dim)
         images = moved.masked_fill(~inside, 0)
@@ -46,26 +43,26 @@ def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 def shift_brightness(images: Tensor, uniform: Tensor) -> Tensor:
     """Add between −0.5 and 0.5 to all channels."""
-    return images + (_as_images(uniform) - 0.5)
+    return images + (uniform[:, None, None, None] - 0.5)
 
 
 def scale_saturation(images: Tensor, uniform: Tensor) -> Tensor:
     """Scale each pixel's distance from its grey by 0 to 2."""
     grey = images.mean(1, keepdim=True)
-    return grey + (images - grey) * (2 * _as_images(uniform))
+    return grey + (images - grey) * (2 * uniform[:, None, None, None])
 
 
 def scale_contrast(images: Tensor, uniform: Tensor) -> Tensor:
     """Scale the distance from the image's mean by 0.5 to 1.5."""
     mean = images.mean((1, 2, 3), keepdim=True)
-    return mean + (images - mean) * (_as_images(uniform) + 0.5)
+    return mean + (images - mean) * (uniform[:, None, None, None] + 0.5)
 
 
 def cut_out(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Blank a rectangle of 0.2 of either side, whose centre may be anywhere in the image."""
     inside = []
     for side, draw in ((images.shape[2], down), (images.shape[3], right)):
-        hole = _rounded(side * CUTOUT)
+        hole = int(side * CUTOUT + 0.5)
         # an even hole has its centre between two pixels, so that there is one place more
         start = _integer(draw, side + 1 - hole % 2) - hole // 2  # [B]
         distance = torch.arange(side, device=images.device) - start[:, None]
@@ -77,11 +74,3 @@ def cut_out(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 def _integer(uniform: Tensor, count: int) -> Tensor:
     """Uniform numbers in [0, 1) → integers 0 … count − 1."""
     return (uniform * count).long().clamp(max=count - 1)  # for one that was rounded to 1
-
-
-def _as_images(uniform: Tensor) -> Tensor:
-    return uniform[:, None, None, None]
-
-
-def _rounded(x: float) -> int:
-    return int(x + 0.5)

@@ -8,7 +8,6 @@ Shapes: B batch, H W pixels, D width of DINO, N patches, F features (5).
 from __future__ import annotations
 
 import math
-import os
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +31,13 @@ class DinoDiscriminator(nn.Module):
     lie in `weights_dir`.
     """
 
-    def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, weights_dir: str | None = None) -> None:
         super().__init__()
         transformer = vision_transformer("dino", weights_dir)
         self.trunk = Frozen(_Features(transformer))
         self.heads = nn.ModuleList(_head(transformer.embed_dim) for _ in range(1 + len(BLOCKS)))
 
     def forward(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
-        """Logits [B, F·N]; `uniform` as in `to_square`."""
         return self.judge(self.features(images, uniform))
 
     def features(self, images: Tensor, uniform: Tensor | None = None) -> list[Tensor]:
@@ -112,36 +110,29 @@ class _Conv(nn.Conv1d):
         return self._conv_forward(x, weight, self.bias)
 
 
-def _convolution(before: int, after: int, kernel: int) -> nn.Module:
-    conv = _Conv(before, after, kernel, padding=kernel // 2, padding_mode="circular")
-    return spectral_norm(conv)
-
-
-def _block(width: int, kernel: int) -> nn.Sequential:
-    conv = _convolution(width, width, kernel)
-    return nn.Sequential(conv, LocalBatchNorm(width), nn.LeakyReLU(0.2))
-
-
 def _head(width: int) -> nn.Sequential:
-    first, wide = _block(width, 1), Residual(_block(width, KERNEL))
-    return nn.Sequential(first, wide, _convolution(width, 1, 1))
+    def convolution(after: int, kernel: int) -> nn.Module:
+        conv = _Conv(width, after, kernel, padding=kernel // 2, padding_mode="circular")
+        return spectral_norm(conv)
+
+    def block(kernel: int) -> nn.Sequential:
+        return nn.Sequential(convolution(width, kernel), LocalBatchNorm(width), nn.LeakyReLU(0.2))
+
+    return nn.Sequential(block(1), Residual(block(KERNEL)), convolution(1, 1))
 
 
 class _Features(nn.Module):
+    """The input of the first block and the outputs of four, the class token added to each patch."""
+
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
         self.transformer = transformer
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = embed(self.transformer, images, self.transformer.pos_embed)  # [B, 1 + N, D]
-        found = [_with_class(x)]
+        found = [x]
         for number, block in enumerate(self.transformer.blocks, start=1):
             x = block(x)
             if number in BLOCKS:
-                found.append(_with_class(x))
-        return found
-
-
-def _with_class(x: Tensor) -> Tensor:
-    """Patch tokens, the class token added to each: [B, 1 + N, D] → [B, D, N]."""
-    return (x[:, 1:] + x[:, :1]).float().mT
+                found.append(x)
+        return [(x[:, 1:] + x[:, :1]).float().mT for x in found]  # [B, D, N]

@@ -5,7 +5,6 @@ Shapes: B batch, H W pixels, h L the semantic map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 
 from common import distributed
 from common.config import Natural, Positive, limits
-from common.errors import UserError
 from common.pretrained.lpips import LPIPS
 from common.seeding import BatchDraws
 from tokenizer.losses.alignment import Alignment
@@ -66,29 +64,6 @@ class Loss:
     terms: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Term:
-    """A term of the autoencoder's loss."""
-
-    name: str  # in the logs
-    weight: float  # of its value in the sum
-    measure: Callable[[Reconstruction], tuple[Tensor, Tensor]]  # value, and figure for the logs
-    start: int = 0  # first step with it
-    faithful: bool = False  # part of the reconstruction that the adaptive weight looks at
-
-
-def absolute_error(fake: Reconstruction) -> tuple[Tensor, Tensor]:
-    """Summed over pixels and channels, divided by B; logged as a mean."""
-    total = (fake.images.float() - fake.target).abs().sum() / len(fake.target)
-    return total, total / fake.target[0].numel()
-
-
-def divergence(fake: Reconstruction) -> tuple[Tensor, Tensor]:
-    """The posterior's KL divergence, averaged over B."""
-    value = fake.posterior.kl().mean()
-    return value, value
-
-
 class Objective(nn.Module):
     """The terms of stage one, each with its weight and the update it starts from.
 
@@ -128,6 +103,8 @@ class Objective(nn.Module):
         logvar_init: Annotated[float, limits(choices=(0.0,))] = 0.0,
     ) -> None:
         super().__init__()
+        self.pixel_weight, self.lpips_weight = pixelloss_weight, perceptual_weight
+        self.kl_weight, self.semantic_weight = kl_weight, semantic_loss_w
         self.disc_weight, self.disc_start = disc_weight, disc_start
         self.disc_loss = {"hinge": hinge_loss, "vanilla": vanilla_loss}[disc_loss]
         self.semantic_start = semantic_iter_start
@@ -138,13 +115,6 @@ class Objective(nn.Module):
             self.discriminator = DinoDiscriminator(weights_dir)
         elif disc_type == "patchgan":
             self.discriminator = PatchGAN(disc_width, disc_num_layers)
-        self.terms = [Term("pixel", pixelloss_weight, absolute_error, faithful=True)]
-        if self.perceptual is not None:
-            self.terms.append(Term("lpips", perceptual_weight, self._lpips, faithful=True))
-        self.terms.append(Term("kl", kl_weight, divergence))
-        if self.alignment is not None:
-            term = Term("semantic", semantic_loss_w, self._alignment, semantic_iter_start)
-            self.terms.append(term)
 
     def adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in this step."""
@@ -159,20 +129,26 @@ class Objective(nn.Module):
     ) -> Loss:
         """The autoencoder's loss after `step` updates; the adaptive factor looks at `last_weight`,
         that of the decoder's last convolution."""
-        logged: dict[str, Tensor] = {}
-        faithful, others = [], []
-        for term in self.terms:
-            if step >= term.start:
-                value, logged[term.name] = term.measure(fake)
-                (faithful if term.faithful else others).append(term.weight * value)
-        reconstruction = sum(faithful[1:], faithful[0])
-        total = sum(others, reconstruction)
+        count, numbers = len(fake.target), fake.target[0].numel()
+        pixel = (fake.images.float() - fake.target).abs().sum() / count
+        reconstruction = self.pixel_weight * pixel
+        terms = {"pixel": pixel / numbers}  # as they are logged
+        if self.perceptual is not None:
+            terms["lpips"] = self.perceptual(fake.images, fake.target).mean()
+            reconstruction = reconstruction + self.lpips_weight * (numbers * terms["lpips"])
+        terms["kl"] = fake.posterior.kl().mean()
+        total = reconstruction + self.kl_weight * terms["kl"]
+        if self.semantic(step):
+            terms["semantic"] = self.alignment.loss(fake.semantics, fake.target)
+            total = total + self.semantic_weight * terms["semantic"]
         if self.adversarial(step):
-            logged["adversarial"] = -self._without_gradients(fake.images, draws).mean()
-            logged["d_weight"] = adaptive_weight(reconstruction, logged["adversarial"], last_weight)
-            total = total + self.disc_weight * logged["d_weight"] * logged["adversarial"]
-        logged |= {"rec": reconstruction, "total": total}
-        return Loss(total, {k: v.detach() for k, v in logged.items()})
+            self.discriminator.requires_grad_(False)  # the gradient reaches the images alone
+            terms["adversarial"] = -self._judge(fake.images, draws).mean()
+            self.discriminator.requires_grad_(True)
+            terms["d_weight"] = adaptive_weight(reconstruction, terms["adversarial"], last_weight)
+            total = total + self.disc_weight * terms["d_weight"] * terms["adversarial"]
+        terms |= {"rec": reconstruction, "total": total}
+        return Loss(total, {k: v.detach() for k, v in terms.items()})
 
     def discriminator_loss(self, images: Tensor, fake: Tensor, draws: BatchDraws) -> Loss:
         """The discriminator's loss on real images and on reconstructions, both [B, 3, H, W]."""
@@ -181,31 +157,9 @@ class Objective(nn.Module):
         terms = {"disc": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
         return Loss(loss, {k: v.detach() for k, v in terms.items()})
 
-    def _lpips(self, fake: Reconstruction) -> tuple[Tensor, Tensor]:
-        value = self.perceptual(fake.images, fake.target).mean()
-        return fake.target[0].numel() * value, value
-
-    def _alignment(self, fake: Reconstruction) -> tuple[Tensor, Tensor]:
-        value = self.alignment.loss(fake.semantics, fake.target)
-        return value, value
-
     def _judge(self, images: Tensor, draws: BatchDraws) -> Tensor:
         """The discriminator's logits, in float32."""
         if isinstance(self.discriminator, DinoDiscriminator):
             images = augment(images.float(), draws.uniform(len(images), DRAWS))
             return self.discriminator(images, draws.shared(CROP_DRAWS)).float()
         return self.discriminator(images).float()
-
-    def _without_gradients(self, images: Tensor, draws: BatchDraws) -> Tensor:
-        """Logits whose gradient reaches the images alone."""
-        self.discriminator.requires_grad_(False)
-        logits = self._judge(images, draws)
-        self.discriminator.requires_grad_(True)
-        return logits
-
-
-class NoObjective(nn.Module):
-    """The `DummyLoss` of released files, with which a tokenizer is loaded and not trained."""
-
-    def __init__(self, weights_dir: str | None = None) -> None:
-        raise UserError("lossconfig.target: found DummyLoss, expected an objective to train with")

@@ -1,7 +1,4 @@
-"""PatchGAN: a discriminator of overlapping patches.
-
-Shapes: B batch, H W pixels.
-"""
+"""PatchGAN: a discriminator of overlapping patches."""
 
 from __future__ import annotations
 
