@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from common.errors import UserError
 
@@ -136,6 +137,32 @@ def broadcast_object(value: T) -> T:
     if dist.is_initialized():
         dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def load_on_all(load: Callable[[], T], device: torch.device | str = "cpu") -> T:
+    """What `load` gives on the first process, on all of them, and so with its `UserError`.
+
+    Tensors inside it, which lie on the CPU, are sent one by one through `device`.
+    """
+    if not dist.is_initialized():
+        return load()
+    found: Any = None
+    if dist.get_rank() == 0:
+        try:
+            found = load()
+        except UserError as error:
+            found = error
+    shapes = broadcast_object(tree_map_only(torch.Tensor, lambda x: x.to("meta"), found))
+    if isinstance(shapes, UserError):
+        raise shapes
+    if found is None:
+        found = tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="cpu"), shapes)
+    for tensor in tree_leaves(found):
+        if isinstance(tensor, torch.Tensor):
+            sent = tensor.contiguous().to(device)
+            dist.broadcast(sent, 0)
+            tensor.copy_(sent)
+    return found
 
 
 def barrier() -> None:

@@ -1,25 +1,25 @@
-"""Generator checkpoints: of our training, or released; read once, by the first process."""
+"""Generator checkpoints: of our training, or released."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from common import checkpoint, config, distributed
+from common import checkpoint, config
+from common.config import setting
+from common.distributed import load_on_all
 from common.errors import UserError
+from generator.config import TrainConfig
 from generator.model import SIZES, Generator, GeneratorConfig
 
-T = TypeVar("T")
 # our names → the released ones
 RULES = [
     (r"^condition\.embedding\.", "class_emb."),
@@ -54,7 +54,6 @@ def released_name(name: str) -> str:
 
 
 def is_released(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict is under the released names."""
     return "fake_latent" in state
 
 
@@ -70,16 +69,85 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class LoadedGenerator:
-    """A generator in evaluation mode and what its checkpoint says of it.
+class TrainedOn:
+    """Size of the training data."""
 
-    Args:
-        model: with EMA weights, if asked for.
-        class_names: of the training data; numbers where the checkpoint has no names.
-        tokenizer: fingerprint of the tokenizer it was trained with, or None.
-        token_scale: of the tokens it was trained on, or None.
-        columns: of the images it was trained on, or None.
-    """
+    images: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class GeneratorFile:
+    """The entries of a checkpoint of our training; a released one has of them its weights alone."""
+
+    model: Any = None
+    model_ema: Any = None
+    optimizer: Any = None
+    generator: GeneratorConfig | None = None
+    training: TrainConfig | None = None
+    data: TrainedOn | None = None
+    class_names: list[str] | None = None
+    tokenizer: str | None = None
+    token_scale: float | None = setting(None, above=0)
+    std: float | None = setting(None, min=0)
+    epoch: int = setting(0, min=0)
+    epoch_images: int = setting(0, "done of the epoch after these", min=0)
+    step: int = setting(0, min=0)
+    skipped: int = setting(0, min=0)
+    skipped_in_a_row: int = setting(0, min=0)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        return self.model or self.model_ema or {}
+
+    @property
+    def is_released(self) -> bool:
+        return is_released(self.weights)
+
+    def fill(self, model: Generator, key: str, path: str | Path) -> None:
+        """Give a generator the weights `model` or `model_ema`."""
+        state = getattr(self, key)
+        if state is None:
+            raise UserError(f"{path}: has no {key}; expected a checkpoint of the generator")
+        state = from_released(state, model) if is_released(state) else state
+        checkpoint.load_weights(model, state, path)
+
+    def sizes(self, given: Mapping[str, Any], **known: Any) -> GeneratorConfig:
+        """The sizes `given`, which must agree with those of the checkpoint, and where it has none
+        with those `known` of the data and of released weights."""
+        if self.generator is not None:
+            known = asdict(self.generator)
+        elif {"class_emb.weight", "z_proj.weight"} <= self.weights.keys():
+            classes, tokens = self.weights["class_emb.weight"], self.weights["z_proj.weight"]
+            known = {"classes": len(classes), "channels": tokens.shape[1], **known}
+        for name, value in given.items():
+            if known.get(name, value) != value:
+                flag = GeneratorConfig.__dataclass_fields__[name].metadata["flag"] or name
+                raise UserError(f"--{flag}: found {value}, expected {known[name]}")
+        values = {**given, **known}
+        if not {"width", "depth", "heads"} <= values.keys():
+            raise UserError(f"--model: not given, expected one of {', '.join(SIZES)}, or all sizes")
+        return config.structured(GeneratorConfig, values, "--")
+
+
+def read(path: str | Path, device: torch.device | str, *unused: str) -> GeneratorFile:
+    """A checkpoint without `unused` entries; all processes call this together, one reads it."""
+    names = {field.name for field in fields(GeneratorFile)}.difference(unused)
+
+    def load() -> dict[str, Any]:
+        return {k: v for k, v in checkpoint.load(path).items() if k in names}
+
+    file = config.structured(GeneratorFile, load_on_all(load, device), str(path))
+    for name in ("model", "model_ema", "optimizer"):
+        if not isinstance(getattr(file, name), Mapping | None):
+            raise UserError(f"{path}: {name}: damaged; expected a checkpoint of the generator")
+    return file
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator in evaluation mode and what its checkpoint, if it is ours, says of its training:
+    names of the classes, fingerprint of the tokenizer, scale of the tokens, columns an image."""
 
     model: Generator
     class_names: list[str]
@@ -102,15 +170,12 @@ class LoadedGenerator:
     def check_tokenizer(self, fingerprint: str) -> None:
         """Refuse a tokenizer of another fingerprint; a checkpoint that names none takes any."""
         if self.tokenizer not in (None, fingerprint):
-            raise UserError(
-                f"generator: was trained on tokens of tokenizer {self.tokenizer}, found "
-                f"{fingerprint}"
-            )
+            raise UserError(f"tokenizer: found {fingerprint}, expected {self.tokenizer}")
 
 
 def load_generator(
     path: str | Path,
-    config: GeneratorConfig | Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None,
     ema: bool = True,
     device: torch.device | str = "cpu",
 ) -> LoadedGenerator:
@@ -118,85 +183,19 @@ def load_generator(
 
     Args:
         path: a checkpoint of `scripts/train_generator.py`, or a released one.
-        config: its sizes, or some of them; a released checkpoint needs them, and where ours
-            carries its own they must not contradict it.
+        sizes: of `GeneratorConfig`, which a released checkpoint needs; they must not contradict
+            those of ours.
         ema: take the EMA weights rather than the raw ones.
         device: of the model.
-
-    Raises:
-        UserError: no such file, not a generator, or sizes that do not fit it.
     """
-    key = "model_ema" if ema else "model"
-    file = read_once(path, device, {"optimizer", "model", "model_ema"} - {key})
-    state = file.get(key)
-    if not isinstance(state, Mapping):
-        raise UserError(f"{path}: has no {key}; expected a checkpoint of the generator")
-    sizes = sizes_of(file, state, asdict(config) if isinstance(config, GeneratorConfig) else config)
-    model = Generator(sizes)
-    weights = from_released(state, model) if is_released(state) else state
-    checkpoint.load_weights(model, weights, path)
-    names = file.get("class_names") or [str(i) for i in range(sizes.classes)]
-    if len(names) != sizes.classes:
-        raise UserError(f"{path}: found {len(names)} class names, expected {sizes.classes}")
+    key, other = ("model_ema", "model") if ema else ("model", "model_ema")
+    file = read(path, device, "optimizer", other)
+    model = Generator(file.sizes(sizes or {}))
+    file.fill(model, key, path)
+    count = model.config.classes
+    names = file.class_names or [str(i) for i in range(count)]
+    if len(names) != count:
+        raise UserError(f"{path}: found {len(names)} class names, expected {count}")
+    columns = file.data.columns if file.data else None
     model = model.to(device).eval().requires_grad_(False)
-    columns = file.get("data", {}).get("columns")
-    return LoadedGenerator(model, names, file.get("tokenizer"), file.get("token_scale"), columns)
-
-
-def sizes_of(
-    file: Mapping[str, Any], state: Mapping[str, Tensor], given: Mapping[str, Any] | None
-) -> GeneratorConfig:
-    """The sizes of a checkpoint: its own, or `given` ones, with which released weights go."""
-    known = dict(file.get("generator", {}))
-    if not known and "class_emb.weight" in state and "z_proj.weight" in state:
-        known["classes"] = len(state["class_emb.weight"])
-        known["channels"] = state["z_proj.weight"].shape[1]
-    return complete(given or {}, known)
-
-
-def complete(given: Mapping[str, Any], known: Mapping[str, Any]) -> GeneratorConfig:
-    """The sizes that are `given`, which must agree with those `known` from elsewhere."""
-    for name, value in given.items():
-        if known.get(name, value) != value:
-            flag = GeneratorConfig.__dataclass_fields__[name].metadata["flag"] or name
-            raise UserError(f"--{flag}: found {value}, expected {known[name]}")
-    values = {**given, **known}
-    if not {"width", "depth", "heads"} <= values.keys():
-        raise UserError(f"--model: not given, expected one of {', '.join(SIZES)}, or all sizes")
-    return config.structured(GeneratorConfig, values, "--")
-
-
-def on_first(build: Callable[[], T]) -> T:
-    """What `build` gives on the first process, on all of them; so with its mistakes."""
-    found: Any = None
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        try:
-            found = build()
-        except UserError as error:
-            found = error
-    found = distributed.broadcast_object(found)
-    if isinstance(found, UserError):
-        raise found
-    return found
-
-
-def read_once(
-    path: str | Path, device: torch.device | str, unused: Collection[str] = ()
-) -> dict[str, Any]:
-    """What a checkpoint holds, but for `unused` keys, on every process; the first one reads it."""
-    file: dict[str, Any] = {}
-
-    def read() -> dict[str, Any]:
-        file.update({k: v for k, v in checkpoint.load(path).items() if k not in unused})
-        return tree_map_only(Tensor, lambda x: x.to("meta"), file)
-
-    shapes = on_first(read)
-    if not dist.is_initialized():
-        return file
-    file = file or tree_map_only(Tensor, lambda x: torch.empty_like(x, device="cpu"), shapes)
-    for tensor in tree_leaves(file):
-        if isinstance(tensor, Tensor):
-            sent = tensor.to(device)
-            dist.broadcast(sent, 0)
-            tensor.copy_(sent)
-    return file
+    return LoadedGenerator(model, names, file.tokenizer, file.token_scale, columns)

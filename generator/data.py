@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common import config, images
-from common.config import setting
+from common import images
+from common.config import instantiate, load, setting
 from common.data.folders import ImageFolder
 from common.data.latents import LatentHeader
 from common.data.sampler import DrawSampler
@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.precision import full_float32
 from common.seeding import BatchDraws
 from common.signals import ignore_signals
+from generator.config import TrainConfig
 
 
 class Tokenizer(Protocol):
@@ -67,44 +68,27 @@ def image_data(
     train: bool,
     seed: int,
 ) -> Dataset:
-    """Images of `data_path`, or of `data.params.train` in `config_path`.
-
-    Args:
-        given: which images.
-        overrides: key=value, over `config_path`.
-        height, column_width: of the tokenizer's images.
-        train: random crops and flips of `data_path`.
-        seed: of these.
-    """
+    """Images of `data_path`, with random crops and flips if `train`, or of `data.params.train` in
+    `config_path` with `overrides`; of the tokenizer's height and of whole columns."""
     if given.data_path:
-        width = given.img_size or height
-        dataset = ImageFolder(
-            given.data_path,
-            height,
-            train,
-            seed=seed,
-            width=width,
-            interpolation=given.interpolation,  # type: ignore[arg-type]
-        )
-        where = "--img_size"
+        where, width = "--img_size", given.img_size or height
+        how: Any = {"seed": seed, "width": width, "interpolation": given.interpolation}
+        dataset: Dataset = ImageFolder(given.data_path, height, train, **how)
     elif given.img_size is not None:
         raise UserError("--img_size: given without --data_path, whose images it is the width of")
     else:
         where = "data.params.train"
-        node = None
-        if given.config_path:
-            node = OmegaConf.select(config.load(given.config_path, overrides), where)
+        path = given.config_path
+        node = OmegaConf.select(load(path, overrides), where) if path else None
         if not isinstance(node, DictConfig):
             raise UserError(f"--data_path: not given, and --config_path has no {where} either")
-        dataset = config.instantiate(node, where)
+        dataset = instantiate(node, where)
         found, width = dataset[0][0].shape[1:]
         if found != height:
             raise UserError(f"{where}: found images {found} pixels high, expected {height}")
     if width % column_width or width < 2 * column_width:
-        raise UserError(
-            f"{where}: found images {width} pixels wide, expected a multiple of the column width "
-            f"{column_width}, at least {2 * column_width}"
-        )
+        expected = f"columns of {column_width}, two at least"
+        raise UserError(f"{where}: found images {width} pixels wide, expected {expected}")
     return dataset
 
 
@@ -121,17 +105,6 @@ def describe_tokens(
         class_names=list(class_names),
         **more,
     )
-
-
-def count_columns(dataset: Dataset, column_width: int) -> int:
-    """L, of images [3, H, W] or of cached tokens [L, C]."""
-    item = dataset[0][0]
-    return len(item) if is_latent(dataset) else item.shape[2] // column_width
-
-
-def is_latent(dataset: Dataset) -> bool:
-    """Whether its items are cached posterior means, rather than images."""
-    return getattr(dataset, "kind", "images") == "latents"
 
 
 @dataclass(frozen=True)
@@ -163,28 +136,22 @@ class TokenSampler:
 
 
 def training_batches(
-    dataset: Dataset,
-    batch_size: int,
-    accumulate: int,
-    process: Process,
-    seed: int,
-    num_workers: int,
+    dataset: Dataset, config: TrainConfig, process: Process, num_workers: int
 ) -> DataLoader:
     """Batches of this process, all of them full, in an order that the seed and epoch decide.
 
     Of `accumulate` of them an update is made. The sampler counts updates, so that it can go on in
     the middle of an epoch, and leaves out the images at its end that do not fill one.
     """
-    together = batch_size * accumulate * process.world
+    share = config.batch_size * config.accumulate
+    together = share * process.world
     if len(dataset) < together:
-        raise UserError(
-            f"--batch_size: found an update of {together} images ({batch_size} x {accumulate} on "
-            f"{process.world} process(es)), expected no more than the {len(dataset)} that there are"
-        )
-    sampler = DrawSampler(len(dataset), process.rank, process.world, batch_size * accumulate, seed)
+        expected = f"at most the {len(dataset)} that there are"
+        raise UserError(f"--batch_size: found {together} images an update, expected {expected}")
+    sampler = DrawSampler(len(dataset), process.rank, process.world, share, config.seed)
     return DataLoader(
         dataset,
-        batch_size,
+        config.batch_size,
         sampler=sampler,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

@@ -22,16 +22,11 @@ from generator.sampling import SampleConfig
 def decode_strips(
     tokenizer: Tokenizer, columns: Iterable[Tensor], config: SampleConfig
 ) -> Iterator[Tensor]:
-    """Strips [B, 3, H, w] of an image, from left to right, as soon as their columns are there.
+    """Strips [B, 3, H, w] of varying width, from left to right, as soon as their columns [B, C]
+    are there, with or without an end.
 
-    Args:
-        tokenizer: decodes.
-        columns: tokens [B, C] in the model's scale, with or without an end.
-        config: its `decode_columns` are decoded at once, and `decode_overlap` of them shared by
-            two neighbouring tiles; an image that has no more is decoded whole, as released.
-
-    Returns:
-        Strips of varying width; together as wide as all columns.
+    `decode_columns` are decoded at once, and `decode_overlap` of them shared by two neighbouring
+    tiles; an image that has no more is decoded whole, as released.
     """
     width, size, overlap = tokenizer.column_width, config.decode_columns, config.decode_overlap
     held: deque[Tensor] = deque(maxlen=size)

@@ -6,23 +6,20 @@ Shapes: B batch, L columns of an image, S columns of a run, C token channels.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from common import distributed, images, seeding
-from common.data.sampler import Draw, DrawSampler
 from common.distributed import Process
 from common.errors import UserError
 from common.plots import Panel, Series, read_long, save_curves
 from common.seeding import BatchDraws
 from common.signals import ignore_signals
 from generator.checkpoints import LoadedGenerator
+from generator.config import TrainConfig
 from generator.data import Tokenizer, TokenSampler
 from generator.generate import generate
 from generator.model import Generator
@@ -41,10 +38,8 @@ def parse_columns(text: str, length: int) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         first, last = (int(end or match[1]) for end in match.groups()) if match else (1, 0)
         if not first <= last < length:
-            raise UserError(
-                f"--train_columns: found {part!r} in {text!r}, expected columns such as 0-3,8 "
-                f"among 0 … {length - 1}"
-            )
+            expected = f"columns such as 0-3,8 among 0 … {length - 1}"
+            raise UserError(f"--train_columns: found {part!r} in {text!r}, expected {expected}")
         found |= set(range(first, last + 1))
     return sorted(found)
 
@@ -92,91 +87,50 @@ def save_column_curves(log: Path, path: Path) -> None:
     save_curves(path, [Panel(title, series) for title, series in panels.items() if series])
 
 
-class Few(Dataset):
-    """So many items, evenly spread over a data set; an image has one crop and flip for ever."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.dataset, self.count = dataset, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, draw: Draw) -> Any:
-        return self.dataset[draw.index * len(self.dataset) // self.count]
-
-
 class Evaluation:
     """The flow-matching loss of every column: with its condition, without dropout, from position 0.
 
-    The draws are those of the seed, so that two models, or one at two times, are measured alike.
-
-    Args:
-        dataset: of images or cached tokens.
-        count: so many of them, or fewer, in whole batches of `batch_size` a process.
-        tokens: of a batch.
-        repeats: flow draws of each token.
+    Of `eval_images` items, evenly spread over the data, and as many as make whole batches. The
+    draws are those of the seed, so that two models, or one at two times, are measured alike.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        count: int,
-        batch_size: int,
-        process: Process,
         tokens: TokenSampler,
-        seed: int,
-        repeats: int,
+        config: TrainConfig,
+        process: Process,
         num_workers: int = 0,
     ) -> None:
-        together = batch_size * process.world
-        found = min(count, len(dataset))
-        if found < together:
-            raise UserError(
-                f"--eval_images: found {found} images to measure, expected at least the {together} "
-                "of one batch"
-            )
-        self.process, self.tokens, self.seed, self.repeats = process, tokens, seed, repeats
-        few = Few(dataset, found // together * together)
-        place = (process.rank, process.world)
-        sampler = DrawSampler(len(few), *place, batch_size, seed, shuffle=False)
+        together, length = config.batch_size * process.world, len(dataset)
+        count = min(config.eval_images, length) // together * together
+        if not count:
+            raise UserError(f"--eval_images: expected at least the {together} images of one batch")
+        self.config, self.process, self.tokens = config, process, tokens
+        chosen = [k * length // count for k in range(process.rank, count, process.world)]
         self.loader = DataLoader(
-            few, batch_size, sampler=sampler, num_workers=num_workers, worker_init_fn=ignore_signals
+            Subset(dataset, chosen),
+            config.batch_size,
+            num_workers=num_workers,
+            worker_init_fn=ignore_signals,
         )
 
     @torch.inference_mode()
     def __call__(self, model: Generator) -> dict[int, float]:
         """Mean loss by column; `model` is in evaluation mode."""
-        process, losses = self.process, None
+        process, config, losses = self.process, self.config, None
         for i, batch in enumerate(self.loader):
-            randomness = seeding.generator(self.seed, "evaluation", i, device=process.device)
+            randomness = seeding.generator(config.seed, "evaluation", i, device=process.device)
             rows = BatchDraws(randomness, process.rank, process.world)
             tokens, labels = self.tokens(batch, rows)
-            draws = Draws.random(tokens, rows, drop_probability=0.0, repeats=self.repeats)
+            draws = Draws.random(tokens, rows, 0, 0.0, config.diffusion_batch_mul)
             losses = losses or ColumnLosses(tokens.shape[1], process.device)
             losses.add(token_losses(model, tokens, labels, draws))
         return losses.means()
 
 
-@dataclass(frozen=True)
-class Preview:
-    """A grid of samples of all classes in turn, from the same noise every time.
-
-    Args:
-        open_tokenizer: gives the tokenizer, on the generator's device, when it is first needed.
-        config: how they are sampled, and how wide.
-    """
-
-    open_tokenizer: Callable[[], Tokenizer]
-    config: SampleConfig
-
-    def __call__(self, model: Generator, path: Path) -> None:
-        """Sample into one file; `model` is in evaluation mode."""
-        numbers = range(PREVIEWED)
-        labels = [k % model.config.classes for k in numbers]
-        names = list(map(str, range(model.config.classes)))
-        found = torch.stack(
-            list(
-                generate(LoadedGenerator(model, names), self.open_tokenizer(), labels, self.config)
-            )
-        )
-        images.save_grid(path, found, columns=round(PREVIEWED**0.5))
+def save_preview(model: Generator, path: Path, tokenizer: Tokenizer, config: SampleConfig) -> None:
+    """Write a grid of samples of all classes in turn, from the same noise every time."""
+    labels = [k % model.config.classes for k in range(PREVIEWED)]
+    found = list(generate(LoadedGenerator(model, []), tokenizer, labels, config))
+    images.save_grid(path, torch.stack(found), columns=round(PREVIEWED**0.5))

@@ -22,7 +22,7 @@ from common import distributed, images, seeding
 from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
-from generator.checkpoints import LoadedGenerator, on_first
+from generator.checkpoints import LoadedGenerator
 from generator.data import Tokenizer
 from generator.decode import decode, decode_strips
 from generator.sampling import (
@@ -53,18 +53,6 @@ def column_noise(
         yield from noise.to(device, non_blocking=True).unbind(1)
 
 
-def image_noise(
-    seed: int,
-    numbers: Sequence[int],
-    columns: int,
-    channels: int,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """The first columns of `column_noise`, [B, L, C]."""
-    noise = column_noise(seed, numbers, channels, device)
-    return torch.stack(list(islice(noise, columns)), dim=1)
-
-
 @torch.no_grad()
 def generate_tokens(
     generator: LoadedGenerator,
@@ -77,11 +65,12 @@ def generate_tokens(
     """Tokens [B, L, C] in the model's scale; arguments are those of `generate`."""
     model, columns = generator.model, config.columns or generator.columns or COLUMNS
     numbers = range(len(labels)) if numbers is None else numbers
-    noise = image_noise(config.seed, numbers, columns, model.config.channels, model.device)
-    conditions = torch.tensor(labels, device=model.device)
-    return sample(model, conditions, noise, config, given, progress)
+    noise = column_noise(config.seed, numbers, model.config.channels, model.device)
+    noise = torch.stack(list(islice(noise, columns)), dim=1)
+    return sample(model, torch.tensor(labels, device=model.device), noise, config, given, progress)
 
 
+@torch.no_grad()
 def generate(
     generator: LoadedGenerator,
     tokenizer: Tokenizer,
@@ -91,23 +80,18 @@ def generate(
     given: Columns | None = None,
     progress: Progress = iter,
 ) -> Iterator[Tensor]:
-    """Images of classes `labels`, one after the other.
+    """Images of classes `labels`, one after the other, uint8 [3, H, W] on the CPU.
 
     Args:
         generator, tokenizer: on one device.
-        labels: of the B images.
-        config: how they are sampled; as released, if not given.
+        config: how they are sampled, and how wide; as released, if not given.
         numbers: of the images, which decide their noise; 0 … B − 1 if not given.
         given: columns [B, C] that are not sampled, in the model's scale; see `sample_columns`.
         progress: is handed the columns while they are sampled, and passes them on.
-
-    Returns:
-        uint8 images [3, H, W] on the CPU, as wide as `config.columns`.
     """
     config = config or SampleConfig()
     tokens = generate_tokens(generator, labels, config, numbers, given, progress)
-    with torch.no_grad():
-        yield from decode(tokenizer, tokens, config)
+    yield from decode(tokenizer, tokens, config)
 
 
 @torch.no_grad()
@@ -120,8 +104,7 @@ def scroll(
 ) -> Iterator[Tensor]:
     """Images without end, in uint8 strips [B, 3, H, w] from left to right at constant memory.
 
-    Arguments are those of `generate`. A strip comes when its tile is decoded: the smaller
-    `config.decode_columns`, the sooner.
+    A strip comes when its tile is decoded: the smaller `config.decode_columns`, the sooner.
     """
     model, config = generator.model, config or SampleConfig()
     numbers = range(len(labels)) if numbers is None else numbers
@@ -131,60 +114,41 @@ def scroll(
         yield images.to_uint8(strip).cpu()
 
 
-@torch.no_grad()
 def redraw(
     generator: LoadedGenerator,
     labels: Sequence[int],
     tokens: Tensor,
     replaced: Mapping[int, Tensor | None],
     config: SampleConfig,
-    noise: Tensor | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Tensor:
-    """Tokens in which single columns are replaced, and all later ones follow from them.
-
-    Args:
-        generator, labels, config: as the tokens were generated with.
-        tokens: [B, L, C] of `generate_tokens`.
-        replaced: columns [B, C] by their number; None samples the column from `noise`.
-        noise: [B, L, C] that sampled columns start from; that of images 0 … B − 1, if not given.
-    """
-    model, (batch, length, channels) = generator.model, tokens.shape
+    """Tokens [B, L, C] of `generate_tokens` in which single columns are replaced, [B, C] by their
+    number (None samples the column), and all later ones follow from them."""
+    length = tokens.shape[1]
     if not replaced:
         return tokens
-    if noise is None:
-        noise = image_noise(config.seed, range(batch), length, channels, model.device)
-    given = dict(numbered(tokens[:, : max(0, min(replaced))]))
-    given |= {column: token for column, token in replaced.items() if token is not None}
     if not 0 <= min(replaced) <= max(replaced) < length:
         raise UserError(f"replaced columns: found {sorted(replaced)}, expected 0 … {length - 1}")
-    return sample(model, torch.tensor(labels, device=model.device), noise, config, given)
+    given = dict(numbered(tokens[:, : min(replaced)]))
+    given |= {column: token for column, token in replaced.items() if token is not None}
+    return generate_tokens(generator, labels, replace(config, columns=length), numbers, given)
 
 
 def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> Tensor:
-    """An image to go on with: as high as the tokenizer's, and of whole columns.
-
-    It keeps its proportions; beside whole columns, it is cut at the end that is not continued.
-    Returns [1, 3, H, W] in [-1, 1].
-    """
+    """An image to go on with, [1, 3, H, W] in [-1, 1]: as high as the tokenizer's, in proportion,
+    and of whole columns, cut at the end that is not continued."""
     image = images.resize_to_cover(images.read_rgb(path), tokenizer.height, 1)
     width = image.shape[2] // tokenizer.column_width * tokenizer.column_width
     if width < 2 * tokenizer.column_width:
-        raise UserError(
-            f"{path}: {image.shape[2]} pixels wide at a height of {tokenizer.height}, expected "
-            f"at least two columns of {tokenizer.column_width}"
-        )
+        expected = f"expected two columns of {tokenizer.column_width} at least"
+        raise UserError(f"{path}: {image.shape[2]} pixels wide once resized, {expected}")
     kept = image[..., -width:] if side == "right" else image[..., :width]
     return images.to_float(kept)[None]
 
 
 @torch.no_grad()
 def encode_prefix(given: Tensor, tokenizer: Tokenizer, side: str = "right") -> Columns:
-    """Columns [B, C] of images [B, 3, H, W] in [-1, 1], with which others can go on.
-
-    For the left side they are those of the mirrored images; see `continue_image`.
-    """
-    if side not in ("right", "left"):
-        raise UserError(f"side: found {side!r}, expected right or left")
+    """Columns [B, C] of images [B, 3, H, W] in [-1, 1], mirrored for the left side."""
     mean = tokenizer.encode(given.flip(3) if side == "left" else given).mode()  # [B, M, C]
     return numbered(tokenizer.scaled(mean))
 
@@ -199,20 +163,11 @@ def continue_image(
     config: SampleConfig | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
-    """Given images, continued by some columns to the right or to the left.
+    """Given images [B, 3, H, W] in [-1, 1], continued by some columns; otherwise as `generate`.
 
-    To the left means: the images are mirrored, encoded, continued to the right, and the result is
-    mirrored back, which suits a model that was trained with random flips, as the paper's are.
-
-    Args:
-        generator, tokenizer: on one device.
-        given: [B, 3, H, W] in [-1, 1] on that device.
-        columns: that are sampled beside each.
-        side: `right` or `left`.
-        labels, config, numbers: see `generate`.
-
-    Returns:
-        uint8 images [3, H, W'] on the CPU; the given part is what the tokenizer makes of it.
+    The given part is what the tokenizer makes of it. To the `left` means: the images are mirrored,
+    encoded, continued to the `right`, and the result is mirrored back, which suits a model that was
+    trained with random flips, as the paper's are.
     """
     prefix = encode_prefix(given, tokenizer, side)
     config = replace(config or SampleConfig(), columns=len(prefix) + columns)
@@ -223,36 +178,26 @@ def continue_image(
 def image_labels(choice: str, class_names: Sequence[str], seed: int) -> Callable[[int], int]:
     """Which class the image of a number has, whatever the number of images.
 
-    Args:
-        choice: `balanced`, image k has class k modulo the number of classes; `random`, evenly,
-            from the image's own stream; or names and numbers of classes, taken in turn, such as
-            `3,7-9,sea`.
-        class_names: of all classes.
-        seed: of random classes.
+    The choice is `balanced`, image k has class k modulo the number of classes; `random`, evenly,
+    from the image's own stream; or names and numbers of classes, taken in turn: `3,7-9,sea`.
     """
     count = len(class_names)
     if choice == "random":
         return lambda k: int(seeding.stream(seed, "label", k).integers(count))
-    if choice == "balanced":
-        return lambda k: k % count
-    chosen = [label for part in choice.split(",") for label in _classes(part.strip(), class_names)]
+    chosen = list(range(count)) if choice == "balanced" else []
+    for part in map(str.strip, choice.split(",") if not chosen else ()):
+        first, _, last = part.partition("-")
+        span: Sequence[int] = ()
+        if part in class_names:
+            span = [class_names.index(part)]
+        elif first.isdecimal() and (last or first).isdecimal():
+            span = range(int(first), int(last or first) + 1)
+        if not span or span[-1] >= count:
+            shown = ", ".join(class_names[:10]) + (" ..." if count > 10 else "")
+            expected = f"balanced, random, or names or numbers of classes, 0 … {count - 1}: {shown}"
+            raise UserError(f"--labels: found {part!r}, expected {expected}")
+        chosen += span
     return lambda k: chosen[k % len(chosen)]
-
-
-def _classes(part: str, names: Sequence[str]) -> range:
-    """The classes of one name, number or span of numbers."""
-    if part in names:
-        return range(names.index(part), names.index(part) + 1)
-    first, _, last = part.partition("-")
-    if first.isdecimal() and (last or first).isdecimal():
-        span = range(int(first), int(last or first) + 1)
-        if span and span[-1] < len(names):
-            return span
-    shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
-    raise UserError(
-        f"--labels: found {part!r}, expected balanced, random, or classes by their name or number, "
-        f"0 … {len(names) - 1} ({shown})"
-    )
 
 
 def image_path(folder: Path, number: int) -> Path:
@@ -261,21 +206,14 @@ def image_path(folder: Path, number: int) -> Path:
 
 
 def whole_images(folder: Path, count: int) -> set[int]:
-    """Numbers of the images 0 … count − 1 that lie in a folder and are whole.
-
-    Raises:
-        UserError: there is a file that is none of them.
-    """
+    """Numbers of the images 0 … count − 1 that lie in a folder and are whole; no other file may."""
     done = set()
     numbers = {image_path(folder, k).name: k for k in range(count)}
     for file in os.scandir(folder) if folder.exists() else ():
         if file.name.endswith(".tmp"):
             continue
         if file.name not in numbers:
-            raise UserError(
-                f"{folder}: found {file.name}, which is none of the {count} images of "
-                "--num_images; expected nothing else there"
-            )
+            raise UserError(f"{folder}: found {file.name}, expected the {count} of --num_images")
         with open(file.path, "rb") as image:
             image.seek(max(0, file.stat().st_size - len(PNG_END)))
             if image.read() == PNG_END:  # a full disk leaves other ends
@@ -302,24 +240,20 @@ def generate_folder(
     so any number of processes, with or without a break, leaves the same bytes.
 
     Args:
-        folder: of the images, which holds nothing else.
-        count, batch: images in all, and those that are sampled together.
-        generator, tokenizer: on the device of the process.
         label: of the image of a number.
         prefix, side: columns [1, C] with which all images begin, and where they go on.
 
     Returns:
         How many images were missing.
     """
-    done = on_first(lambda: whole_images(folder, count))
-    starts = range(0, count, batch)
-    batches = [range(start, min(start + batch, count)) for start in starts]
+    done = distributed.load_on_all(lambda: whole_images(folder, count))
+    batches = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     batches = [numbers for numbers in batches if not done.issuperset(numbers)]
-    columns = config.columns or COLUMNS
-    shown, long = process.is_main, process.is_main and columns >= LONG
+    columns, shown = config.columns or COLUMNS, process.is_main
 
     def watched(found: Iterator[Tensor]) -> Iterator[Tensor]:
         """Beside a bar of their own, for images that take minutes."""
+        long = shown and columns >= LONG
         with progress_bar(columns, "columns", "column", long, passing=True) as bar:
             for column in found:
                 yield column
@@ -328,10 +262,8 @@ def generate_folder(
     with progress_bar(count, "images", "image", shown, initial=len(done)) as bar:
         for i, numbers in enumerate(batches):
             if i % process.world == process.rank:
-                given = {
-                    k: c.to(generator.model.device).expand(len(numbers), -1)
-                    for k, c in (prefix or {}).items()
-                }
+                many, device = len(numbers), generator.model.device
+                given = {k: c.to(device).expand(many, -1) for k, c in (prefix or {}).items()}
                 labels = [label(k) for k in numbers]
                 found = generate(generator, tokenizer, labels, config, numbers, given, watched)
                 for k, image in zip(numbers, found, strict=True):

@@ -16,15 +16,8 @@ SCHEDULES = ("linear", "constant", "none")
 
 
 def guided(both: Velocity, scale: float) -> Velocity:
-    """v = v_u + s·(v_c − v_u), both branches from the same x.
-
-    Args:
-        both: velocity of 2N tokens, the conditional branch first.
-        scale: s; 1 is the conditional branch alone.
-
-    Returns:
-        The velocity of N tokens [N, C].
-    """
+    """v = v_u + s·(v_c − v_u) of N tokens, both branches from the same x; `both` gives the velocity
+    of 2N tokens, the conditional branch first."""
 
     def velocity(x: Tensor, t: float) -> Tensor:
         conditional, unconditional = both(x.repeat(2, 1), t).chunk(2)
@@ -35,13 +28,10 @@ def guided(both: Velocity, scale: float) -> Velocity:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Its scale at each column.
+    """Its scale at each column, where 1 is the conditional model alone.
 
-    Args:
-        scale: 1 is the conditional model alone.
-        schedule: `linear` grows from 1 to `scale` over `ramp` columns and stays there;
-            `constant` is `scale` everywhere; `none` is 1 everywhere.
-        ramp: columns of the linear growth.
+    `linear` grows from 1 to `scale` over `ramp` columns and stays there, `constant` is `scale`
+    everywhere, `none` is 1 everywhere.
     """
 
     scale: float = 1.0

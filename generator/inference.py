@@ -26,10 +26,12 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.dtype = dtype
         self.bias = linear.bias.detach().to(dtype)
-        self.weight = _pack(linear.weight.detach().to(dtype))
+        weight = linear.weight.detach().to(dtype)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _packed_product(x.to(self.dtype), self.weight, self.bias).float()
+        product = torch.ops.mkldnn._linear_pointwise
+        return product(x.to(self.dtype), self.weight, self.bias, "none", [], "").float()
 
 
 class HalfLinear(nn.Module):
@@ -57,42 +59,33 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
 
     Returns:
         The model.
-
-    Raises:
-        UserError: a precision that the device does not have.
     """
     if precision == "tf32" and model.device.type != "cuda":
         raise UserError(f"--precision: found tf32 on {model.device.type}, expected fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    make = linear_for(model.device, precision, compile)
-    if make is not None:
-        _replace_linears(model, make)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    # float32 products of torch are MKL's, which are slow on the processors of other makers
+    packs = dtype == torch.bfloat16 or "Intel" not in provenance.processor()
+    if model.device.type == "cpu" and not compile and packs and can_pack(dtype):
+        _replace_linears(model, lambda linear: PackedLinear(linear, dtype))
+    elif precision == "bf16":
+        _replace_linears(model, HalfLinear)
     if compile:
         _compile(model.head)
     return model
 
 
-def linear_for(
-    device: torch.device, precision: str, compile: bool = False
-) -> Callable[[nn.Linear], nn.Module] | None:
-    """What takes the place of a linear layer; None: it is best as it is. See `prepare`."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    # float32 products of torch are MKL's, which are slow on the processors of other makers
-    packs = dtype == torch.bfloat16 or "Intel" not in provenance.processor()
-    if device.type == "cpu" and not compile and packs and can_pack(dtype):
-        return lambda linear: PackedLinear(linear, dtype)
-    return HalfLinear if precision == "bf16" else None
-
-
+@torch.no_grad()
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build of torch, on this processor, has products with packed weights."""
+    linear = nn.Linear(2, 2)
+    linear.weight.fill_(1.0)
+    linear.bias.zero_()
     try:
-        packed = _pack(torch.ones(2, 2, dtype=dtype))
-        product = _packed_product(torch.ones(1, 2, dtype=dtype), packed, None)
+        return PackedLinear(linear, dtype)(torch.ones(1, 2)).tolist() == [[2.0, 2.0]]
     except (AttributeError, RuntimeError):
         return False
-    return product.tolist() == [[2.0, 2.0]]
 
 
 def _replace_linears(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
@@ -113,11 +106,3 @@ def _compile(head: FlowHead) -> None:
         return compiled(x, modulations).clone()
 
     head.modulated = modulated  # type: ignore[method-assign]
-
-
-def _pack(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight)
-
-
-def _packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

@@ -13,13 +13,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ColumnLayout:
-    """Columns from left to right: column i stands at position i and sees i − window … i.
+    """Columns from left to right: column i stands at position i and sees i − window … i."""
 
-    Args:
-        window: earlier columns that a layer sees; 0: all.
-    """
-
-    window: int
+    window: int  # earlier columns that a layer sees; 0: all
 
     def positions(self, count: int, first: int = 0, device: torch.device | None = None) -> Tensor:
         """Positions [L] of the tokens from number `first` on."""

@@ -79,23 +79,11 @@ class Generator(nn.Module):
         return Rotations(rotation(columns, channels), rotation(context, channels))
 
     def hidden(
-        self,
-        tokens: Tensor,
-        context: Context,
-        shift: int = 0,
-        last_position: int | None = None,
+        self, tokens: Tensor, context: Context, shift: int = 0, last_position: int | None = None
     ) -> Tensor:
-        """The vectors that predict columns 0 … L, given columns 0 … L−1.
-
-        Args:
-            tokens: [B, L, C]; L may be 0.
-            context: of the B conditions.
-            shift: added to all positions.
-            last_position: see `rotations`.
-
-        Returns:
-            [B, L+1, D]; vector i depends on the condition and on columns before i alone.
-        """
+        """Columns 0 … L−1 [B, L, C] → the vectors [B, L+1, D] that predict columns 0 … L: vector i
+        depends on the condition and on columns before i alone. `shift` is added to all positions;
+        for `last_position` see `rotations`."""
         length = tokens.shape[1]
         positions = self.layout.positions(length, shift, tokens.device)
         rotations = self.rotations(positions, positions, last_position)
@@ -118,14 +106,9 @@ def initialise(model: Generator) -> None:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    time = model.head.time
-    for weight in (
-        model.condition.embedding.weight,
-        model.condition.unconditional,
-        model.context_positions,
-        time.fc1.weight,
-        time.fc2.weight,
-    ):
+    condition, time = model.condition, model.head.time
+    embeddings = condition.embedding.weight, condition.unconditional, model.context_positions
+    for weight in (*embeddings, time.fc1.weight, time.fc2.weight):
         nn.init.normal_(weight, std=0.02)
     for layer in (*model.head.modulation_layers, model.head.token_out):
         nn.init.zeros_(layer.weight)

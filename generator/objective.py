@@ -16,19 +16,12 @@ from generator.model import Generator
 
 @dataclass(frozen=True)
 class Draws:
-    """All that is random in one training loss, dropout aside.
+    """All that is random in one training loss, dropout aside."""
 
-    Args:
-        shift: of all positions, one for the batch.
-        drop: [B], true where a sample loses its condition.
-        t: [R] uniform in [0, 1).
-        noise: [R, C] standard normal; rows are the B·L tokens, repeated as a whole.
-    """
-
-    shift: int
-    drop: Tensor
-    t: Tensor
-    noise: Tensor
+    shift: int  # of all positions, one for the batch
+    drop: Tensor  # [B], true where a sample loses its condition
+    t: Tensor  # [R] uniform in [0, 1)
+    noise: Tensor  # [R, C] standard normal; rows are the B·L tokens, repeated as a whole
 
     @classmethod
     def random(
@@ -51,17 +44,10 @@ class Draws:
 def token_losses(
     model: Generator, tokens: Tensor, labels: Tensor, draws: Draws, share: bool = False
 ) -> Tensor:
-    """Flow-matching loss of each draw of each token, in float32.
+    """Flow-matching loss of each draw of each token, [repeats, B, L] in float32.
 
-    Args:
-        model: the generator.
-        tokens: [B, L, C] in the model's scale.
-        labels: conditions [B].
-        draws: see `Draws`.
-        share: read each condition once, where there are fewer than images.
-
-    Returns:
-        [repeats, B, L].
+    Tokens [B, L, C] are in the model's scale, labels [B]. With `share` each condition is read once,
+    where there are fewer than images.
     """
     batch, length, _ = tokens.shape
     conditions = model.condition.drop(labels, draws.drop)

@@ -33,7 +33,11 @@ class SampleConfig:
     """What decides an image beside weights, condition and number, with the released defaults."""
 
     columns: int | None = _set(
-        None, f"columns of an image (default: as trained, or {COLUMNS})", min=2, flag="token_num"
+        None,
+        f"columns of an image (default: as trained, or {COLUMNS})",
+        min=2,
+        flag="token_num",
+        alias="num_iter",
     )
     cfg: float = _set(1.0, "guidance scale; 1: no guidance")
     cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=SCHEDULES)
@@ -56,10 +60,8 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         if 2 * self.decode_overlap > self.decode_columns:
-            raise UserError(
-                f"decode_overlap: found {self.decode_overlap}, expected at most half of the "
-                f"{self.decode_columns} of decode_columns"
-            )
+            half = self.decode_columns // 2
+            raise UserError(f"decode_overlap: found {self.decode_overlap}, expected at most {half}")
 
     def guidance(self, columns: int | None = None) -> Guidance:
         """Of images of so many columns, where `columns` does not say it."""
@@ -87,7 +89,6 @@ def sample_columns(
         model: in evaluation mode.
         labels: conditions [B], none of them null.
         noise: starting noise [B, C] of each column, also of those that are given.
-        config: see `SampleConfig`.
         given: columns [B, C] in the model's scale that are taken as they are, by their number.
         guidance: that of `config`, if not given; 1 throughout takes one branch.
     """
@@ -131,14 +132,6 @@ def sample(
 
     `progress` is handed the columns as they come, and passes them on.
     """
-    length = noise.shape[1]
-    _check_columns(given or (), length)
-    guidance = config.guidance(length)
+    guidance = config.guidance(noise.shape[1])
     columns = sample_columns(model, labels, noise.unbind(1), config, given, guidance)
     return torch.stack(list(progress(columns)), dim=1)
-
-
-def _check_columns(columns: Iterable[int], length: int) -> None:
-    for column in columns:
-        if not 0 <= column < length:
-            raise UserError(f"given columns: found number {column}, expected 0 … {length - 1}")

@@ -57,17 +57,11 @@ METHODS = {"euler": euler, "heun": heun, "ab2": adams_bashforth}
 
 @dataclass(frozen=True)
 class Solver:
-    """How the flow of a column is followed; the default is that of the released code.
-
-    Args:
-        method: `euler`, `heun` or `ab2` (Adams-Bashforth of second order).
-        steps: from noise to data; `heun` asks for two velocities in each, the others for one.
-        power: see `falling_times`; None: 1 for Euler's method, 1.5 for the others.
-    """
+    """How the flow of a column is followed; the default is that of the released code."""
 
     method: str = "euler"
     steps: int = 100
-    power: float | None = None
+    power: float | None = None  # see `falling_times`; None: 1 for Euler's method, else 1.5
 
     @property
     def times(self) -> list[float]:

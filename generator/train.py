@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,29 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common import checkpoint, config, seeding
+from common import config, seeding
 from common.config import setting
-from common.data.latents import LatentDataset, LatentHeader
+from common.data.latents import LatentDataset
 from common.distributed import Process, broadcast_object
 from common.errors import UserError
 from common.provenance import cores
-from generator.checkpoints import complete, from_released, is_released, read_once, sizes_of
+from generator.checkpoints import GeneratorFile, read
 from generator.config import TrainConfig
 from generator.data import (
     ImageConfig,
     Tokenizer,
     TokenSampler,
-    count_columns,
     describe_tokens,
     image_data,
-    is_latent,
     training_batches,
 )
-from generator.evaluate import Evaluation, Preview
+from generator.evaluate import Evaluation, save_preview
 from generator.model import Generator
 from generator.sampling import SampleConfig
-from generator.trainer import LAST, STATE, Trainer
+from generator.trainer import LAST, Trainer
 
+CACHE = ".safetensors"
 NOT_KEPT = ("output_dir", "resume", "ckpt")  # settings that config.yaml does not have
-FIXED = ("seed",)  # a run cannot go on with another one
-
 
 _data, _samples, _machine = (
     partial(setting, group=name) for name in ("tokenizer and data", "samples", "machine and files")
@@ -70,8 +67,6 @@ class RunConfig(ImageConfig):
             raise UserError("--output_dir: not given; expected a folder for checkpoints and logs")
         if bool(self.cached_path) != self.use_cached:
             raise UserError("--cached_path and --use_cached: found one, expected both or none")
-        if not (self.use_cached or self.config_path):
-            raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
 
     @property
     def folder(self) -> Path:
@@ -79,7 +74,10 @@ class RunConfig(ImageConfig):
         return Path(self.output_dir or self.resume)
 
 
-def find_source(run: RunConfig, process: Process) -> tuple[Path, dict[str, Any]] | None:
+Source = tuple[Path, GeneratorFile]
+
+
+def find_source(run: RunConfig, process: Process) -> Source | None:
     """The checkpoint `ckpt` in `resume`, and what it holds.
 
     A command that resumes its own folder begins there if nothing has been written yet, so that
@@ -94,10 +92,7 @@ def find_source(run: RunConfig, process: Process) -> tuple[Path, dict[str, Any]]
             "it, or another folder"
         )
     if last.exists() and run.ckpt != LAST:
-        raise UserError(
-            f"--ckpt: found {run.ckpt}, but {last}, which would be overwritten, may be later; "
-            "expected another --output_dir to go on from it"
-        )
+        raise UserError(f"--ckpt: found {run.ckpt}, but {last} is there; expected an --output_dir")
     if run.resume is None:
         return None
     path = Path(run.resume) / run.ckpt
@@ -106,32 +101,26 @@ def find_source(run: RunConfig, process: Process) -> tuple[Path, dict[str, Any]]
         path = max(kept, key=lambda p: int(p.stem.rpartition("-")[2]), default=path)
     if same and not any(path.parent.glob("*.pth")):
         return None
-    state = read_once(path, process.device)
-    absent = STATE - state.keys()
-    if absent and not is_released(state.get("model", {})):
-        raise UserError(f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint")
-    return path, state
+    file = read(path, process.device)
+    if not file.is_released and None in (file.generator, file.training, file.optimizer):
+        raise UserError(f"{path}: no checkpoint of a training; expected one to go on from")
+    return path, file
 
 
-def settings(
-    given: Mapping[str, Any], source: tuple[Path, dict] | None
-) -> tuple[TrainConfig, list]:
+def settings(given: Mapping[str, Any], source: Source | None) -> tuple[TrainConfig, list[str]]:
     """The settings: those of the checkpoint, but for what is given now; a line for each change."""
     if {"lr", "blr"} <= given.keys():
         raise UserError("--blr: found together with --lr, expected one of them")
-    if source is None or "training" not in source[1]:
+    if source is None or source[1].training is None:
         return config.structured(TrainConfig, given, "--"), []
-    before = config.structured(TrainConfig, source[1]["training"], f"{source[0]}: training")
-    after = config.structured(
-        TrainConfig,
-        {**asdict(before), **({"lr": None} if "blr" in given else {}), **given},
-        "--",
-    )
-    old, new = asdict(before), asdict(after)
-    changed = sorted(name for name in old if old[name] != new[name])
-    for name in set(changed) & set(FIXED):
-        raise UserError(f"--{name}: found {new[name]}, expected {old[name]}, that of {source[0]}")
-    return after, [f"--{k}: {old[k]} so far, {new[k]} from here on" for k in changed]
+    old = asdict(source[1].training)
+    new = {**old, **({"lr": None} if "blr" in given else {}), **given}
+    if new["seed"] != old["seed"]:
+        raise UserError(f"--seed: found {new['seed']}, expected {old['seed']}, that of {source[0]}")
+    notes = [
+        f"--{k}: {old[k]} so far, {new[k]} from here on" for k in sorted(new) if old[k] != new[k]
+    ]
+    return config.structured(TrainConfig, new, "--"), notes
 
 
 def prepare(
@@ -140,19 +129,14 @@ def prepare(
     given: Mapping[str, Any],
     overrides: Sequence[str],
     process: Process,
-    open_tokenizer: Callable[[bool], Tokenizer],
+    open_tokenizer: Callable[[], Tokenizer],
     posterior: Callable[[Tensor, float], Any],
 ) -> tuple[Trainer, list[str]]:
     """The trainer of a run, and what there is to say of its settings.
 
     Args:
-        run: data, machine and files.
-        sizes: of the generator, as far as they are given.
-        given: settings of `TrainConfig` that are given.
-        overrides: key=value, over `config_path`.
-        process: this process.
-        open_tokenizer: gives the tokenizer on the process's device, with True to all processes
-            together. Training on cached tokens opens it for samples alone, on the first process.
+        sizes, given: of the generator and of `TrainConfig`, as far as they are given.
+        open_tokenizer: gives the tokenizer on the device of each process, if it is needed.
         posterior: of a mean and the largest noise.
     """
     source = find_source(run, process)
@@ -161,45 +145,52 @@ def prepare(
         if process.device.type == "cpu":
             raise UserError("--precision: found tf32 on a CPU, expected fp32, bf16 or auto there")
         torch.set_float32_matmul_precision("high")
-    for_images = not run.use_cached or (training.eval_freq and not _is_cache(run.eval_path))
-    opened = cache(lambda: open_tokenizer(bool(for_images)))
+    eval_images = training.eval_freq and run.eval_path and not run.eval_path.endswith(CACHE)
+    tokenizer = seen = None
+    if not run.use_cached or training.sample_freq or eval_images:
+        if not run.config_path:
+            raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
+        tokenizer = open_tokenizer()
+        seen = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
     if run.use_cached:
-        data: Dataset = LatentDataset(run.cached_path, seed=training.seed)
-        about = data.header
+        data: Dataset = LatentDataset(
+            run.cached_path, seen.tokenizer if seen else None, training.seed
+        )
+        about, columns = data.header, data.means.shape[2]
         if run.data_path:
             notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
     else:
-        tokenizer = opened()
-        about = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
+        about = seen
         data = image_data(run, overrides, about.height, about.column_width, True, training.seed)
+        columns = data[0][0].shape[2] // about.column_width
     scale, std = run.vae_norm or about.token_scale, about.std if run.std is None else run.std
     about = replace(about, token_scale=float(torch.tensor(scale)), std=std)
-    columns = count_columns(data, about.column_width)
-    _check_columns(run, columns, about)
+    if tokenizer:
+        tokenizer.token_scale.fill_(about.token_scale)
+    width = columns * about.column_width
+    if run.token_num not in (None, columns):
+        raise UserError(f"--token_num: found {run.token_num}, but the images have {columns}")
+    if run.use_cached and run.img_size not in (None, width):
+        raise UserError(f"--img_size: found {run.img_size}, but the cached images have {width}")
+    names, workers = list(data.class_names), min(run.num_workers, cores())
 
     def tokens(dataset: Dataset) -> TokenSampler:
-        encode = None if is_latent(dataset) else lambda images: opened().encode(images).mode()
-        return TokenSampler(encode, posterior, about.std, about.token_scale, process.device)
+        cached = isinstance(dataset, LatentDataset)
+        encode = None if cached else lambda images: tokenizer.encode(images).mode()
+        return TokenSampler(encode, posterior, std, about.token_scale, process.device)
 
-    names = list(data.class_names)
-    workers = min(run.num_workers, cores())
-    evaluate = None
+    evaluate = preview = None
     if training.eval_freq:
-        held_out = evaluation_data(run, overrides, about, columns, names) or data
-        evaluate = Evaluation(
-            held_out,
-            training.eval_images,
-            training.batch_size,
-            process,
-            tokens(held_out),
-            training.seed,
-            training.diffusion_batch_mul,
-            workers,
-        )
-    preview = None
+        held_out = data
+        if eval_images:
+            images = replace(run, data_path=run.eval_path, img_size=width)
+            held_out = image_data(images, overrides, about.height, about.column_width, False, 0)
+        elif run.eval_path:
+            held_out = LatentDataset(run.eval_path, about.tokenizer)
+        if list(held_out.class_names) != names:
+            raise UserError(f"--eval_path: {run.eval_path} has other classes than the images")
+        evaluate = Evaluation(held_out, tokens(held_out), training, process, workers)
     if training.sample_freq:
-        if not run.config_path:
-            raise UserError("--sample_freq: given without --config_path, the tokenizer of samples")
         sampled = SampleConfig(
             columns=run.num_iter or columns,
             cfg=run.cfg,
@@ -207,81 +198,30 @@ def prepare(
             temperature=run.temperature,
             seed=training.seed,
         )
-        preview = Preview(lambda: check_fingerprint(opened(), about), sampled)
-    channels = data.means.shape[-1] if is_latent(data) else opened().channels
-    known = {"channels": channels, "classes": len(names)}
-    path, state = source or (None, {})
-    released = is_released(state.get("model", {}))
-    if released:
-        known = {**asdict(sizes_of(state, state["model"], sizes)), **known}
-    model = complete(sizes, state.get("generator", known))
-    batch = (training.batch_size, training.accumulate)
-    loader = training_batches(data, *batch, process, training.seed, workers)
+        preview = partial(save_preview, tokenizer=tokenizer, config=sampled)
+
+    channels = data.means.shape[3] if run.use_cached else tokenizer.channels
+    path, file = source or (None, GeneratorFile())
+    network_sizes = file.sizes(sizes, channels=channels, classes=len(names))
+    loader = training_batches(data, training, process, workers)
     seeding.seed_everything(training.seed)
-    network = Generator(model).to(process.device)
-    if released:
-        checkpoint.load_weights(network, from_released(state["model"], network), path)
-    trainer = Trainer(
-        network,
-        training,
-        process,
-        loader,
-        tokens(data),
-        columns,
-        run.folder,
-        header={
-            "generator": asdict(model),
-            "class_names": names,
-            "tokenizer": about.tokenizer,
-            "token_scale": about.token_scale,
-            "std": about.std,
-        },
-        logs=Path(run.log_dir) if run.log_dir else None,
-        evaluate=evaluate,
-        preview=preview,
-    )
-    if released:
-        average = from_released(state.get("model_ema", state["model"]), network)
-        checkpoint.load_weights(trainer.ema.model, average, path)
+    network = Generator(network_sizes).to(process.device)
+    if file.is_released:
+        file.fill(network, "model", path)
+    header = {"class_names": names, "tokenizer": about.tokenizer}
+    header |= {"token_scale": about.token_scale, "std": about.std}
+    logs = Path(run.log_dir) if run.log_dir else None
+    given_to = (network, training, process, loader, tokens(data), columns, run.folder, header, logs)
+    trainer = Trainer(*given_to, evaluate, preview)
+    if file.is_released:
+        file.fill(trainer.ema.model, "model_ema" if file.model_ema else "model", path)
         notes.append(f"beginning with the released weights of {path}, and a fresh optimizer")
     elif source is not None:
-        trainer.load(state, path)
+        trainer.load(file, path)
         notes.append(f"resuming after update {trainer.step}, in epoch {trainer.epoch + 1}")
     elif run.resume is not None:
         notes.append(f"no checkpoint in {run.resume} yet: training from the beginning")
     return trainer, notes
-
-
-def evaluation_data(
-    run: RunConfig,
-    overrides: Sequence[str],
-    about: LatentHeader,
-    columns: int,
-    names: Sequence[str],
-) -> Dataset | None:
-    """What `eval_path` names, if it is given; it must have the same classes."""
-    if run.eval_path is None:
-        return None
-    if _is_cache(run.eval_path):
-        data: Dataset = LatentDataset(run.eval_path, about.tokenizer)
-    else:
-        width = columns * about.column_width
-        images = replace(run, data_path=run.eval_path, img_size=width)
-        data = image_data(images, overrides, about.height, about.column_width, False, 0)
-    if list(data.class_names) != list(names):
-        raise UserError(f"--eval_path: {run.eval_path} has other classes than the training data")
-    return data
-
-
-def check_fingerprint(tokenizer: Tokenizer, about: LatentHeader) -> Tokenizer:
-    """Refuse a tokenizer that is not the one of the tokens."""
-    if tokenizer.fingerprint != about.tokenizer:
-        raise UserError(
-            f"--config_path: found tokenizer {tokenizer.fingerprint}, but the tokens are of "
-            f"{about.tokenizer}"
-        )
-    tokenizer.token_scale.fill_(about.token_scale)
-    return tokenizer
 
 
 def keep_settings(run: RunConfig, overrides: Sequence[str], trainer: Trainer) -> None:
@@ -294,17 +234,3 @@ def keep_settings(run: RunConfig, overrides: Sequence[str], trainer: Trainer) ->
         del values["blr"]
     kept = {k: v for k, v in values.items() if v not in (None, []) and k not in NOT_KEPT}
     config.save(kept, run.folder / "config.yaml")
-
-
-def _check_columns(run: RunConfig, columns: int, about: LatentHeader) -> None:
-    width = columns * about.column_width
-    if run.token_num not in (None, columns):
-        raise UserError(f"--token_num: found {run.token_num}, but the images have {columns}")
-    if run.use_cached and run.img_size not in (None, width):
-        raise UserError(
-            f"--img_size: found {run.img_size}, but the cached images are {width} pixels wide"
-        )
-
-
-def _is_cache(path: str | None) -> bool:
-    return path is None or path.endswith(".safetensors")

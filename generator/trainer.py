@@ -8,7 +8,7 @@ Shapes: B batch of a process, L columns, C token channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -29,6 +29,7 @@ from common.plots import read_long
 from common.precision import uses_bf16
 from common.seeding import BatchDraws
 from common.signals import Preempted, PreemptionHandler
+from generator.checkpoints import GeneratorFile, TrainedOn
 from generator.config import TrainConfig
 from generator.data import TokenSampler
 from generator.evaluate import ColumnLosses, parse_columns, save_column_curves
@@ -37,10 +38,6 @@ from generator.objective import Draws, token_losses
 
 LAST = "checkpoint-last.pth"
 PATIENCE = 10  # updates left out in a row, after which the training stops
-STATE = {
-    *("model", "model_ema", "optimizer", "skipped", "skipped_in_a_row"),
-    *("epoch", "epoch_images", "step", "training", "data", "generator"),
-}
 
 
 class LossModule(nn.Module):
@@ -84,14 +81,11 @@ class Trainer:
     in `train_step` waits for the device.
 
     Args:
-        model, config, process: what is trained, how, and where.
-        loader: of `generator.data.training_batches`.
-        tokens: of a batch of the loader.
+        loader, tokens: of `generator.data.training_batches`; tokens of one of its batches.
         columns: L, of the training images.
         folder, logs: where checkpoints and plots go, and logs, if elsewhere.
-        header: plain values that checkpoints carry; one with others is refused.
-        evaluate: loss by column, measured every `eval_freq` epochs.
-        preview: samples into a file, every `sample_freq` epochs.
+        header: entries of `GeneratorFile` that checkpoints carry; one with others is refused.
+        evaluate, preview: give the loss by column, and write samples into a file, when due.
     """
 
     def __init__(
@@ -110,7 +104,7 @@ class Trainer:
     ) -> None:
         if config.subsequence > columns:
             raise UserError(
-                f"--subsequence: found {config.subsequence}, but images have {columns} columns"
+                f"--subsequence: found {config.subsequence}, expected {columns} or less"
             )
         self.config, self.process, self.loader, self.tokens = config, process, loader, tokens
         self.columns, self.trained = columns, parse_columns(config.train_columns, columns)
@@ -120,6 +114,7 @@ class Trainer:
         self.schedule = config.schedule(process.world)
         self.updates_an_epoch = len(loader) // config.accumulate
         self.images_an_update = config.batch_size * config.accumulate * process.world
+        self.data = TrainedOn(len(loader.dataset), columns)
         self.unreadable = UnreadableImages(loader.dataset, "images", process.device)
         self.epoch = self.epoch_updates = self.step = 0  # updates: those done of this epoch
         self.resumed = False  # from a checkpoint of this very run
@@ -133,34 +128,25 @@ class Trainer:
         counts = torch.zeros(2, dtype=torch.int64, device=process.device)
         self.skipped, self.skipped_in_a_row = counts.unbind()
         self.bf16 = uses_bf16(config.precision, process.device)
-        self.loss_module = self._loss_module()
-
-    def _loss_module(self) -> nn.Module:
-        """The model as it is trained: recomputing, compiled, and joined with other processes."""
-        model, device = self.model, self.process.device
-        model.recompute = self.config.grad_checkpointing
-        if self.config.compile:  # in place, so that the names of the weights stay
+        model.recompute = config.grad_checkpointing
+        if config.compile:  # in place, so that the names of the weights stay
             for layer in model.layers:
                 layer.compile()
                 layer.read_context = torch.compile(layer.read_context)
             model.head.compile()
-        module = LossModule(model, self.config.share_classes)
-        if self.process.world == 1:
-            return module
-        devices = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(module, devices, gradient_as_bucket_view=True)
+        self.loss_module: nn.Module = LossModule(model, config.share_classes)
+        if process.world > 1:
+            devices = [process.device.index] if process.device.type == "cuda" else None
+            self.loss_module = DistributedDataParallel(
+                self.loss_module, devices, gradient_as_bucket_view=True
+            )
 
     @property
     def finished(self) -> bool:
         return self.epoch >= self.config.epochs or 0 < self.config.max_steps <= self.step
 
     def run(self) -> None:
-        """Train from where the state stands to the end.
-
-        Raises:
-            Preempted: a signal asked to leave; the checkpoint has been written.
-            UserError: the loss is not finite any more.
-        """
+        """Train from where the state stands to the end, or to a signal (`Preempted`)."""
         main = self.process.is_main
         total = self.config.epochs * self.updates_an_epoch
         total = min(total, self.config.max_steps or total)
@@ -183,7 +169,10 @@ class Trainer:
 
     def _run_epoch(self, signals: PreemptionHandler) -> None:
         """The rest of an epoch, or less if training ends in it."""
-        for batches in self._updates():
+        self.loader.sampler.resume(self.epoch, self.epoch_updates)
+        loaded = iter(self.loader)
+        for _ in range(self.updates_an_epoch - self.epoch_updates):
+            batches = list(islice(loaded, self.config.accumulate))
             rate = self.schedule.rate(self.epoch + self.epoch_updates / self.updates_an_epoch)
             losses, norm = self.train_step(batches, rate)
             self.epoch_updates += 1
@@ -199,19 +188,9 @@ class Trainer:
                 return
             self._attend(signals, told)
 
-    def _updates(self) -> Iterator[list[Any]]:
-        """The batches of each update that is left in this epoch."""
-        self.loader.sampler.resume(self.epoch, self.epoch_updates)
-        batches = iter(self.loader)
-        for _ in range(self.updates_an_epoch - self.epoch_updates):
-            yield list(islice(batches, self.config.accumulate))
-
     def train_step(self, batches: Sequence[Any], rate: float) -> tuple[ColumnLosses, Tensor]:
-        """Update number `step` (0 first) with some batches, at a learning rate.
-
-        Returns:
-            The loss of each column, and the gradient norm before clipping.
-        """
+        """Update number `step` (0 first); the loss of each column, and the gradient norm before
+        clipping."""
         losses = ColumnLosses(self.columns, self.process.device)
         loss = torch.zeros((), device=self.process.device)
         for i, batch in enumerate(batches):
@@ -247,12 +226,9 @@ class Trainer:
         tokens, labels = self.tokens(batch, rows)
         if config.subsequence:
             tokens, numbers = random_runs(tokens, config.subsequence, rows)
+        shift = int(seeding.stream(config.seed, "shift", key[0]).integers(config.shift_num))
         draws = Draws.random(
-            tokens,
-            rows,
-            shift=int(seeding.stream(config.seed, "shift", key[0]).integers(config.shift_num)),
-            drop_probability=config.label_drop_prob,
-            repeats=config.diffusion_batch_mul,
+            tokens, rows, shift, config.label_drop_prob, config.diffusion_batch_mul
         )
         with torch.autocast(process.device.type, torch.bfloat16, enabled=self.bf16):
             found = self.loss_module(tokens, labels, draws)  # [repeats, B, L]
@@ -268,9 +244,8 @@ class Trainer:
         """Wait for the device, and refuse to go on after too many updates that were left out."""
         if self.skipped_in_a_row >= PATIENCE:
             raise UserError(
-                f"training: the loss or its gradient was not finite in {PATIENCE} updates in a "
-                f"row, not later than update {self.step}; the last checkpoint is as it was. "
-                "Expected finite tokens and a smaller --blr, or --precision fp32"
+                f"training: not finite in {PATIENCE} updates in a row, before {self.step}; expected "
+                "a smaller --blr or --precision fp32, from the last checkpoint, which is as it was"
             )
 
     def _log_step(self, losses: ColumnLosses, norm: Tensor, rate: float) -> None:
@@ -282,11 +257,8 @@ class Trainer:
         self.bar.set_postfix(loss=f"{loss:.4f}", epoch=self.epoch + 1, refresh=False)
         values = {f"columns/loss_{i:02d}": value for i, value in means.items()}
         values |= {"train/loss": loss, "train/grad_norm": norm.item(), "train/lr": rate}
-        self._log(values | {"train/skipped": self.skipped.item()})
-
-    def _log(self, values: dict[str, float]) -> None:
         if self.logs:
-            self.logs.scalars(self.step, values)
+            self.logs.scalars(self.step, values | {"train/skipped": self.skipped.item()})
 
     def _plot_curves(self) -> None:
         if self.process.is_main:
@@ -294,33 +266,32 @@ class Trainer:
 
     def _end_epoch(self, missing: bool = False) -> None:
         """What is due after an epoch; or, after a kill, what is missing of it."""
-        config, epoch = self.config, self.epoch
+        config, epoch, main = self.config, self.epoch, self.process.is_main
         kept = f"checkpoint-ckpt-{epoch}.pth"
         preview = self.folder / "samples" / f"epoch_{epoch:05d}.png"
+        log = read_long(self.log_folder / "metrics.csv") if missing and main else {}
 
-        def due(every: int, done: Callable[[], bool], last: bool = True) -> bool:
+        def due(every: int, done: bool, last: bool = True) -> bool:
             if not every or not (epoch % every == 0 or (last and self.finished)):
                 return False
-            return not (missing and distributed.broadcast_object(done()))
+            return not (missing and distributed.broadcast_object(done))
 
-        if due(config.save_last_freq, lambda: True):
+        if due(config.save_last_freq, True):
             self.save(LAST)
-        if due(config.save_freq, (self.folder / kept).exists, last=False):
+        if due(config.save_freq, (self.folder / kept).exists(), last=False):
             self.save(kept)
-        if due(config.eval_freq, lambda: self.step in self._logged("eval/loss")):
+        if due(config.eval_freq, self.step in log.get("eval/loss", {})):
             means = self.evaluate(self.ema.model)
             values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
-            self._log({**values, "eval/loss": sum(means.values()) / len(means)})
+            if self.logs:
+                values["eval/loss"] = sum(means.values()) / len(means)
+                self.logs.scalars(self.step, values)
             self._plot_curves()
-        if due(config.sample_freq, preview.exists) and self.process.is_main:
+        if due(config.sample_freq, preview.exists()) and main:
             self.preview(self.ema.model, preview)
         message = self.unreadable.news()
-        if message and self.process.is_main:
+        if message and main:
             self.bar.write(message)
-
-    def _logged(self, name: str) -> dict[float, float]:
-        log = self.log_folder / "metrics.csv"
-        return read_long(log).get(name, {}) if self.process.is_main else {}
 
     def _attend(self, signals: PreemptionHandler, told: bool) -> None:
         """Write the checkpoint that is due after an update, or asked for by a signal.
@@ -333,71 +304,54 @@ class Trainer:
         every = self.config.save_steps
         if save or (every and self.step % every == 0):
             self.save(LAST)
-        if save and not leave and self.process.is_main:
-            self.bar.write(f"checkpoint after {self.step} updates: {self.folder / LAST}")
+        stands = f"{self.folder / LAST} stands after {self.step} updates"
         if leave:
-            raise Preempted(
-                leave, f"{self.folder / LAST} stands after {self.step} updates; --resume goes on"
-            )
+            raise Preempted(leave, f"{stands}; --resume goes on")
+        if save and self.process.is_main:
+            self.bar.write(stands)
 
     def save(self, name: str) -> None:
-        """Write the whole state to `folder / name`."""
+        """Write the whole state to `folder / name`, as `GeneratorFile` lists it."""
         self.check()
         if self.process.is_main:
-            state = {
-                "model": self.model.state_dict(),
-                "model_ema": self.ema.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "skipped": int(self.skipped),
-                "skipped_in_a_row": int(self.skipped_in_a_row),
-                "epoch": self.epoch,
-                "epoch_images": self.epoch_updates * self.images_an_update,
-                "step": self.step,
-                "training": asdict(self.config),
-                "data": self._data(),
-                **self.header,
-            }
+            counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+            counts |= {"epoch": self.epoch, "step": self.step}
+            counts["epoch_images"] = self.epoch_updates * self.images_an_update
+            parts = {"model": self.model, "model_ema": self.ema.model, "optimizer": self.optimizer}
+            plain = {"generator": self.model.config, "training": self.config, "data": self.data}
+            state = {k: part.state_dict() for k, part in parts.items()}
+            state |= {k: int(count) for k, count in counts.items()}
+            state |= {k: asdict(value) for k, value in plain.items()} | self.header
             checkpoint.save(self.folder / name, state)
         distributed.barrier()
 
-    def load(self, state: dict[str, Any], source: Path) -> None:
-        """Go on from the state of a checkpoint that `save` wrote; rates and decay stay as set here.
+    def load(self, file: GeneratorFile, source: Path) -> None:
+        """Go on from a checkpoint of the same model and tokenizer; rates and decay are as set here.
 
-        Raises:
-            UserError: it is of another model, tokenizer or data, or stands where updates of this
-                size cannot go on.
+        In the middle of an epoch the data must be the same, and whole updates of this size done.
         """
-        for key, value in self.header.items():
-            if state.get(key) != value:
+        for key, value in {**self.header, "generator": self.model.config}.items():
+            if getattr(file, key) != value:
                 raise UserError(
-                    f"{source}: was trained with {key} {state.get(key)!r}, found {value!r} now"
+                    f"{source}: {key}: found {getattr(file, key)!r}, expected {value!r}"
                 )
-        done = state["epoch_images"]
-        if done and state["data"] != self._data():
-            raise UserError(
-                f"{source}: was trained with data {state['data']}, found {self._data()} now; this "
-                "may change between two epochs, but the checkpoint stands within one"
-            )
+        done = file.epoch_images
+        if done and file.data != self.data:
+            raise UserError(f"{source}: stands within an epoch of {file.data}, found {self.data}")
         if done % self.images_an_update:
-            raise UserError(
-                f"--batch_size: found updates of {self.images_an_update} images, but {source} "
-                f"stands after {done} images of an epoch; expected a divisor of these, or a "
-                "checkpoint from the end of an epoch"
-            )
-        checkpoint.load_weights(self.model, state["model"], source)
-        checkpoint.load_weights(self.ema.model, state["model_ema"], source)
-        self.ema.updates.fill_(state["step"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            found = f"found updates of {self.images_an_update} images"
+            raise UserError(f"--batch_size: {found}, expected a divisor of {done}, as {source} has")
+        file.fill(self.model, "model", source)
+        file.fill(self.ema.model, "model_ema", source)
+        self.ema.updates.fill_(file.step)
+        self.optimizer.load_state_dict(file.optimizer)
         decays = (self.config.weight_decay, 0.0)
         for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
-        self.skipped.fill_(state["skipped"])
-        self.skipped_in_a_row.fill_(state["skipped_in_a_row"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.skipped.fill_(file.skipped)
+        self.skipped_in_a_row.fill_(file.skipped_in_a_row)
+        self.epoch, self.step = file.epoch, file.step
         self.epoch_updates = done // self.images_an_update
         if self.epoch_updates >= self.updates_an_epoch:  # larger updates leave out more at the end
             self.epoch, self.epoch_updates = self.epoch + 1, 0
         self.resumed = source.parent.resolve() == self.folder.resolve()
-
-    def _data(self) -> dict[str, int]:
-        return {"images": len(self.loader.dataset), "columns": self.columns}

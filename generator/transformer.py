@@ -19,15 +19,10 @@ from generator.attention import CrossAttention, KeysValues, SelfAttention
 
 @dataclass(frozen=True)
 class Context:
-    """What the columns see of their condition.
+    """What the columns see of their condition."""
 
-    Args:
-        keys_values: of every layer, each [B, N, K, d].
-        last: the last condition token after all layers, [B, D]; it predicts column 0.
-    """
-
-    keys_values: list[KeysValues]
-    last: Tensor
+    keys_values: list[KeysValues]  # of every layer, each [B, N, K, d]
+    last: Tensor  # the last condition token after all layers, [B, D]; it predicts column 0
 
     def select(self, index: Tensor) -> Context:
         """The context of rows `index` [B'], for a batch in which conditions repeat."""

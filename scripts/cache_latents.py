@@ -19,8 +19,7 @@ from torch import Tensor
 
 from common import cli, config, distributed
 from common.config import setting
-from common.data.latents import Views
-from common.data.latents import cache_latents as cache
+from common.data.latents import Views, cache_latents
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from common.provenance import cores
@@ -49,9 +48,8 @@ class CacheConfig(ImageConfig):
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(__doc__)
     cli.add_flags(parser, CacheConfig)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key"
-    )
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
     return parser
 
 
@@ -78,12 +76,11 @@ def main() -> None:
 
         path = Path(given.cached_path)
         batches = given.batch_size, min(given.num_workers, cores())
-        fresh = cache(views, means, header, process, *batches, path)
-        crops = f" x {views.crops} crops" if views.crops else ""
-        flips = " x 2 flips" if views.flips else ""
+        fresh = cache_latents(views, means, header, process, *batches, path)
         if process.is_main:
-            there = "" if fresh else " (there already)"
-            print(f"{len(views)} images{crops}{flips}: {path}{there}")
+            crops = f" x {views.crops} crops" if views.crops else ""
+            flips = " x 2 flips" if views.flips else ""
+            print(f"{len(views)} images{crops}{flips}: {path}{'' if fresh else ' (there already)'}")
 
 
 if __name__ == "__main__":

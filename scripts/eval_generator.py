@@ -37,14 +37,13 @@ from generator.generate import (
     read_prefix,
 )
 from generator.inference import PRECISIONS, prepare
-from generator.sampling import COLUMNS, SampleConfig
+from generator.sampling import COLUMNS, Columns, SampleConfig
 from tokenizer.checkpoints import load_on_all, load_tokenizer
 
 # flags of the released script without effect on images
 IGNORED = ["pin_mem", "no_pin_mem", "dist_url=", "dist_on_itp", "world_size=", "local_rank="]
 IGNORED += ["start_epoch=", "evaluate", "num_workers=", "data_path=", "img_size=", "vae_path="]
 IGNORED += ["use_cached", "cached_path=", "log_dir="]
-
 
 _models, _images, _speed = (partial(setting, group=g) for g in ("models", "images", "speed"))
 
@@ -63,7 +62,6 @@ class EvalConfig:
         "classes: balanced, image k has class k modulo their number; random; or names and numbers "
         "taken in turn: 3,7-9,sea",
     )
-    num_iter: int | None = _images(None, "another name of --token_num", min=2)
     prefix_image: str | None = _images(None, "image that all images continue")
     prefix_side: str = _images(
         "right",
@@ -89,23 +87,19 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"cfg"})
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
     cli.add_flags(parser, MetricConfig)
-    known = parser._option_string_actions
     training = [f.name + "=" * (f.type != "bool") for f in fields(TrainConfig)]
-    cli.accept_ignored(
-        parser, [name for name in IGNORED + training if f"--{name.rstrip('=')}" not in known]
-    )
+    known = parser._option_string_actions
+    ignored = [name for name in IGNORED + training if f"--{name.rstrip('=')}" not in known]
+    cli.accept_ignored(parser, ignored)
     return parser
 
 
 def main() -> None:
     flags = cli.parse(build_parser())
-    given = cli.read(EvalConfig, flags)
+    given, metrics = cli.read(EvalConfig, flags), cli.read(MetricConfig, flags)
     del flags.cfg  # which may be several; one image has one
     sampled = cli.given(SampleConfig, flags)
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
-    if given.num_iter and sampled.setdefault("columns", given.num_iter) != given.num_iter:
-        raise UserError(f"--num_iter: found {given.num_iter}, expected that of --token_num")
-    metrics = cli.read(MetricConfig, flags)
     if metrics.metrics is None and metrics.reference:
         raise UserError("--reference: given without --metrics")
     output = Path(given.output_dir)
@@ -128,16 +122,14 @@ def main() -> None:
             "precision": given.precision,
             "labels": given.labels,
         }
-        prefix = None
+        prefix: Columns = {}
         if given.prefix_image:
             image = read_prefix(given.prefix_image, tokenizer, given.prefix_side)
             settings["prefix"] = [weights_hash({"image": image}), given.prefix_side]
             prefix = encode_prefix(image.to(process.device), tokenizer, given.prefix_side)
-            if len(prefix) >= config.columns:
-                raise UserError(
-                    f"--token_num: found {config.columns}, but {given.prefix_image} has "
-                    f"{len(prefix)} columns already; expected more"
-                )
+        if len(prefix) >= config.columns:
+            found = f"found {config.columns}, expected more than the {len(prefix)}"
+            raise UserError(f"--token_num: {found} columns of {given.prefix_image}")
         evaluator = None
         if metrics.metrics is not None:
             evaluator = open_evaluator(metrics, process)
@@ -153,39 +145,28 @@ def main() -> None:
                 claim_folder(folder, made)
             distributed.barrier()
             start = time.perf_counter()
-            count = generate_folder(
-                *(images, given.num_images, given.eval_bsz, loaded, tokenizer, label, point),
-                *(process, prefix, given.prefix_side),
-            )
-            seconds, kept = time.perf_counter() - start, folder / "metrics.json"
+            what = (images, given.num_images, given.eval_bsz, loaded, tokenizer, label, point)
+            count = generate_folder(*what, process, prefix, given.prefix_side)
+            seconds = time.perf_counter() - start
             if process.is_main:
                 print(f"images: {images}")
-            if evaluator is None:
-                if process.is_main and count and kept.exists():
-                    print(f"{kept}: is of fewer images; --metrics measures them all")
-                continue
-            record = evaluator.evaluate([image_path(images, k) for k in range(given.num_images)])
-            if record is not None:
+            record = None
+            if evaluator is not None:
+                files = [image_path(images, k) for k in range(given.num_images)]
+                record = evaluator.evaluate(files)
+            if record is not None:  # on the first process
                 record["sampling"] = {**made, "batch_size": given.eval_bsz, "sampled": count}
                 record["sampling"] |= {"seconds": seconds, "images_per_second": count / seconds}
                 record["conditions"] = provenance.describe()
-                write_json(kept, record)
+                write_json(folder / "metrics.json", record)
                 print(table(record))
                 points[cfg] = record["figures"]
-                if len(given.cfg) > 1:
-                    write_json(output / "sweep.json", points)
-                    show(points, output / "sweep.png")
-
-
-def show(points: dict[float, dict[str, Any]], path: Path) -> None:
-    """A plot of each figure against guidance."""
-    names = [n for n in next(iter(points.values())) if not n.endswith(("_std", "_mean"))]
-    panels = [
-        Panel(name.replace("_", " "), {name: {cfg: p[name] for cfg, p in sorted(points.items())}},
-              across="guidance")
-        for name in names
-    ]  # fmt: skip
-    save_curves(path, panels)
+        if len(points) > 1:
+            write_json(output / "sweep.json", points)
+            names = [n for n in points[given.cfg[0]] if not n.endswith(("_std", "_mean"))]
+            over = {n: {n: {cfg: points[cfg][n] for cfg in sorted(points)}} for n in names}
+            panels = [Panel(n.replace("_", " "), over[n], "guidance") for n in names]
+            save_curves(output / "sweep.png", panels)
 
 
 if __name__ == "__main__":

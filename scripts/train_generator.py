@@ -48,32 +48,24 @@ def main() -> None:
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
     overrides = [*flags.kept, *flags.overrides]
     with distributed.launch(run.device) as process:
-        say = print if process.is_main else lambda *_, **__: None
 
-        def open_tokenizer(everywhere: bool) -> Tokenizer:
-            def load() -> Tokenizer:
-                given = run.config_path, None, overrides, run.vae_norm
-                return load_tokenizer(*given).to(process.device)
-
-            return load_on_all(process, load) if everywhere else load()
+        def open_tokenizer() -> Tokenizer:
+            given = run.config_path, None, overrides, run.vae_norm
+            return load_on_all(process, lambda: load_tokenizer(*given))
 
         trainer, notes = prepare(
             run, sizes, training, overrides, process, open_tokenizer, Posterior
         )
-        for note in notes:
-            say(note)
-        done = trainer.finished
-        if process.is_main and not done:
+        if trainer.finished:
+            limits = "expected more --epochs or --max_steps"
+            notes.append(f"nothing is left to do after {trainer.step} updates; {limits}")
+        elif process.is_main:
             keep_settings(run, overrides, trainer)
-        say(f"training in {run.folder}", flush=True)
+        if process.is_main:
+            print(*notes, f"training in {run.folder}", sep="\n", flush=True)
         trainer.run()
-        if done:
-            limits = trainer.config
-            say(
-                f"nothing is left to do after {trainer.step} updates; expected more than --epochs "
-                f"{limits.epochs} and --max_steps {limits.max_steps} (0: no limit)"
-            )
-        say(f"checkpoint: {run.folder / LAST}")
+        if process.is_main:
+            print(f"checkpoint: {run.folder / LAST}")
 
 
 if __name__ == "__main__":

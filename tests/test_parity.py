@@ -30,10 +30,6 @@ def test_reference_files(path):
     assert [d for d in found if not d.is_small] == []
 
 
-def test_there_are_files_of_both_models():
-    assert {path.stem.split("_")[0] for path in FILES} == set(COMPARED)
-
-
 def rewrite(path, folder, change):
     tensors, metadata = checkpoint.load(path), checkpoint.load_metadata(path)
     change(tensors, metadata)
@@ -51,7 +47,6 @@ def files():
     [
         ("generator", "sample_cfg4_linear", {"sample_cfg4_linear"}),
         ("generator", "train_loss", {"train_loss"}),
-        ("tokenizer", "semantic", {"semantic"}),
         ("tokenizer", "posterior_mean", {"posterior_mean", "reconstruction", "semantic"}),
     ],
 )
@@ -64,19 +59,10 @@ def test_a_wrong_value_is_seen(files, tmp_path, kind, name, affected, value):
     assert {d.name for d in deviations(path) if not d.is_small} == affected
 
 
-def test_a_wrong_gradient_norm_is_seen(files, tmp_path):
-    def change(tensors, metadata):
-        metadata["grad_norms"] = metadata["grad_norms"].replace(": 0.", ": 1.", 1)
-
-    path = rewrite(files["generator"], tmp_path, change)
-    assert [d.name for d in deviations(path) if not d.is_small] == ["grad_norms"]
-
-
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
         ("generator", lambda t, m: m.pop("config"), "config"),
-        ("generator", lambda t, m: m.update(config="[1]"), "metadata"),
         ("generator", lambda t, m: m.update(config="{}"), "embed_dim"),
         ("generator", lambda t, m: t.pop("head_t"), "head_t"),
         ("tokenizer", lambda t, m: t.update(kl=torch.zeros(5)), "kl"),

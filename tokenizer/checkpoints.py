@@ -95,11 +95,15 @@ def untrained(path: str | os.PathLike[str]) -> Tokenizer:
 
 def load_on_all(process: Process, load: Callable[[], Tokenizer]) -> Tokenizer:
     """The tokenizer that the first process loads, on the devices of all; only that one reads."""
-    tokenizer = load() if process.is_main else None
-    sizes = distributed.broadcast_object(tokenizer.sizes if tokenizer else None)
-    tokenizer = (tokenizer or _frozen(sizes, "")).to(process.device)
-    distributed.broadcast_module(tokenizer)
-    return tokenizer
+
+    def read() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        tokenizer = load()
+        return tokenizer.sizes, tokenizer.state_dict()
+
+    sizes, state = distributed.load_on_all(read, process.device)
+    tokenizer = Tokenizer(**sizes)
+    tokenizer.load_state_dict(state)
+    return tokenizer.eval().requires_grad_(False).to(process.device)
 
 
 def _frozen(sizes: Mapping[str, Any], where: object) -> Tokenizer:

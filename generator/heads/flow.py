@@ -75,13 +75,7 @@ class ModulatedBlock(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """Loss and samples of a token, given the transformer's vector.
-
-    Args:
-        channels: C, of a token.
-        condition: D, of the transformer's vector.
-        width, depth: W and the number of residual blocks.
-    """
+    """Loss and samples of tokens [N, C], given the transformer's vectors [N, D]."""
 
     def __init__(self, channels: int, condition: int, width: int, depth: int) -> None:
         super().__init__()
@@ -94,14 +88,8 @@ class FlowHead(nn.Module):
         self.token_out = nn.Linear(width, channels)
 
     def loss(self, x0: Tensor, condition: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Flow-matching loss of tokens [N, C], one value a token, [N].
-
-        Args:
-            x0: tokens [N, C].
-            condition: the vectors that predict them, [N, D].
-            t: draws in [0, 1), [N].
-            noise: standard normal, [N, C].
-        """
+        """Flow-matching loss [N] of tokens x0 [N, C] under conditions [N, D], with draws t [N] of
+        [0, 1) and standard normal noise [N, C]."""
         t = T_MIN + (1 - T_MIN) * t
         return velocity_loss(self(path(x0, noise, t), t, condition), x0, noise)
 
@@ -109,23 +97,19 @@ class FlowHead(nn.Module):
         self,
         noise: Tensor,
         condition: Tensor,
-        unconditional: Tensor | None = None,
-        guidance: float = 1.0,
-        solver: Solver | None = None,
+        unconditional: Tensor | None,
+        guidance: float,
+        solver: Solver,
         times: Tensor | None = None,
     ) -> Tensor:
         """Tokens [N, C] from noise [N, C] under conditions [N, D], by following the flow.
 
         Args:
-            noise: the flow's beginning.
-            condition: of the tokens.
             unconditional: vectors [N, D] without condition; with these both branches are followed
                 from the same noise, and their velocities are guided.
             guidance: 1 is the conditional branch alone.
-            solver: Euler's 100 steps, if not given.
             times: `embed_times(solver)`, for a caller that takes many samples.
         """
-        solver = solver or Solver()
         times = self.embed_times(solver) if times is None else times
         if unconditional is None or guidance == 1.0:
             return solver.solve(self.velocity(condition, solver, times), noise)

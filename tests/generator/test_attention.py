@@ -71,8 +71,3 @@ def test_neighbouring_channels_are_a_pair_and_later_pairs_turn_slower():
     slow = 3 / math.sqrt(10000)
     expected = [math.cos(3), math.sin(3), -math.sin(slow), math.cos(slow)]
     torch.testing.assert_close(turned, torch.tensor([expected]))
-
-
-def test_angles_are_float32_whatever_the_precision():
-    assert rotation(torch.tensor([1000], dtype=torch.bfloat16), 8).dtype == torch.float32
-    assert rotate(torch.ones(1, 8).bfloat16(), rotation(torch.arange(1), 8)).dtype == torch.bfloat16

@@ -11,13 +11,7 @@ import torch
 
 from common import checkpoint
 from common.errors import UserError
-from generator.checkpoints import (
-    from_released,
-    is_released,
-    load_generator,
-    released_name,
-    to_released,
-)
+from generator.checkpoints import from_released, is_released, load_generator, to_released
 from generator.model import SIZES, Generator, GeneratorConfig
 
 KEYS = sorted((Path(__file__).parents[1] / "reference" / "keys").glob("generator_*.json"))
@@ -35,9 +29,8 @@ def pair(build):
 
 @pytest.fixture
 def ours(pair, tmp_path):
-    model, average = pair
-    payload = {"model": model.state_dict(), "model_ema": average.state_dict()}
-    payload["generator"] = asdict(model.config)
+    payload = dict(zip(("model", "model_ema"), (m.state_dict() for m in pair), strict=True))
+    payload |= {"generator": asdict(pair[0].config), "data": {"images": 9, "columns": 8}}
     payload |= {"class_names": list("abcde"), "tokenizer": "abc", "token_scale": 0.5}
     checkpoint.save(tmp_path / "ours.pth", payload)
     return tmp_path / "ours.pth"
@@ -53,10 +46,11 @@ def test_our_checkpoint_brings_its_sizes_and_both_sets_of_weights(ours, pair):
     assert loaded.model.config == model.config and not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())
     assert same(loaded, average) and not same(loaded, model)
-    assert same(load_generator(ours, model.config, ema=False), model)
-    assert (loaded.class_names, loaded.tokenizer, loaded.token_scale) == (list("abcde"), "abc", 0.5)
+    assert same(load_generator(ours, asdict(model.config), ema=False), model)
+    assert (loaded.class_names, loaded.tokenizer) == (list("abcde"), "abc")
+    assert (loaded.token_scale, loaded.columns) == (0.5, 8)
     loaded.check_tokenizer("abc")
-    with pytest.raises(UserError, match="tokenizer"):
+    with pytest.raises(UserError):
         loaded.check_tokenizer("xyz")
     with pytest.raises(UserError, match="--depth"):
         load_generator(ours, {"depth": 3})
@@ -72,40 +66,43 @@ def test_a_released_checkpoint_needs_its_sizes(pair, tmp_path):
     loaded = load_generator(path, given)
     assert same(loaded, pair[1]) and loaded.class_names == list("01234")
     loaded.check_tokenizer("any")
-    for changed, message in [
-        ({**given, "classes": 7}, "--class_num"),
-        ({**given, "head_width": 2}, "size mismatch"),
-        ({}, "--model"),
-    ]:
-        with pytest.raises(UserError, match=message):
+    for changed in ({**given, "classes": 7}, {**given, "head_width": 2}, {}):
+        with pytest.raises(UserError):
             load_generator(path, changed)
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"class_names": ["a"]}, {"model_ema": {}}, {"model_ema": 3}, {"generator": {"width": "x"}}],
+    [
+        {"class_names": ["a"]},
+        {"model_ema": {}},
+        {"model_ema": 3},
+        {"generator": {"width": "x"}},
+        {"generator": "x"},
+        {"token_scale": "x"},
+        {"epoch": "x"},
+        {"data": 3},
+        {"model_ema": "not finite"},
+    ],
+    ids=str,
 )
 def test_what_is_no_whole_generator_is_refused(ours, changed):
-    checkpoint.save(ours, checkpoint.load(ours) | changed)
-    with pytest.raises(UserError):
-        load_generator(ours)
-
-
-def test_weights_that_are_not_finite_are_refused(ours):
     state = checkpoint.load(ours)
-    state["model_ema"]["token_in.bias"][0] = float("nan")
-    torch.save(state, ours)
-    with pytest.raises(UserError, match=r"token_in\.bias"):
+    if changed == {"model_ema": "not finite"}:
+        state["model_ema"]["token_in.bias"][0] = float("nan")
+        changed = {}
+    torch.save(state | changed, ours)
+    with pytest.raises(UserError, match=str(ours)):
         load_generator(ours)
-
-
-def shapes(state):
-    return {name: list(tensor.shape) for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize("path", KEYS, ids=lambda path: path.stem)
 def test_every_released_weight_has_its_place(path):
     """Of the full-sized models, without memory for their values."""
+
+    def shapes(state):
+        return {name: list(tensor.shape) for name, tensor in state.items()}
+
     released = json.loads(path.read_text())
     name, classes = re.fullmatch(r"generator_(\w+)_(\d+)classes", path.stem).groups()
     with torch.device("meta"):
@@ -116,14 +113,3 @@ def test_every_released_weight_has_its_place(path):
         assert shapes(converted) == shapes(model.state_dict())
         assert shapes(to_released(model.state_dict())) == released
     assert is_released(state) and not is_released(converted)
-
-
-def test_weights_come_back(build):
-    model, other = build(), build()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter)
-    other.load_state_dict(from_released(to_released(model.state_dict()), other))
-    for name, value in model.state_dict().items():
-        assert torch.equal(other.state_dict()[name], value), name
-    name = released_name("layers.1.cross_attention.q.weight")
-    assert name == "encoder_blocks.1.attn2.qkv.weight"

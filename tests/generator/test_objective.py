@@ -39,14 +39,6 @@ def test_the_loss_by_hand(model, batch):
     torch.testing.assert_close(training_loss(model, tokens, labels, draws), expected)
 
 
-def test_no_vector_is_made_from_its_own_column_or_later_ones(model, batch):
-    tokens, labels, _ = batch
-    tokens = tokens.requires_grad_()
-    hidden = model.hidden(tokens[:, :-1], model.read_condition(labels))
-    (hidden[:, 2] * torch.randn(32)).sum().backward()
-    assert tokens.grad[:, :2].any() and not tokens.grad[:, 2:].any()
-
-
 def test_draws():
     tokens = torch.zeros(4000, 4, 6)
     draws = Draws.random(tokens, rows(), shift=3, drop_probability=0.1, repeats=2)

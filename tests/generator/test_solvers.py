@@ -72,8 +72,3 @@ def test_velocities_that_are_asked_for(method, steps):
     solver.solve(velocity, torch.ones(1))
     assert len(asked) == solver.evaluations == steps * (2 if method == "heun" else 1)
     assert list(dict.fromkeys(asked)) == solver.asked
-
-
-def test_the_default_is_that_of_the_released_code():
-    assert Solver().asked == [i / 100 for i in range(100, 0, -1)]
-    assert Solver("ab2", 4).asked == [1.0, 0.75**1.5, 0.5**1.5, 0.25**1.5]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from common.data.sampler import Draw
 from common.distributed import Process
+from generator.checkpoints import read
 from generator.config import GeneratorConfig, TrainConfig
 from generator.data import training_batches
 from generator.model import Generator
-from generator.trainer import Trainer
+from generator.trainer import LAST, Trainer
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 SIZES = GeneratorConfig(16, 2, 2, 3, 4, 3, head_width=8, head_depth=1)
+SILENT = dataclasses.replace(SIZES, attn_dropout=0.0, proj_dropout=0.0)
 CONFIG = TrainConfig(
     lr=1e-2,
     epochs=3,
@@ -61,51 +62,29 @@ def noisy(batch, draws):
     return tokens + 0.5 * draws.normal(*tokens.shape), labels
 
 
-def build(
-    folder: Path,
-    process: Process = ALONE,
-    dataset=None,
-    tokenise=noisy,
-    sizes: GeneratorConfig = SIZES,
-    weights: int = 0,
-    workers: int = 0,
-    config: TrainConfig = CONFIG,
-    evaluate=None,
-    preview=None,
-    **settings,
-) -> Trainer:
+def build(folder, process=ALONE, dataset=None, tokenise=noisy, sizes=SIZES, weights=0, workers=0,
+          evaluate=None, preview=None, **settings) -> Trainer:  # fmt: skip
     """A run with other settings than `CONFIG`; `weights` seeds the first weights."""
-    config = dataclasses.replace(config, **settings)
-    dataset = dataset or Tokens()
-    loader = training_batches(
-        dataset, config.batch_size, config.accumulate, process, config.seed, workers
-    )
-    return Trainer(
-        network(sizes, weights),
-        config,
-        process,
-        loader,
-        tokenise,
-        5,
-        folder,
-        {"generator": asdict(sizes), "tokenizer": "abc"},
-        evaluate=evaluate,
-        preview=preview,
-    )
+    config = dataclasses.replace(CONFIG, **settings)
+    loader = training_batches(dataset or Tokens(), config, process, workers)
+    model, header = network(sizes, weights), {"tokenizer": "abc"}
+    given = (model, config, process, loader, tokenise, 5, folder, header)
+    return Trainer(*given, evaluate=evaluate, preview=preview)
 
 
-def assert_same(a: dict, b: dict) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
+def resume(folder: Path, name: str = LAST, **given) -> Trainer:
+    """Another beginning, which the checkpoint must replace altogether."""
+    trainer = build(folder, weights=5, **given)
+    trainer.load(read(folder / name, "cpu"), folder / name)
+    return trainer
 
 
 def assert_same_state(a: Trainer, b: Trainer) -> None:
     """Weights, average, moments and place, to the bit."""
-    assert_same(a.model.state_dict(), b.model.state_dict())
-    assert_same(a.ema.state_dict(), b.ema.state_dict())
-    moments = b.optimizer.state_dict()["state"]
-    assert len(moments) > 10
-    for index, values in moments.items():
-        assert_same(a.optimizer.state_dict()["state"][index], values)
+    for found, expected in [
+        (a.model.state_dict(), b.model.state_dict()),
+        (a.ema.state_dict(), b.ema.state_dict()),
+        *zip(*(t.optimizer.state_dict()["state"].values() for t in (a, b)), strict=True),
+    ]:
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert (a.epoch, a.epoch_updates, a.step) == (b.epoch, b.epoch_updates, b.step)

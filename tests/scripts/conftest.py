@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,63 +21,35 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 # The objective without networks that have to be downloaded.
-PLAIN = {"perceptual_weight": 0, "disc_type": "patchgan", "semantic_loss_w": 0}
-TOKENIZER = {
-    "model": {
-        "base_learning_rate": 1e-3,
-        "target": "tokenizer.lightning.TokenizerModule",
-        "params": {
-            "ddconfig": {
-                "resolution": 64,
-                "ch": 4,
-                "ch_mult": [1, 1, 1, 1],
-                "num_res_blocks": 0,
-                "z_channels": 2,
-                "len_down_scale": 3,
-                "norm_groups": 2,
-            },
-            "embed_dim": 4,
-            "std": 0.3,
-            "ema_decay": 0.9,
-            "scheduler_config": {"warm_up_steps": 4, "interval": 3, "decay": 0.5},
-            "lossconfig": {
-                "target": "tokenizer.losses.objective.Objective",
-                "params": {**PLAIN, "disc_start": 3, "disc_width": 4},
-            },
-        },
-    },
-    "data": {
-        "target": "common.data.loader.DataModule",
-        "params": {
-            "batch_size": 4,
-            "train": {
-                "target": "common.panoramas.dataset.Panoramas",
-                "params": {"length": 18, "size": 64},
-            },
-            "validation": {
-                "target": "common.panoramas.dataset.Panoramas",
-                "params": {"length": 9, "size": 64, "seed": 1},
-            },
-        },
-    },
-    "lightning": {"trainer": {"max_epochs": 2, "log_every_n_steps": 1}},
-}
+TOKENIZER = yaml.safe_load("""
+model:
+  base_learning_rate: 1.0e-3
+  target: tokenizer.lightning.TokenizerModule
+  params:
+    ddconfig: {resolution: 64, ch: 4, ch_mult: [1, 1, 1, 1], num_res_blocks: 0, z_channels: 2,
+               len_down_scale: 3, norm_groups: 2}
+    embed_dim: 4
+    std: 0.3
+    ema_decay: 0.9
+    scheduler_config: {warm_up_steps: 4, interval: 3, decay: 0.5}
+    lossconfig:
+      target: tokenizer.losses.objective.Objective
+      params: {perceptual_weight: 0, disc_type: patchgan, semantic_loss_w: 0, disc_start: 3,
+               disc_width: 4}
+data:
+  target: common.data.loader.DataModule
+  params:
+    batch_size: 4
+    train: {target: common.panoramas.dataset.Panoramas, params: {length: 18, size: 64}}
+    validation: {target: common.panoramas.dataset.Panoramas, params: {length: 9, size: 64, seed: 1}}
+lightning: {trainer: {max_epochs: 2, log_every_n_steps: 1}}
+""")
+SIZES = {"width": 16, "depth": 2, "heads": 2, "diffloss_w": 8, "diffloss_d": 1}
 GENERATOR = {
-    "width": 16,
-    "depth": 2,
-    "heads": 2,
-    "diffloss_w": 8,
-    "diffloss_d": 1,
-    "batch_size": 6,
-    "epochs": 2,
-    "lr": 1e-3,
-    "warmup_epochs": 1,
-    "num_workers": 0,
-    "ema_rate": 0.9,
-    "log_freq": 1,
-    "device": "cpu",
+    **SIZES,
+    **{"batch_size": 6, "epochs": 2, "lr": 1e-3, "warmup_epochs": 1, "num_workers": 0},
+    **{"ema_rate": 0.9, "log_freq": 1, "device": "cpu"},
 }
-SIZES = ("--width", 16, "--depth", 2, "--heads", 2, "--diffloss_w", 8, "--diffloss_d", 1)
 
 
 @dataclass(frozen=True)
@@ -174,28 +146,19 @@ def project(tmp_path_factory) -> Project:
     """Both stages, trained for two epochs on built-in images, each script as a user starts it."""
     folder = tmp_path_factory.mktemp("project")
     tokenizer_yaml = write_yaml(folder / "tiny.yaml", TOKENIZER)
-    done = launch(
-        "train_tokenizer",
-        *("-t", "True", "-b", tokenizer_yaml, "-l", folder / "logs", "--device", "cpu"),
-    )
+    given = ("-t", "True", "-b", tokenizer_yaml, "-l", folder / "logs", "--device", "cpu")
+    done = launch("train_tokenizer", *given)
     assert done.code == 0 and "Warning" not in done.err, done.err
     (run,) = (folder / "logs").iterdir()
-    data = TOKENIZER["data"]["params"]["train"]
     two = {
         "model": {"params": {"ckpt_path": str(run / "checkpoints" / "last.ckpt")}},
-        "data": {"params": {"train": data}},
+        "data": {"params": {"train": TOKENIZER["data"]["params"]["train"]}},
     }
-    project = Project(
-        folder,
-        tokenizer_yaml,
-        write_yaml(folder / "two.yaml", two),
-        write_yaml(folder / "generator.yaml", GENERATOR),
-        run,
-        folder / "latents.safetensors",
-        folder / "generator",
-    )
-    given = ("--config_path", project.stage_two_yaml)
-    done = launch("cache_latents", *given, "--cached_path", project.cached, "--device", "cpu")
+    yamls = write_yaml(folder / "two.yaml", two), write_yaml(folder / "generator.yaml", GENERATOR)
+    left = run, folder / "latents.safetensors", folder / "generator"
+    project = Project(folder, tokenizer_yaml, *yamls, *left)
+    given = ("--config_path", project.stage_two_yaml, "--cached_path", project.cached)
+    done = launch("cache_latents", *given, "--device", "cpu")
     assert (done.code, done.out) == (0, f"18 images: {project.cached}\n"), done.err
     output = ("--output_dir", project.generator)
     done = launch("train_generator", *project.stage_two(*output, "--save_freq", 1))
@@ -212,7 +175,7 @@ def start() -> Callable[..., Done]:
 
 @pytest.fixture
 def size_flags() -> tuple[object, ...]:
-    return SIZES
+    return tuple(word for name, value in SIZES.items() for word in (f"--{name}", value))
 
 
 @dataclass(frozen=True)
@@ -235,19 +198,15 @@ class Background:
 
 
 @pytest.fixture
-def start_in_background(tmp_path_factory) -> Iterator[Callable[..., Background]]:
+def start_in_background(tmp_path):
     started = []
 
     def run(script: str, *flags: object) -> Background:
         command = [sys.executable, ROOT / "scripts" / f"{script}.py", *map(str, flags)]
-        path = tmp_path_factory.mktemp("background") / "output.txt"
-        with path.open("w") as file:
+        path, given = tmp_path / "output.txt", environment(PYTHONUNBUFFERED=1)
+        with path.open("w") as out:
             process = subprocess.Popen(
-                command,
-                env=environment(PYTHONUNBUFFERED=1),
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
+                command, env=given, stdout=out, stderr=out, start_new_session=True
             )
         started.append(process)
         return Background(process, path)
@@ -272,50 +231,33 @@ def free_port() -> Callable[[], int]:
 def together(project, tmp_path_factory) -> Path:
     """What two processes leave that do the same as `project`; see `two_processes.py`."""
     folder = tmp_path_factory.mktemp("together")
-    tokenizer = [
-        *("-b", project.tokenizer_yaml, "-l", folder / "logs", "--device", "cpu"),
-        "data.params.batch_size=2",
-    ]
-    cached = folder / "latents.safetensors"
-    caching = ["--config_path", project.stage_two_yaml, "--cached_path", cached]
-    output = ["--output_dir", folder / "generator"]
+    tokenizer = ["-b", project.tokenizer_yaml, "-l", folder / "logs", "--device", "cpu"]
+    caching = ["--config_path", project.stage_two_yaml, "--device", "cpu", "--batch_size", 3]
+    images = ["--resume", project.generator, "--output_dir", folder / "images"]
+    generator = ["--output_dir", folder / "generator", "--batch_size", 3]
     calls = {
-        "train_tokenizer": tokenizer,
-        "cache_latents": [*caching, "--device", "cpu", "--batch_size", 3],
-        "train_generator": project.stage_two(*output, "--batch_size", 3),
-        "eval_generator": project.drawing(
-            *("--resume", project.generator, "--output_dir", folder / "images")
-        ),
+        "train_tokenizer": [*tokenizer, "data.params.batch_size=2"],
+        "cache_latents": [*caching, "--cached_path", folder / "latents.safetensors"],
+        "train_generator": project.stage_two(*generator),
+        "eval_generator": project.drawing(*images),
     }
     write_yaml(folder / "calls.yaml", {k: [str(v) for v in flags] for k, flags in calls.items()})
-    ports = [unused_port() for _ in calls]
+    ports = [str(unused_port()) for _ in calls]
+    command = [sys.executable, Path(__file__).with_name("two_processes.py"), folder, *ports]
+    both = environment(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR="localhost")
     processes = [
         subprocess.Popen(
-            [
-                sys.executable,
-                Path(__file__).with_name("two_processes.py"),
-                folder,
-                *map(str, ports),
-            ],
-            env=environment(
-                RANK=rank,
-                LOCAL_RANK=rank,
-                WORLD_SIZE=2,
-                LOCAL_WORLD_SIZE=2,
-                MASTER_ADDR="localhost",
-            ),
-            stdout=subprocess.PIPE,
+            command,
+            env={**both, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=(folder / f"output_{rank}.txt").open("w"),
             stderr=subprocess.STDOUT,
-            text=True,
         )
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        codes = [process.wait(240) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    (folder / "output.txt").write_text(outputs[0])
-    (folder / "output_of_the_other.txt").write_text(outputs[1])
+    assert codes == [0, 0], (folder / "output_0.txt").read_text()
     return folder

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from PIL import Image
 
 from common import checkpoint, images
 from common.config import load
@@ -14,8 +13,7 @@ from tokenizer.checkpoints import load_tokenizer
 def test_cached_tokens_are_the_posterior_means_of_every_image(project):
     tokenizer = load_tokenizer(project.stage_two_yaml)
     latents = LatentDataset(project.cached, tokenizer.fingerprint)
-    params = load(project.stage_two_yaml).data.params.train.params
-    pictures = Panoramas(**params)
+    pictures = Panoramas(**load(project.stage_two_yaml).data.params.train.params)
     assert len(latents) == len(pictures) and latents.class_names == list(CLASS_NAMES)
     for k in (0, 5, 17):
         picture, label = pictures[k]
@@ -31,80 +29,72 @@ def test_two_processes_write_one_file_in_the_order_of_the_data(project, together
     one, two = checkpoint.load(project.cached), checkpoint.load(together / "latents.safetensors")
     torch.testing.assert_close(two["means"], one["means"], atol=1e-5, rtol=1e-5)
     assert torch.equal(two["labels"], one["labels"])
-    headers = [
-        checkpoint.load_metadata(p) for p in (project.cached, together / project.cached.name)
-    ]
+    paths = project.cached, together / project.cached.name
+    headers = [checkpoint.load_metadata(path) for path in paths]
     assert headers[0] == headers[1]
     assert [p.name for p in together.glob("*.safetensors")] == ["latents.safetensors"]  # no parts
-    outputs = [(together / name).read_text() for name in ("output.txt", "output_of_the_other.txt")]
-    assert ["18 images: " in output for output in outputs] == [True, False]
 
 
-def folder(tmp_path, bad=False):
-    root = tmp_path / "images"
-    for name in ("a", "b"):
-        (root / name).mkdir(parents=True)
-        for k in range(2):
-            Image.new("RGB", (140, 70), (90 * k, 40, 9)).save(root / name / f"{k}.png")
-    if bad:
-        (root / "a" / "1.png").write_text("no image")
-    return root
+@pytest.fixture
+def cache(project, call, tmp_path):
+    """Into a file of the test, unless flags name another."""
+
+    def run(*flags):
+        given = ("--config_path", project.stage_two_yaml, "--device", "cpu")
+        return call("cache_latents", *given, "--cached_path", tmp_path / "x.safetensors", *flags)
+
+    return run
 
 
-def test_a_folder_of_images_of_another_width(project, call, tmp_path):
-    root, path = folder(tmp_path, bad=True), tmp_path / "latents.safetensors"
-    flags = ("--data_path", root, "--img_size", 128, "--cached_path", path, "--device", "cpu")
-    done = call("cache_latents", "--config_path", project.stage_two_yaml, *flags)
-    assert done.code == 0, done.err
-    assert "images: 1 of 4 images could not be read" in done.out
-    assert str(root / "a" / "1.png") in done.out
-    assert f"4 images x 2 flips: {path}" in done.out
-    latents = checkpoint.load(path)
+def test_a_folder_of_images_of_another_width(cache, tmp_path):
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        pixels = torch.randint(256, (3, 70, 140), dtype=torch.uint8)
+        images.save_image(tmp_path / "images" / f"{name}.png", pixels)
+    bad = tmp_path / "images" / "a" / "1.png"
+    bad.write_text("no picture")
+    done = cache("--data_path", tmp_path / "images", "--img_size", 128)
+    assert done.code == 0 and str(bad) in done.out, done.err
+    assert f"4 images x 2 flips: {tmp_path / 'x.safetensors'}" in done.out
+    latents = checkpoint.load(tmp_path / "x.safetensors")
     assert latents["means"].shape == (4, 2, 16, 4)
     assert latents["labels"].tolist() == [0, 1, 1, 1]  # the next readable one took its place
+
+
+def test_random_crops(cache, tmp_path):
+    """Of a data set that crops and flips at random, as its config says."""
+    for k in range(4):
+        pixels = torch.randint(256, (3, 70, 140), dtype=torch.uint8)
+        images.save_image(tmp_path / "images" / "a" / f"{k}.png", pixels)
+    node = "data.params.train"
+    overrides = (f"{node}.target=common.data.folders.ImageFolder", f"{node}.params=null")
+    params = f"{node}.params={{root: {tmp_path / 'images'}, size: 64, train: true}}"
+    done = cache("--crops", 3, *overrides, params)
+    assert done.code == 0 and "4 images x 3 crops x 2 flips" in done.out
+    means = checkpoint.load(tmp_path / "x.safetensors")["means"]
+    assert means.shape == (4, 6, 8, 4)
+    crops = means[1, ::2].flatten(1)
+    assert any(not torch.equal(crops[0], crop) for crop in crops)
 
 
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
         (("--cached_path", "latents.pt"), "--cached_path"),
-        (("--batch_size", 0), "--batch_size"),
         (("data.params.train.params.size=32",), "data.params.train"),
         (("data.params.train.params.sizes=32",), "data.params.train.params.sizes"),
         (("model.params.ckpt_path=no.ckpt",), "no.ckpt"),
     ],
 )
-def test_mistakes_are_named(project, call, tmp_path, flags, name):
-    given = ("--config_path", project.stage_two_yaml, "--cached_path", tmp_path / "x.safetensors")
-    done = call("cache_latents", *given, "--device", "cpu", *flags)
+def test_mistakes_are_named(cache, tmp_path, flags, name):
+    done = cache(*flags)
     assert done.code == 2 and f"error: {name}" in done.err, done.err
     assert not list(tmp_path.iterdir())
 
 
-def test_random_crops(project, call, tmp_path):
-    """Of a data set that crops and flips at random, as its config says."""
-    node = "data.params.train"
-    overrides = (f"{node}.target=common.data.folders.ImageFolder", f"{node}.params=null")
-    root = folder(tmp_path)
-    for file in root.rglob("*.png"):
-        pixels = torch.randint(256, (3, 70, 140), dtype=torch.uint8)
-        images.save_image(file, pixels)
-    params = f"{node}.params={{root: {root}, size: 64, train: true}}"
-    path = tmp_path / "latents.safetensors"
-    given = ("--config_path", project.stage_two_yaml, "--cached_path", path, "--device", "cpu")
-    done = call("cache_latents", *given, "--crops", 3, *overrides, params)
-    assert (done.code, done.out) == (0, f"4 images x 3 crops x 2 flips: {path}\n")
-    means = checkpoint.load(path)["means"]
-    assert means.shape == (4, 6, 8, 4)
-    crops = means[1, ::2].flatten(1)
-    assert any(not torch.equal(crops[0], crop) for crop in crops)
-
-
-def test_a_file_is_not_overwritten(project, call, tmp_path):
-    given = ("--config_path", project.stage_two_yaml, "--cached_path", project.cached)
+def test_a_file_is_not_overwritten(project, cache):
     before = project.cached.stat().st_mtime_ns
-    done = call("cache_latents", *given, "--device", "cpu")
+    done = cache("--cached_path", project.cached)
     assert (done.code, done.out) == (0, f"18 images: {project.cached} (there already)\n")
-    done = call("cache_latents", *given, "--device", "cpu", "data.params.train.params.seed=5")
+    done = cache("--cached_path", project.cached, "data.params.train.params.seed=5")
     assert done.code == 2 and f"{project.cached}: made with data" in done.err
     assert project.cached.stat().st_mtime_ns == before

@@ -30,36 +30,46 @@ def drawn(project, start, tmp_path_factory) -> Path:
     return folder
 
 
-def test_images_and_the_settings_they_were_made_with(drawn):
-    images = pictures(drawn)
+@pytest.fixture
+def draw(project, call, tmp_path):
+    def run(*flags, out=tmp_path / "out"):
+        given = ("--resume", project.generator, "--output_dir", out)
+        return call("eval_generator", *project.drawing(*given, *flags))
+
+    return run
+
+
+def test_images_and_the_settings_they_were_made_with(drawn, together):
+    """The same ones of two processes."""
+    images, two = pictures(drawn), together / "images"
     assert images.shape == (5, 64, 128, 3)
     assert len(np.unique(images.reshape(5, -1), axis=0)) == 5
-    settings = json.loads((drawn / "settings.json").read_text())
+    settings, other = (json.loads((f / "settings.json").read_text()) for f in (drawn, two))
     expected = {"cfg": 2.0, "solver": "euler", "steps": 2, "columns": 16, "precision": "fp32"}
     assert settings.items() >= expected.items()
+    assert other == settings and files(two) == files(drawn)
 
 
-@pytest.mark.parametrize("size", [1, 5])
-def test_an_image_is_the_same_in_every_batch(project, drawn, call, tmp_path, size):
-    flags = project.drawing("--resume", project.generator, "--output_dir", tmp_path / "out")
-    assert call("eval_generator", *flags, "--eval_bsz", size).code == 0
-    assert abs(pictures(tmp_path / "out") - pictures(drawn)).max() <= 1
-
-
-def test_two_processes_draw_the_images_of_one(drawn, together):
-    assert files(together / "images") == files(drawn)
-    settings = [(folder / "settings.json").read_text() for folder in (drawn, together / "images")]
-    assert settings[0] == settings[1]
-
-
-def test_a_broken_run_goes_on_and_leaves_the_same_set(project, drawn, call, tmp_path):
+def test_a_broken_run_goes_on_and_mixes_nothing_in(drawn, draw, tmp_path):
     out = tmp_path / "out"
-    flags = project.drawing("--resume", project.generator, "--output_dir", out)
-    assert call("eval_generator", *flags).code == 0
+    assert draw("--eval_bsz", 5).code == 0
+    assert abs(pictures(out) - pictures(drawn)).max() <= 1  # the same in every batch
+    for changed, name in [
+        (("--cfg", 3), "made with cfg 2.0"),
+        (("--precision", "bf16"), "made with precision"),
+        (("--raw",), "made with generator"),
+        (("--num_images", 4), "found 000004.png"),
+    ]:
+        done = draw(*changed)
+        assert done.code == 2 and name in done.err, done.err
+
+    for file in (out / "images").iterdir():
+        file.unlink()
+    assert draw().code == 0
     times = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
     (out / "images" / "000001.png").unlink()
     (out / "images" / ".000004.png.77.tmp").write_bytes(b"begun when it was killed")
-    assert call("eval_generator", *flags).code == 0
+    assert draw().code == 0
     (out / "images" / ".000004.png.77.tmp").unlink()
     assert files(out) == files(drawn)
     again = {p.name: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
@@ -67,40 +77,20 @@ def test_a_broken_run_goes_on_and_leaves_the_same_set(project, drawn, call, tmp_
     assert kept == {f"00000{k}.png" for k in (0, 2, 3, 4)}
 
 
-def test_nothing_of_another_kind_is_mixed_in(project, call, tmp_path):
-    out = tmp_path / "out"
-    flags = project.drawing("--resume", project.generator, "--output_dir", out)
-    assert call("eval_generator", *flags).code == 0
-    for changed, name in [
-        (("--cfg", 3), "made with cfg 2.0"),
-        (("--precision", "bf16"), "made with precision"),
-        (("--raw",), "made with generator"),
-        (("--num_images", 4), "found 000004.png"),
-    ]:
-        done = call("eval_generator", *flags, *changed)
-        assert done.code == 2 and name in done.err, done.err
-
-
-def test_a_checkpoint_under_the_released_names(project, drawn, call, tmp_path, size_flags):
+def test_a_checkpoint_under_the_released_names(project, drawn, draw, tmp_path, size_flags):
     ours = checkpoint.load(project.generator / "checkpoint-last.pth")
     released = {k: to_released(ours[k]) for k in ("model", "model_ema")}
     checkpoint.save(tmp_path / "released.pth", released)
-    given = ("--resume", tmp_path, "--ckpt", "released.pth", "--output_dir", tmp_path / "out")
-    flags = project.drawing(*given)
-    assert call("eval_generator", *flags, *size_flags).code == 0
+    assert draw("--resume", tmp_path, "--ckpt", "released.pth", *size_flags).code == 0
     assert abs(pictures(tmp_path / "out") - pictures(drawn)).max() <= 1
 
 
-def test_images_are_measured_as_compute_metrics_measures_them(project, drawn, call, tmp_path):
+def test_images_are_measured_as_compute_metrics_measures_them(drawn, draw, call, tmp_path):
     reference = tmp_path / "reference"
-    given = project.drawing("--resume", project.generator, "--seed", 1, "--output_dir", reference)
-    assert call("eval_generator", *given).code == 0
+    assert draw("--seed", 1, out=reference).code == 0
     measuring = ("--extractor", "random", "--splits", 1)
-    flags = project.drawing("--resume", project.generator, "--output_dir", drawn)
-    compared = ("--reference", reference / "images", "--metrics")
-    done = call("eval_generator", *flags, *measuring, *compared)
+    done = draw(*measuring, "--reference", reference / "images", "--metrics", out=drawn)
     assert done.code == 0, done.err
-    assert "no figure here is an FID" in done.out
     record = json.loads((drawn / "metrics.json").read_text())
     assert record["sampling"]["sampled"] == 0 and record["sampling"]["seed"] == 0
     folders = (drawn / "images", reference / "images")
@@ -109,38 +99,30 @@ def test_images_are_measured_as_compute_metrics_measures_them(project, drawn, ca
     assert {"random_features_distance", "random_features_score"} <= record["figures"].keys()
 
 
-def test_guidance_is_swept(project, drawn, call, tmp_path):
+def test_guidance_is_swept(drawn, draw, tmp_path):
     """Each point once, in a folder of its own, with one table and one plot."""
-    given = project.drawing("--resume", project.generator, "--output_dir", tmp_path)
-    given = [*given[:-2], *given[-2:], "--cfg", "1", "2", "--metrics", "fid,is"]
-    flags = [*given, "--extractor", "random", "--splits", "1", "--reference", str(drawn / "images")]
-    assert call("eval_generator", *flags).code == 0
+    measuring = ("--extractor", "random", "--splits", 1, "--reference", drawn / "images")
+    assert draw("--cfg", 1, 2, "--metrics", "fid,is", *measuring, out=tmp_path).code == 0
     points = json.loads((tmp_path / "sweep.json").read_text())
     assert list(points) == ["1.0", "2.0"]
     assert files(tmp_path / "cfg_2") == files(drawn)
     assert points["2.0"]["random_features_distance"] < points["1.0"]["random_features_distance"]
-    with Image.open(tmp_path / "sweep.png") as plot:
-        assert plot.width > 500
+    assert (tmp_path / "sweep.png").exists()
 
 
-def test_labels_say_which_classes_are_drawn(project, drawn, call, tmp_path):
+def test_labels_say_which_classes_are_drawn(project, drawn, draw, tmp_path):
     names = checkpoint.load(project.generator / "checkpoint-last.pth")["class_names"]
-    out = tmp_path / "out"
-    given = ("--resume", project.generator, "--output_dir", out, "--labels", f"{names[3]},0-1")
-    assert call("eval_generator", *project.drawing(*given)).code == 0
-    same = [(pictures(out)[k] == pictures(drawn)[k]).all() for k in range(5)]
+    assert draw("--labels", f"{names[3]},0-1").code == 0
+    same = [(pictures(tmp_path / "out")[k] == pictures(drawn)[k]).all() for k in range(5)]
     assert same == [False, False, False, True, False]  # of classes 3, 0, 1, 3, 0 now
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_given_image_is_continued(project, drawn, call, tmp_path, side):
-    picture = drawn / "images" / "000000.png"
-    given = ("--resume", project.generator, "--prefix_image", picture, "--prefix_side", side)
-    flags = project.drawing(*given, "--output_dir", tmp_path / "out")
-    done = call("eval_generator", *flags)
-    assert done.code == 2
-    assert "--token_num: found 16" in done.err
-    assert call("eval_generator", *flags, "--token_num", 24).code == 0
+def test_a_given_picture_is_continued(drawn, draw, tmp_path, side):
+    given = ("--prefix_image", drawn / "images" / "000000.png", "--prefix_side", side)
+    done = draw(*given)
+    assert done.code == 2 and "--token_num: found 16" in done.err
+    assert draw(*given, "--token_num", 24).code == 0
     wide = pictures(tmp_path / "out")
     assert wide.shape == (5, 64, 192, 3)
     new, old = (wide[..., 128 + 32 :, :], wide[..., :96, :])
@@ -153,29 +135,17 @@ def test_a_given_image_is_continued(project, drawn, call, tmp_path, side):
     ("flags", "name"),
     [
         (("--width", 8), "--width"),
-        (("--token_num", 1), "--token_num"),
-        (("--num_iter", 8), "--num_iter"),
         (("--metrics", "--weights_dir", "none"), "inception-2015-12-05-6726825d.pth"),
         (("--reference", "images"), "--reference"),
         (("--vae_norm", 2), "--vae_norm"),
         (("--labels", "9"), "--labels"),
-        (("--temperature", "nan"), "--temperature"),
         (("--decode_overlap", 200), "decode_overlap"),
         (("--precision", "tf32"), "--precision"),
         (("--solver", "rk4"), "--solver"),
         (("--config_path", "no.yaml"), "no.yaml"),
     ],
 )
-def test_mistakes_are_named(project, call, tmp_path, flags, name):
-    given = ("--resume", project.generator, "--output_dir", tmp_path / "out")
-    done = call("eval_generator", *project.drawing(*given, *flags))
+def test_mistakes_are_named(draw, tmp_path, flags, name):
+    done = draw(*flags)
     assert done.code == 2 and name in done.err, done.err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_mistake_under_torchrun_ends_all_processes_and_is_told(project, start, tmp_path):
-    given = ("--resume", project.generator, "--output_dir", tmp_path / "out", "--num_images", 0)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    done = start("eval_generator", *project.drawing(*given), launcher=launcher)
-    assert done.code != 0
-    assert "error: --num_images" in done.err

@@ -27,18 +27,9 @@ DRAWING = """
 --resume {folder}/out --ckpt checkpoint-last.pth --num_images 5 --cfg 7.0
 """
 DDCONFIG = {
-    "double_enc": False,
-    "z_channels": 2,
-    "resolution": 64,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 4,
-    "ch_mult": [1, 1, 1],
-    "num_res_blocks": 0,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-    "len_down_scale": 2,
-    "norm_groups": 2,
+    **{"double_enc": False, "z_channels": 2, "resolution": 64, "in_channels": 3, "out_ch": 3},
+    **{"ch": 4, "ch_mult": [1, 1, 1], "num_res_blocks": 0, "attn_resolutions": []},
+    **{"dropout": 0.0, "len_down_scale": 2, "norm_groups": 2},
 }
 
 

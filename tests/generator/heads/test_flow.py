@@ -114,16 +114,3 @@ def test_the_guided_velocity_of_the_head_is_followed(head, method):
     solver = Solver(method, 5)
     found = head.sample(noise, condition, unconditional, 2.5, solver)
     torch.testing.assert_close(found, solver.solve(velocity, noise))
-
-
-@pytest.mark.parametrize("setting", [True, False])
-def test_times_are_embedded_in_float32_whatever_the_setting(head, setting):
-    asked, products = [], torch.backends.cuda.matmul
-    head.time.register_forward_pre_hook(lambda *_: asked.append(products.allow_tf32))
-    before = products.allow_tf32
-    try:
-        products.allow_tf32 = setting
-        head.embed_times(Solver())
-        assert (asked, products.allow_tf32) == ([False], setting)
-    finally:
-        products.allow_tf32 = before
