@@ -244,7 +244,7 @@ class Trainer:
         """Wait for the device, and refuse to go on after too many updates that were left out."""
         if self.skipped_in_a_row >= PATIENCE:
             raise UserError(
-                f"training: not finite in {PATIENCE} updates in a row, before {self.step}; expected "
+                f"training: not finite in {PATIENCE} updates in a row before {self.step}; expected "
                 "a smaller --blr or --precision fp32, from the last checkpoint, which is as it was"
             )
 
