@@ -72,7 +72,7 @@ def test_a_folder_comes_before_the_configured_data(load, tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("RGB", (90, 90)).save(tmp_path / "a" / "1.png")
     data = load(data_path=str(tmp_path), img_size=48, interpolation="pil_bilinear", seed=3)
-    assert data[0][0].shape == (3, 32, 48) and data.train and data.seed == 3
+    assert data[0][0].shape == (3, 32, 48) and data.flip and data.seed == 3
     assert data.interpolation == "pil_bilinear"
 
 
