@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,6 @@ import torch
 from common import checkpoint
 from common.errors import UserError
 from scripts.check_parity import deviations
-from tokenizer import Tokenizer
-
-from .released import to_released
 
 FILES = sorted((Path(__file__).parent / "reference").glob("*.safetensors"))
 COMPARED = {
@@ -74,13 +70,3 @@ def test_foreign_files_are_named(files, tmp_path, kind, change, message):
     with pytest.raises(UserError, match=message) as error:
         list(deviations(path))
     assert str(error.value).startswith(str(path))
-
-
-def test_an_ema_copy_that_is_no_other_is_refused(files, tmp_path):
-    def change(tensors, metadata):
-        model = Tokenizer(**json.loads(metadata["config"]))
-        tensors.update({f"weights.{k}": v for k, v in to_released(model, model).items()})
-
-    path = rewrite(files["tokenizer"], tmp_path, change)
-    with pytest.raises(UserError, match="the EMA weights have the raw values"):
-        list(deviations(path))

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from generator.attention import CrossAttention, SelfAttention, rotate, rotation
+from generator.attention import SelfAttention, rotate, rotation
 from generator.layout import ColumnLayout
 
 
@@ -43,17 +41,6 @@ def test_self_attention_by_hand():
     torch.testing.assert_close(attention(x, turn, mask), attention.proj(expected))
 
 
-def test_condition_tokens_have_no_position():
-    """Permuting them changes nothing; moving the columns does."""
-    attention = CrossAttention(8, 2, 0.0, 0.0).eval()
-    x, tokens = torch.randn(1, 5, 8), torch.randn(1, 3, 8)
-    turn = rotation(torch.arange(5), 4)
-    found = attention(x, attention.keys_values(tokens), turn)
-    torch.testing.assert_close(attention(x, attention.keys_values(tokens.flip(1)), turn), found)
-    moved = attention(x, attention.keys_values(tokens), rotation(torch.arange(5) + 3, 4))
-    assert (moved - found).abs().max() > 1e-3
-
-
 def test_products_depend_on_the_difference_of_positions_alone():
     q, k = torch.randn(2, 8)
 
@@ -64,10 +51,3 @@ def test_products_depend_on_the_difference_of_positions_alone():
     for shift in (1, 7, 100):
         torch.testing.assert_close(product(5, 2), product(5 + shift, 2 + shift))
     assert (product(5, 2) - product(6, 2)).abs() > 1e-3
-
-
-def test_neighbouring_channels_are_a_pair_and_later_pairs_turn_slower():
-    turned = rotate(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), rotation(torch.tensor([3]), 4))
-    slow = 3 / math.sqrt(10000)
-    expected = [math.cos(3), math.sin(3), -math.sin(slow), math.cos(slow)]
-    torch.testing.assert_close(turned, torch.tensor([expected]))

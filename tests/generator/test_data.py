@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from PIL import Image
 
 from common.distributed import Process
 from common.errors import UserError
@@ -66,14 +65,6 @@ def test_images_and_their_cached_means_give_the_same_tokens(load):
     layer = torch.nn.Linear(1, 2)
     layer(tokens).sum().backward()
     assert not tokens.requires_grad and layer.weight.grad.any()
-
-
-def test_a_folder_comes_before_the_configured_data(load, tmp_path):
-    (tmp_path / "a").mkdir()
-    Image.new("RGB", (90, 90)).save(tmp_path / "a" / "1.png")
-    data = load(data_path=str(tmp_path), img_size=48, interpolation="pil_bilinear", seed=3)
-    assert data[0][0].shape == (3, 32, 48) and data.flip and data.seed == 3
-    assert data.interpolation == "pil_bilinear"
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from generator.guidance import Guidance, guided
-
-
-def test_both_branches_start_from_the_same_token():
-    x, (conditional, unconditional) = torch.randn(3, 4), torch.randn(2, 3, 4)
-    asked = []
-
-    def both(x, t):
-        asked.append((x, t))
-        return torch.cat([conditional, unconditional])
-
-    assert torch.equal(guided(both, 1.0)(x, 0.3), conditional)
-    assert torch.equal(guided(both, 0.0)(x, 0.3), unconditional)
-    expected = unconditional + 3.5 * (conditional - unconditional)
-    torch.testing.assert_close(guided(both, 3.5)(x, 0.3), expected)
-    for two, t in asked:
-        assert torch.equal(two, torch.cat([x, x])) and t == 0.3
+from generator.guidance import Guidance
 
 
 @pytest.mark.parametrize(

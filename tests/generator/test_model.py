@@ -3,8 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from generator.model import Generator, GeneratorConfig
-
 
 def changed_rows(model, column, length=20):
     """Which vectors change when one column does."""
@@ -35,18 +33,6 @@ def test_vectors_do_not_depend_on_the_batch(model):
 
 
 @torch.no_grad()
-def test_the_unconditional_branch_has_its_own_embedding(model):
-    tokens = torch.randn(1, 4, 6)
-    before = model.hidden(tokens, model.read_condition(torch.tensor([model.condition.classes])))
-    model.condition.embedding.weight.zero_()
-    after = model.hidden(tokens, model.read_condition(torch.tensor([model.condition.classes])))
-    assert torch.equal(before, after)
-    model.condition.unconditional.add_(torch.randn(1, 32))
-    moved = model.hidden(tokens, model.read_condition(torch.tensor([model.condition.classes])))
-    assert (moved - after).abs().max() > 1e-3
-
-
-@torch.no_grad()
 def test_self_attention_does_not_see_a_shift(model):
     """Only the cross-attention's queries do; without it, all positions may move together."""
     tokens, memory = torch.randn(1, 9, 6), model.read_condition(torch.tensor([0]))
@@ -55,8 +41,3 @@ def test_self_attention_does_not_see_a_shift(model):
         layer.cross_attention.q.weight.zero_()
         layer.cross_attention.q.bias.zero_()
     torch.testing.assert_close(model.hidden(tokens, memory, 5), model.hidden(tokens, memory))
-
-
-def test_the_first_velocity_is_zero():
-    model = Generator(GeneratorConfig(32, 1, 4, 6, 5, head_width=16, head_depth=2))
-    assert not model.head(torch.randn(3, 6), torch.rand(3), torch.randn(3, 32)).any()

@@ -6,8 +6,6 @@ import torch
 from common.seeding import BatchDraws
 from generator.objective import Draws, token_losses
 
-from .plain import training_loss
-
 
 def rows(rank=0, world=1):
     return BatchDraws(torch.Generator().manual_seed(0), rank, world)
@@ -18,25 +16,6 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 5, 6, generator=generator)
     return tokens, torch.tensor([0, 4, 2]), Draws.random(tokens, rows(), shift=2)
-
-
-@torch.no_grad()
-def test_the_loss_by_hand(model, batch):
-    """Column by column, draw by draw."""
-    tokens, labels, draws = batch
-    draws.drop.copy_(torch.tensor([False, True, False]))
-    hidden = model.hidden(
-        tokens, model.read_condition(torch.tensor([0, model.condition.classes, 2])), shift=2
-    )
-    expected = torch.zeros(5)
-    t, noise = draws.t.view(4, 3, 5), draws.noise.view(4, 3, 5, 6)
-    for k in range(4):
-        for b in range(3):
-            for i in range(5):
-                drawn = t[k, b, i, None], noise[k, b, i, None]
-                loss = model.head.loss(tokens[b, i, None], hidden[b, i, None], *drawn)
-                expected[i] += loss[0] / 12
-    torch.testing.assert_close(training_loss(model, tokens, labels, draws), expected)
 
 
 def test_draws():

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from generator.solvers import METHODS, Solver, adams_bashforth, euler, falling_times, heun
+from generator.solvers import METHODS, Solver, falling_times
 
 ORDERS = {"euler": 1, "heun": 2, "ab2": 2}
 
@@ -39,25 +39,7 @@ def test_the_order_of_convergence(method, times):
     assert errors[1] < {1: 0.02, 2: 0.0005}[ORDERS[method]]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10])
-def test_euler_on_a_linear_field_is_its_recurrence(steps):
-    """x ← x − x/N from t = 1 to 0: (1 − 1/N)^N of the noise."""
-    noise = torch.randn(3, 4, dtype=torch.float64)
-    found = euler(lambda x, t: x, noise, falling_times(steps))
-    torch.testing.assert_close(found, noise * (1 - 1 / steps) ** steps)
-
-
 TIMES = [1.0, 0.7, 0.2, 0.15, 0.0]
-
-
-def test_uneven_steps_of_a_field_of_time_alone():
-    """v = t, whose integral from 0 to 1 is 1/2."""
-    v, zero = (lambda x, t: torch.full_like(x, t)), torch.zeros(1, dtype=torch.float64)
-    found = euler(v, zero, TIMES).item()
-    assert found == pytest.approx(-(0.3 * 1.0 + 0.5 * 0.7 + 0.05 * 0.2 + 0.15 * 0.15))
-    assert heun(v, zero, TIMES).item() == pytest.approx(-0.5)
-    # a line through two velocities is exact here: only the first step, Euler's, is not
-    assert adams_bashforth(v, zero, TIMES).item() == pytest.approx(-0.5 - 0.3**2 / 2)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import os
 import signal
@@ -17,10 +16,10 @@ from common.seeding import BatchDraws, generator, stream
 from common.signals import Preempted
 from generator.model import Generator
 from generator.objective import Draws
-from generator.trainer import LAST, PATIENCE, parameter_groups, random_runs
+from generator.trainer import LAST, PATIENCE, random_runs
 
 from .plain import training_loss
-from .trained import SILENT, SIZES, Tokens, assert_same_state, build, network, noisy, resume
+from .trained import SILENT, Tokens, assert_same_state, build, network, noisy, resume
 
 
 def signalling(number, after):
@@ -191,12 +190,6 @@ def test_the_gradients_by_hand(tmp_path, given, by_hand):
     assert set(losses) == set(range(5)) and set(shifts) == set(range(given.get("shift_num", 4)))
 
 
-def test_columns_that_are_not_there(tmp_path):
-    for given in ({"train_columns": "5"}, {"subsequence": 6}):
-        with pytest.raises(UserError):
-            build(tmp_path, **given)
-
-
 def test_runs_are_trained_as_whole_images(tmp_path):
     """No column of a run sees what lies before it, and positions start anew."""
     trainer = build(tmp_path, sizes=SILENT, subsequence=2)
@@ -224,42 +217,6 @@ def test_bf16_is_near_float32_and_keeps_its_weights(tmp_path):
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     assert found[0] != found[1]
     assert list(found[1].values()) == pytest.approx(list(found[0].values()), rel=2e-2)
-
-
-@pytest.mark.long
-def test_a_compiled_model_trains_the_same(tmp_path):
-    sizes = dataclasses.replace(SILENT, depth=4)
-    plain, fast = build(tmp_path, sizes=sizes), build(tmp_path, sizes=sizes, compile=True)
-    for trainer in (plain, fast):
-        trainer.run()
-    for name, value in plain.model.state_dict().items():
-        torch.testing.assert_close(fast.model.state_dict()[name], value, rtol=1e-2, atol=1e-3)
-
-
-def test_clipping(tmp_path):
-    """The norm is told as it was; the largest one allowed is what the weights see."""
-    norms = {}
-    for clip in (0.0, 1e-3):
-        trainer, seen = build(tmp_path, grad_clip=clip), []
-        parameters = list(trainer.model.parameters())
-        trainer.optimizer.step = lambda p=parameters, seen=seen: seen.append(
-            torch.nn.utils.get_total_norm([x.grad for x in p]).item()
-        )
-        _, norm = trainer.train_step(list(trainer.loader)[:1], 1e-2)
-        norms[clip] = (norm.item(), *seen)
-    assert norms[0.0][0] == pytest.approx(norms[0.0][1], rel=1e-4) and norms[0.0][0] > 0.1
-    assert norms[1e-3] == pytest.approx((norms[0.0][0], 1e-3), rel=1e-3)
-
-
-def test_weights_that_decay():
-    model = Generator(SIZES)
-    decayed, free = parameter_groups(model, 0.02)
-    names = {id(p): name for name, p in model.named_parameters()}
-    assert decayed["weight_decay"] == 0.02 and free["weight_decay"] == 0
-    assert len(decayed["params"]) + len(free["params"]) == len(names)
-    found = {names[id(p)] for p in decayed["params"]}
-    assert "layers.0.attention.qkv.weight" in found and "condition.embedding.weight" in found
-    assert not any(n.startswith("head.") or n.endswith("bias") or "norm" in n for n in found)
 
 
 def poisoned(updates, value=float("nan")):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -12,13 +10,6 @@ from generator.solvers import METHODS, Solver
 @pytest.fixture
 def head(model):
     return model.head
-
-
-def test_the_path_joins_data_and_noise():
-    x0, noise = torch.randn(2, 3, 4)
-    t = torch.tensor([0.0, 0.25, 1.0])
-    expected = torch.stack([x0[0], 0.25 * noise[1] + 0.75 * x0[1], noise[2]])
-    torch.testing.assert_close(flow.path(x0, noise, t), expected)
 
 
 def test_the_paths_own_velocity_has_no_loss():
@@ -51,30 +42,6 @@ def test_the_loss_of_a_linear_velocity_on_gaussian_data(t):
     # and no other slope does better
     curve = [flow.velocity_loss(a * x, x0, noise).mean() for a in (best - 0.1, best, best + 0.1)]
     assert curve[1] == min(curve)
-
-
-def test_sinusoids():
-    """Cosines before sines, of t times falling frequencies from 1 towards 1/10000."""
-    found = flow.sinusoids(torch.tensor([0.5, 1.0]), channels=4)
-    slow = 10000**-0.5
-    expected = [
-        [math.cos(0.5), math.cos(0.5 * slow), math.sin(0.5), math.sin(0.5 * slow)],
-        [math.cos(1.0), math.cos(slow), math.sin(1.0), math.sin(slow)],
-    ]
-    torch.testing.assert_close(found, torch.tensor(expected))
-    assert flow.sinusoids(torch.rand(3)).shape == (3, 256)
-    assert flow.sinusoids(torch.rand(3).bfloat16()).dtype == torch.float32
-
-
-@torch.no_grad()
-def test_a_block_by_hand(head):
-    """Modulations come in the order shift, scale, gate; a closed gate leaves the input."""
-    block = head.blocks[0]
-    x, (shift, scale, gate) = torch.randn(3, 16), torch.randn(3, 3, 16)
-    y = block.norm(x) * (1 + scale) + shift
-    y = block.fc2(torch.nn.functional.silu(block.fc1(y)))
-    torch.testing.assert_close(block(x, torch.cat([shift, scale, gate], 1)), x + gate * y)
-    assert torch.equal(block(x, torch.cat([shift, scale, 0 * gate], 1)), x)
 
 
 @torch.no_grad()
