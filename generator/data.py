@@ -111,18 +111,14 @@ def describe_tokens(
 class TokenSampler:
     """Draws the column tokens of a batch, in the model's scale.
 
-    Args:
-        encode: images [B, 3, H, W] in [-1, 1] → posterior means [B, L, C]; None: batches are means.
-        posterior: of a mean and the largest noise; its `sample` takes `BatchDraws`.
-        std: the largest noise.
-        scale: of the model's tokens over the posterior's.
-        device: of the tokens.
+    `encode` turns images [B, 3, H, W] in [-1, 1] into posterior means [B, L, C]; without it batches
+    are means. `posterior` is that of a mean and the largest noise.
     """
 
     encode: Callable[[Tensor], Tensor] | None
     posterior: Callable[[Tensor, float], Any]
-    std: float
-    scale: float
+    std: float  # the largest noise
+    scale: float  # of the model's tokens over the posterior's
     device: torch.device
 
     @torch.no_grad()

@@ -90,8 +90,8 @@ def save_column_curves(log: Path, path: Path) -> None:
 class Evaluation:
     """The flow-matching loss of every column: with its condition, without dropout, from position 0.
 
-    Of `eval_images` items, evenly spread over the data, and as many as make whole batches. The
-    draws are those of the seed, so that two models, or one at two times, are measured alike.
+    Of `eval_images` items, evenly spread over the data, as many as make whole batches, with the
+    same draws every time.
     """
 
     def __init__(

@@ -51,14 +51,10 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
     """Make a generator ready for sampling, in place: it cannot be trained or saved any more.
 
     Args:
-        model: on its device, in evaluation mode.
         precision: of matrix products. `fp32`; `tf32`, on GPUs, a setting of the whole process;
             `bf16`, with norms, attention, time embedding and the solver's state in float32.
         compile: compile the head's velocity, on GPUs into a CUDA graph. On a CPU no weights are
             packed then.
-
-    Returns:
-        The model.
     """
     if precision == "tf32" and model.device.type != "cuda":
         raise UserError(f"--precision: found tf32 on {model.device.type}, expected fp32 or bf16")

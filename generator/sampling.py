@@ -37,7 +37,8 @@ class SampleConfig:
         f"columns of an image (default: as trained, or {COLUMNS})",
         min=2,
         flag="token_num",
-        alias="num_iter")
+        alias="num_iter",
+    )
     cfg: float = _set(1.0, "guidance scale; 1: no guidance")
     cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=SCHEDULES)
     cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
@@ -51,7 +52,8 @@ class SampleConfig:
         None,
         "position at which wide images' queries to the condition stay, such as the training "
         "images' columns (default: none, as released)",
-        min=0)
+        min=0,
+    )
     seed: int = _set(0, "random seed of noise and labels")
     decode_columns: int = _set(256, "columns decoded at once; wider images in tiles", min=2)
     decode_overlap: int = _set(16, "columns that two neighbouring tiles share", min=0)
@@ -81,14 +83,11 @@ def sample_columns(
     given: Columns | None = None,
     guidance: Guidance | None = None,
 ) -> Iterator[Tensor]:
-    """Columns [B, C], one after the other, for as long as there is noise.
+    """Columns [B, C] of conditions `labels` [B], one after the other, for as long as there is
+    noise: [B, C] for each column, also for those that are given.
 
-    Args:
-        model: in evaluation mode.
-        labels: conditions [B], none of them null.
-        noise: starting noise [B, C] of each column, also of those that are given.
-        given: columns [B, C] in the model's scale that are taken as they are, by their number.
-        guidance: that of `config`, if not given; 1 throughout takes one branch.
+    Columns `given` by their number, [B, C] in the model's scale, are taken as they are. `guidance`
+    is that of `config`, if not given.
     """
     model.condition.check(labels)
     guidance, given = guidance or config.guidance(), given or {}

@@ -294,10 +294,8 @@ class Trainer:
             self.bar.write(message)
 
     def _attend(self, signals: PreemptionHandler, told: bool) -> None:
-        """Write the checkpoint that is due after an update, or asked for by a signal.
-
-        Several GPUs agree on signals where they wait for each other anyway, when the log is told.
-        """
+        """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs
+        agree on signals where they wait for each other anyway, when the log is told."""
         save, leave = False, 0
         if told or self.process.world == 1 or self.process.device.type == "cpu":
             save, leave = signals.requested()

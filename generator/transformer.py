@@ -84,11 +84,11 @@ class Layer(nn.Module):
         mask: Tensor | None,
         past: KeysValues | None,
     ) -> tuple[Tensor, KeysValues]:
-        """The next L columns [B, L, D] after the keys and values `past` of M earlier ones.
+        """The next L columns [B, L, D] after the keys and values `past` of M earlier ones, and the
+        keys and values of all, [B, N, M+L, d].
 
-        `rotations` are of M + L columns and of L queries to the context, mask is [L, M+L]. Returns
-        the columns, and the keys and values of all [B, N, M+L, d], not rotated: what is kept of
-        them has no position yet, so a long run needs no large ones.
+        `rotations` are of M + L columns and of L queries to the context, mask is [L, M+L]. Keys are
+        kept unrotated: without positions, so that a long run needs no large ones.
         """
         q, k, v = self.attention.project(self.norm1(x))
         if past is not None:
