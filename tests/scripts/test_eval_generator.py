@@ -111,7 +111,7 @@ def test_guidance_is_swept(drawn, draw, tmp_path):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_given_picture_is_continued(drawn, draw, tmp_path, side):
+def test_a_given_image_is_continued(drawn, draw, tmp_path, side):
     given = ("--prefix_image", drawn / "images" / "000000.png", "--prefix_side", side)
     done = draw(*given)
     assert done.code == 2 and "--token_num: found 16" in done.err
