@@ -101,9 +101,9 @@ def load_on_all(process: Process, load: Callable[[], Tokenizer]) -> Tokenizer:
         return tokenizer.sizes, tokenizer.state_dict()
 
     sizes, state = distributed.load_on_all(read, process.device)
-    tokenizer = Tokenizer(**sizes)
+    tokenizer = _frozen(sizes, "")
     tokenizer.load_state_dict(state)
-    return tokenizer.eval().requires_grad_(False).to(process.device)
+    return tokenizer.to(process.device)
 
 
 def _frozen(sizes: Mapping[str, Any], where: object) -> Tokenizer:

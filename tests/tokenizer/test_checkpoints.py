@@ -12,7 +12,6 @@ import yaml
 from common import checkpoint
 from common.errors import UserError
 from tokenizer import Tokenizer, load_tokenizer
-from tokenizer.checkpoints import export, to_released
 from tokenizer.model import former_name
 from tokenizer.train import AtomicCheckpoints
 
@@ -86,3 +85,23 @@ def test_files_from_before_the_bottleneck_load(tokenizer, tmp_path):
     path = tmp_path / "last.ckpt"
     checkpoint.save(path, {"state_dict": state, "tokenizer": tokenizer.sizes})
     assert same(load_tokenizer(path), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": [torch.zeros(1)]},
+        {"state_dict": {"encoder.conv_in.weight": 1.0}, "tokenizer": {}},
+        {"state_dict": {"encoder.conv_in.weight": torch.zeros(1)}, "tokenizer": [3]},
+    ],
+)
+def test_what_holds_no_weights_by_name_is_refused(content, sizes, tmp_path):
+    """Wherever such a file is opened: by the scripts, and to go on from."""
+    path = tmp_path / "last.ckpt"
+    checkpoint.save(path, content)
+    for read in (
+        lambda: load_tokenizer(path, sizes),
+        lambda: AtomicCheckpoints().load_checkpoint(path),
+    ):
+        with pytest.raises(UserError, match=r"last\.ckpt"):
+            read()
