@@ -246,7 +246,8 @@ def _checked(
     schema = dataclasses.is_dataclass(build)
     function = build.__init__ if inspect.isclass(build) and not schema else build
     hints = typing.get_type_hints(function, include_extras=True)
-    metadata = {f.name: f.metadata for f in dataclasses.fields(build)} if schema else {}
+    own: Sequence[dataclasses.Field] = dataclasses.fields(build) if schema else ()  # type: ignore[arg-type]
+    metadata: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in own}
     parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
     names = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if not isinstance(values, Mapping):
@@ -272,7 +273,7 @@ def _checked(
     for name, value in found.items():
         hint, bounds, optional = _unwrap(hints.get(name, Any), metadata.get(name, {}))
         if dataclasses.is_dataclass(hint) and not (optional and value is None):
-            found[name] = structured(hint, value, shown[name])
+            found[name] = structured(hint, value, shown[name])  # type: ignore[arg-type]
         elif value is not None:
             found[name] = tuple(value) if typing.get_origin(hint) is tuple else value
             check_range(value, bounds, shown[name])

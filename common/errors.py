@@ -70,7 +70,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return f"not enough memory: {text.splitlines()[0]}"
     system = cause(error)
-    return system and refused(system, system.filename or "")
+    return refused(system, system.filename or "") if system else None
 
 
 def cause(error: BaseException | None) -> OSError | None:
