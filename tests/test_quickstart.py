@@ -16,7 +16,10 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(shutil.which("make") is None, reason="needs make"),
+]
 
 
 def run(*command: object, **variables: object) -> subprocess.CompletedProcess[str]:

@@ -75,6 +75,7 @@ def test_model_table_agrees_with_the_paper(tmp_path):
     assert found["semantic_decoder"] == pytest.approx(67.66 - 21.24, abs=0.01)  # those that run
 
 
+@pytest.mark.long
 def test_the_benchmark_writes_what_it_has(tmp_path):
     file = tmp_path / "speed.json"
     sizes = ("--model", "tiny_model", "--batch", 1, "--columns", 2, "--num_sampling_steps", 1)

@@ -128,7 +128,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background
     started.wait_for(lambda: "checkpoint after" in started.output.read_text())
     started.signal(signal.SIGTERM)
     assert started.process.wait(120) == 128 + signal.SIGTERM, started.output.read_text()
-    (run,) = tmp_path.iterdir()
+    (run,) = (path.parent for path in tmp_path.glob("*/checkpoints"))
     output = started.output.read_text()
     assert "stopped by SIGTERM" in output and f"-r {run}" in output
     assert "Traceback" not in output and 4 <= states(run)["updates"] < 1200
