@@ -1,7 +1,5 @@
 """What both stages share: configuration, files, data sets, randomness and processes."""
 
-from __future__ import annotations
-
 import sys
 from types import TracebackType
 

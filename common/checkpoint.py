@@ -4,8 +4,6 @@ Reading verifies a checksum, of each part of a `torch.save` archive or of a whol
 that is written here: 1 to 2 seconds a GiB on one core.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

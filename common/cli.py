@@ -1,7 +1,5 @@
 """Command lines: one flag for each field of a schema, and one vocabulary with the YAML files."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

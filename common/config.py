@@ -4,8 +4,6 @@ A value is checked here and nowhere below: its type by OmegaConf, its range by t
 `setting` or `limits` puts beside the type.
 """
 
-from __future__ import annotations
-
 import collections.abc
 import dataclasses
 import difflib

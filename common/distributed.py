@@ -1,7 +1,5 @@
 """Distributed processes: where this one stands, and sums, means and rows over all of them."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import signal

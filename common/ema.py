@@ -1,7 +1,5 @@
 """An exponential moving average of a model's weights."""
 
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -42,7 +40,7 @@ class EMA(nn.Module):
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(current)
 
-    def train(self, mode: bool = True) -> EMA:
+    def train(self, mode: bool = True) -> "EMA":
         """Do nothing: a trainer that calls `train()` on everything leaves the copy as it is."""
         return self
 

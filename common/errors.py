@@ -1,7 +1,5 @@
 """Errors that a person or the system causes, and how a command line shows them: in one line."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

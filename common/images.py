@@ -3,8 +3,6 @@
 `H W` pixels. Tensors are uint8 in 0..255, or float32 in [-1, 1] as the models take and give them.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Sequence

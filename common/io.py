@@ -1,7 +1,5 @@
 """Files that are either the old one or the whole new one, whenever the program is stopped."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """Metric logs and progress: TensorBoard events, a CSV file, and images that could not be read."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Plots of curves, such as the losses in the CSV files that training leaves."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How precisely this machine multiplies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

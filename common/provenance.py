@@ -1,7 +1,5 @@
 """Provenance: where and with what a number was measured."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import os

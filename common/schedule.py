@@ -1,7 +1,5 @@
 """Learning-rate schedules of both stages, as functions of the step alone: a resumed run agrees."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

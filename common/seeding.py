@@ -4,8 +4,6 @@ A stream belongs to a seed and a key such as `("noise", image)`. The same name g
 numbers on every machine, in every process and after every resume.
 """
 
-from __future__ import annotations
-
 import hashlib
 import operator
 import random

@@ -4,8 +4,6 @@ SIGUSR1 asks for a checkpoint; SIGTERM and SIGINT (Ctrl-C) for a checkpoint and 
 Ctrl-C ends at once.
 """
 
-from __future__ import annotations
-
 import signal
 from types import FrameType
 from typing import Any
@@ -30,7 +28,7 @@ class PreemptionHandler:
         self._noted = [0] * len(SIGNALS)
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> PreemptionHandler:
+    def __enter__(self) -> "PreemptionHandler":
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 

@@ -3,8 +3,6 @@
 Shapes: B batch, L tokens, M tokens attended to, D width, N heads, d = D/N.
 """
 
-from __future__ import annotations
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Generator checkpoints: of our training, or released."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ a batch are the same. The generator knows no more of it.
 Shapes: B batch, D width.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

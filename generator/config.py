@@ -3,8 +3,6 @@
 Each field is a flag, under its released name, and is kept in checkpoints.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,8 +79,7 @@ class TrainConfig:
         "fp32",
         "precision of products; auto: bf16 where the device multiplies in it. The default is that "
         "of the published line, --float32; without this flag the release takes bf16",
-        choices=("fp32", "tf32", "bf16", "auto"),
-    )
+        choices=("fp32", "tf32", "bf16", "auto"))
     compile: bool = _speed(False, "compile layers and flow head")
     grad_checkpointing: bool = _speed(False, "recompute layers in the backward pass")
     share_classes: bool = _speed(

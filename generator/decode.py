@@ -6,8 +6,6 @@ the whole; neighbouring tiles share columns, over which one fades into the other
 Shapes: B batch, L columns, C token channels, H W pixels, f_w column width.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Iterator
 

@@ -3,8 +3,6 @@
 Shapes: B batch, L columns of an image, S columns of a run, C token channels.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -6,8 +6,6 @@ every process, and a longer one begins with the noise of a shorter one.
 Shapes: B batch, L columns, C token channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Shapes: N tokens, C channels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,8 +1,6 @@
 """Inference: a generator made ready for sampling, its products in a chosen precision and with
 weights packed as the processor reads them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, L columns, C token channels, D width, M earlier columns that are held.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from generator.attention import KeysValues

@@ -3,8 +3,6 @@
 The transformer, its KV cache and sampling take positions and mask from here alone.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, L columns, C token channels, D width, K condition tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: B batch, L columns, C token channels, R = B·L·repeats flow draws.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +29,7 @@ class Draws:
         shift: int = 0,
         drop_probability: float = 0.1,
         repeats: int = 4,
-    ) -> Draws:
+    ) -> "Draws":
         """Draws for this process's tokens [B, L, C], rows of those for the whole batch; the
         shift, which all processes share, is given."""
         batch, length, channels = tokens.shape

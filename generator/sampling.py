@@ -3,8 +3,6 @@
 Shapes: B batch, L columns, C token channels, D width.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,8 +35,7 @@ class SampleConfig:
         f"columns of an image (default: as trained, or {COLUMNS})",
         min=2,
         flag="token_num",
-        alias="num_iter",
-    )
+        alias="num_iter")
     cfg: float = _set(1.0, "guidance scale; 1: no guidance")
     cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=SCHEDULES)
     cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
@@ -52,8 +49,7 @@ class SampleConfig:
         None,
         "position at which wide images' queries to the condition stay, such as the training "
         "images' columns (default: none, as released)",
-        min=0,
-    )
+        min=0)
     seed: int = _set(0, "random seed of noise and labels")
     decode_columns: int = _set(256, "columns decoded at once; wider images in tiles", min=2)
     decode_overlap: int = _set(16, "columns that two neighbouring tiles share", min=0)

@@ -3,8 +3,6 @@
 `times` are the ends of the steps, n + 1 falling numbers from 1 to 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

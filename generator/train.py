@@ -1,7 +1,5 @@
 """Training of the generator: a run from its settings and the checkpoint it goes on from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial

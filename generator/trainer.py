@@ -6,8 +6,6 @@ image in the whole batch; dropout depends on the process too.
 Shapes: B batch of a process, L columns, C token channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict

@@ -6,8 +6,6 @@ condition alone; they are computed once and handed to the image's tokens.
 Shapes: B batch, L columns, K condition tokens, D width, N heads, d = D/N.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +22,7 @@ class Context:
     keys_values: list[KeysValues]  # of every layer, each [B, N, K, d]
     last: Tensor  # the last condition token after all layers, [B, D]; it predicts column 0
 
-    def select(self, index: Tensor) -> Context:
+    def select(self, index: Tensor) -> "Context":
         """The context of rows `index` [B'], for a batch in which conditions repeat."""
         return Context([(k[index], v[index]) for k, v in self.keys_values], self.last[index])
 

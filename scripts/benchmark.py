@@ -10,8 +10,6 @@ convolutions and attention would take at the rate of this device's fastest produ
 the same precision. With --json FILE all figures go there, each as soon as it is known.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import itertools

@@ -8,8 +8,6 @@ random, both flips of each. The same command goes on with what was stopped, on a
 processes; what is done lies in <cached_path>.parts until then.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ Prints the largest absolute error of every output in a file; exits with 1 if one
 tests/reference/README.md describes the files.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping

@@ -9,8 +9,6 @@ crops. With --img_size the images of either are cut to squares: `center` as data
 and is refused with another extractor.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from common import cli, distributed, provenance

@@ -8,8 +8,6 @@ with its crops; REFERENCE may be statistics (.npz) too. Figures and all they dep
 metrics.json; what is odd, such as JPEGs, is in its `warnings`. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from pathlib import Path
 

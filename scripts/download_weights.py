@@ -10,8 +10,6 @@ declares) and recorded in SHA256SUMS, for `sha256sum --check`. A file that you c
 is as good, as .pth or as .safetensors.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -11,8 +11,6 @@ OUTPUT/metrics.json says how good the images are, and all that this depends on. 
 --cfg go to OUTPUT/cfg_<value>, and their metrics to OUTPUT/sweep.json and sweep.png.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -87,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"cfg"})
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
     cli.add_flags(parser, MetricConfig)
-    training = [f.name + "=" * (f.type != "bool") for f in fields(TrainConfig)]
+    training = [f.name + "=" * (f.type is not bool) for f in fields(TrainConfig)]
     known = parser._option_string_actions
     ignored = [name for name in IGNORED + training if f"--{name.rstrip('=')}" not in known]
     cli.accept_ignored(parser, ignored)

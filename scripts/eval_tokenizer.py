@@ -12,8 +12,6 @@ metrics.json, and reconstructions.png: inputs, reconstructions and differences o
 median and the worst images by PSNR.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from dataclasses import fields, replace

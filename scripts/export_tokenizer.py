@@ -7,8 +7,6 @@ A released checkpoint does not say its sizes: give the YAML file that does, and 
 model.params.ckpt_path, such as configs/second_stage/tokenizer_config.yaml.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from common import cli

@@ -8,8 +8,6 @@ other images, or for a YAML file that names a released tokenizer, whose scale is
 it on as --vae_norm.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

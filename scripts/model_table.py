@@ -8,8 +8,6 @@ through the transformer and 4 flow draws of each through the head. (Training its
 transformer the last column, which predicts nothing.) Tokenizer: one square image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ Reconstruction is measured on panoramas that no training has seen. A classifier 
 others tells which class it sees in the generated images, and in crops of the far end of the strips.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ there with its settings, but for those that are given; a released checkpoint giv
 alone. See docs/generator_training.md.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from common import cli, distributed

@@ -7,8 +7,6 @@ A run writes to logs/<date>T<time>_<config name>/{checkpoints,configs,images,log
 results.json. SIGUSR1 writes a checkpoint, SIGTERM and Ctrl-C write one and leave; -r goes on there.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import pdb

@@ -1,7 +1,5 @@
 """Tokenizers as released files hold them."""
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -3,8 +3,6 @@
 What is not ours is declared in pyproject.toml.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """The two lists of dependencies are one."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Both models agree with the released code on every reference file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

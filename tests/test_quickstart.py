@@ -1,7 +1,5 @@
 """`make quickstart` and the notebooks, as their users start them, on a tiny variant."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The documents quote what was measured, and point at files that exist."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Scripts as their users start them."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What a single token stands for: tokens of an image against random ones, and what that changes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Shapes: B batch, H W pixels, z channels, h = H/f_h rows, L = W/f_w columns, P = 
 channels.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from einops import rearrange

@@ -1,7 +1,5 @@
 """Residual, attention and resampling blocks of the convolutional autoencoder."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Callback of a run: its configuration, checkpoints, validation and messages."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import asdict
 from pathlib import Path

@@ -5,8 +5,6 @@ dot, and the parameter's name with its dots removed (`ema_encoder.conv_inweight`
 each semantic level in it never runs, and is not read.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence

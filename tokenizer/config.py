@@ -1,7 +1,5 @@
 """Sizes of the tokenizer's networks, under the names of the released YAML files."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Evaluation of reconstructions: PSNR, SSIM, LPIPS and features against their crops."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

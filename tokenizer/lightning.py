@@ -1,7 +1,5 @@
 """Lightning module of the tokenizer: two optimizers by hand, and the EMA copy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any
 

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels, f_w column width, L = W/f_w columns, C token channels.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

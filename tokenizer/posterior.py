@@ -1,7 +1,5 @@
 """The distribution of the column tokens of an image."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

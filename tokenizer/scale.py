@@ -1,7 +1,5 @@
 """Token scale: the factor that gives sampled tokens unit variance for stage two."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

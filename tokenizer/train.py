@@ -1,7 +1,5 @@
 """Training of the tokenizer: from the settings of a run to checkpoints and a record of results."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

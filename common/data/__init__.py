@@ -1,7 +1,5 @@
 """Data sets, their order, and cached tokens."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from common.data.folders import ImageFolder, ImageList

@@ -5,8 +5,6 @@ training `i` is a `Draw`, whose number seeds the crop and the flip: a draw looks
 the number of workers and processes, and after a resume.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -4,8 +4,6 @@ A part is `IMAGENET_PATH/autoencoders/data/ILSVRC2012_train` or `.../ILSVRC2012_
 images are `data/<synset>/*.JPEG`, and `filelist.txt` beside `data` lists them.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from dataclasses import dataclass

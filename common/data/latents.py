@@ -6,8 +6,6 @@ are drawn when the images are encoded; of these views training takes one at a ti
 Shapes: N images, V views of each, L columns, C token channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """Data loading for Lightning: each process draws its exact share, and goes on where it stopped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The order in which training draws from a data set."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

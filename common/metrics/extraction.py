@@ -6,8 +6,6 @@ set that is sorted by class would not be alike.
 Shapes: N images, B of a batch, H W pixels, D features, K classes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

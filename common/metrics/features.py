@@ -3,8 +3,6 @@
 Shapes: B images, H W pixels, D features, K classes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import io

@@ -3,8 +3,6 @@
 Shapes: N images, D features, K classes, R rows of a root.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +36,7 @@ class Statistics:
     root: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> Statistics:
+    def of(cls, features: Tensor) -> "Statistics":
         """Of features [N, D], N ≥ 2; the covariance is the unbiased one."""
         if len(features) < 2:
             raise UserError(f"found {len(features)} image, expected at least 2 for statistics")
@@ -54,7 +52,7 @@ class Statistics:
         return self.root.T @ self.root
 
     @classmethod
-    def from_covariance(cls, mean: Tensor, covariance: Tensor) -> Statistics:
+    def from_covariance(cls, mean: Tensor, covariance: Tensor) -> "Statistics":
         """Of a mean [D] and a covariance [D, D]; a ValueError if it is none."""
         covariance = covariance.double()
         if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):

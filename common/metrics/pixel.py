@@ -5,8 +5,6 @@ Values beyond [-1, 1] are clamped first, as they are when an image is saved.
 Shapes: B batch, H W pixels.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure

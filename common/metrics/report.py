@@ -6,8 +6,6 @@ All processes take these steps together; the first one gets the record, the othe
     record = evaluator.evaluate(files)
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,14 +41,12 @@ class MetricConfig:
     metrics: str | None = _metrics(
         None,
         "some of fid,is,kid,prc, or (without a value) all that the reference allows",
-        bare="all",
-    )
+        bare="all")
     reference: str | None = _metrics(
         None,
         "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
         f"data.params.validation it is; default {DEFAULT_REFERENCE} where it exists",
-        alias="fid_stats",
-    )
+        alias="fid_stats")
     extractor: str = _metrics("inception", f"network of the features: {EXTRACTORS}")
     weights_dir: str | None = _metrics(
         None, "folder of pretrained networks (default $EQUIVARIANT_WEIGHTS or pretrained_models)"
@@ -88,7 +84,7 @@ class Reference:
     @classmethod
     def of(
         cls, features: Features | None, source: str, images: int, record: dict | None = None
-    ) -> Reference:
+    ) -> "Reference":
         """Of images whose features are known, on the first process."""
         record = record or {"source": source, "images": images}
         if features is None:

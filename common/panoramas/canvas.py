@@ -6,8 +6,6 @@ image shows the same scene, sharper. Colours are [3, 1, W] arrays in [0, 1].
 Shapes: W columns, H rows. A line is a height for each column [W]; a cover is an opacity [H, W].
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: N images, H W pixels, K classes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Panoramas: the built-in data set, endless landscapes of nine classes painted by NumPy."""
 
-from __future__ import annotations
-
 import mmap
 from typing import Annotated, Any
 

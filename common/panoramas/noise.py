@@ -7,8 +7,6 @@ therefore the same, bit for bit, on every machine and through every window.
 Shapes: W columns, H rows.
 """
 
-from __future__ import annotations
-
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -72,12 +70,12 @@ class Scatter(NamedTuple):
         """A property that objects have (1) or lack (0)."""
         return (self.draw(name) < probability).astype(np.float32)
 
-    def pick(self, score: np.ndarray) -> Scatter:
+    def pick(self, score: np.ndarray) -> "Scatter":
         """The object of the highest score [3, W] in each column."""
         best = score.argmax(0), np.arange(score.shape[1])
         return Scatter(self.key, self.cell[best], self.offset[best])
 
-    def nearest(self) -> Scatter:
+    def nearest(self) -> "Scatter":
         return self.pick(-np.abs(self.offset))
 
 

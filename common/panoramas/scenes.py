@@ -4,8 +4,6 @@ A scene turns a `View` into an image [3, H, W]. Farther layers are hazier; withi
 runs from 0 (far) to 1, and `down` is the distance below the layer's upper edge.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

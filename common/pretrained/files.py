@@ -3,8 +3,6 @@
 Nothing here downloads: `scripts/download_weights.py` does, when its user starts it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from dataclasses import dataclass

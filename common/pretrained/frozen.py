@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

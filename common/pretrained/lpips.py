@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels, C channels, h w positions of a feature map.
 """
 
-from __future__ import annotations
-
 import os
 
 import torch

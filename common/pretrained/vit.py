@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels, N patches, D width.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

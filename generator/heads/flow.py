@@ -5,8 +5,6 @@ The path is straight, from data (t = 0) to noise (t = 1).
 Shapes: N tokens, C token channels, D condition width, W head width, S solver times.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 

@@ -1,7 +1,5 @@
 """A generator small enough for tests, with weights that make everything matter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

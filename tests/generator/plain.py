@@ -4,8 +4,6 @@ For every column the whole transformer reads all columns so far, and the head co
 again at every step of Euler's method. `generator.sampling` gives the same columns to rounding.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Two processes with half of the batch each learn what one with the whole batch does."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A run small enough to be made many times in a test."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

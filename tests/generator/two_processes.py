@@ -1,7 +1,5 @@
 """One of two processes, started by test_two_processes.py in place of `torchrun`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -4,8 +4,6 @@ Most calls happen in this process, which has PyTorch loaded already; the first o
 is a process of its own, as a user starts it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import socket

@@ -1,7 +1,5 @@
 """The configs of stage one, and the files of the release, through the scripts."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The published commands, word for word but for paths and counts."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """scripts/train_tokenizer.py: its flags, what a run leaves, signals, and many processes."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -3,8 +3,6 @@
 Started by the fixture `together` in place of `torchrun`, which would load PyTorch anew for each.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A tokenizer small enough for tests."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Tokenizers from files: of our training, exported, released."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training of a tiny tokenizer, in this process."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import os

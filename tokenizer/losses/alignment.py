@@ -1,7 +1,5 @@
 """Alignment of the semantic decoder with a frozen DINOv2 (paper, tokenizer section)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -4,8 +4,6 @@ Every function takes images [B, 3, H, W] in [-1, 1] and uniform numbers in [0, 1
 draw; image b is changed by the b-th numbers alone.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ The frozen network uses exact GELU, as DINO was trained; the released code uses 
 Shapes: B batch, H W pixels, D width of DINO, N patches, F features (5).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels, h L the semantic map.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

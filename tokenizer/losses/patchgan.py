@@ -1,7 +1,5 @@
 """PatchGAN: a discriminator of overlapping patches."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The built-in data set: the same everywhere, seamless, without marks at its borders."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 
