@@ -45,17 +45,12 @@ class SelfAttention(nn.Module):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Of the last L of M tokens: q [B, N, L, d], k and v [B, N, M, d], mask [L, M].
-
-        `rotation` is that of all M tokens; a shift of their positions changes nothing.
-        """
+        """The last L of M tokens, [B, L, D], from q [B, N, L, d], k and v [B, N, M, d], mask [L, M]
+        and the `rotation` of all M; a shift of their positions changes nothing."""
         q, k = rotate(q, rotation[:, -q.shape[2] :]), rotate(k, rotation)
         dropout = self.attn_dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))  # [B, L, D]
-
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
-        return self.attend(*self.project(x), rotation, mask)
+        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))
 
 
 class CrossAttention(nn.Module):

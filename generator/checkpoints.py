@@ -56,7 +56,7 @@ def is_released(state: Mapping[str, Any]) -> bool:
 
 
 def from_released(state: Mapping[str, Tensor], model: Generator) -> dict[str, Tensor]:
-    """A state dict under the released names, under those of `model`; unknown ones as they are."""
+    """A state dict under the released names, under those of `model`; others as they are."""
     ours = {released_name(name): name for name in model.state_dict()}
     return {ours.get(name, name): tensor for name, tensor in state.items()}
 
@@ -98,17 +98,9 @@ class GeneratorFile:
     def weights(self) -> Mapping[str, Tensor]:
         return self.model or self.model_ema or {}
 
-    @property
-    def is_released(self) -> bool:
-        return is_released(self.weights)
-
     def fill(self, model: Generator, key: str, path: str | Path) -> None:
         """Give a generator the weights `model` or `model_ema`."""
-        state = getattr(self, key)
-        if state is None:
-            raise UserError(f"{path}: has no {key}; expected a checkpoint of the generator")
-        state = from_released(state, model) if is_released(state) else state
-        checkpoint.load_weights(model, state, path)
+        checkpoint.load_weights(model, from_released(getattr(self, key) or {}, model), path)
 
     def sizes(self, given: Mapping[str, Any], **known: Any) -> GeneratorConfig:
         """The sizes `given`, which must agree with those of the checkpoint, and where it has none
@@ -158,13 +150,6 @@ class LoadedGenerator:
         """A short name of the weights; to be asked for before they are packed for sampling."""
         return checkpoint.weights_hash(self.model.state_dict())
 
-    def scale(self, asked: float | None) -> float | None:
-        """Of the tokens: `--vae_norm`, if it is asked for, or that of training."""
-        trained = self.token_scale
-        if None not in (asked, trained) and not math.isclose(asked, trained, rel_tol=1e-3):
-            raise UserError(f"--vae_norm: found {asked}, but the checkpoint has {trained:.6g}")
-        return trained if asked is None else asked
-
     def check_tokenizer(self, fingerprint: str) -> None:
         """Refuse a tokenizer of another fingerprint; a checkpoint that names none takes any."""
         if self.tokenizer not in (None, fingerprint):
@@ -176,6 +161,7 @@ def load_generator(
     sizes: Mapping[str, Any] | None = None,
     ema: bool = True,
     device: torch.device | str = "cpu",
+    token_scale: float | None = None,
 ) -> LoadedGenerator:
     """The generator of a checkpoint; all processes call this together, the first one reads it.
 
@@ -185,6 +171,7 @@ def load_generator(
             those of ours.
         ema: take the EMA weights rather than the raw ones.
         device: of the model.
+        token_scale: of a checkpoint that does not say it, or the same (`--vae_norm`).
     """
     key, other = ("model_ema", "model") if ema else ("model", "model_ema")
     file = read(path, device, "optimizer", other)
@@ -194,6 +181,9 @@ def load_generator(
     names = file.class_names or [str(i) for i in range(count)]
     if len(names) != count:
         raise UserError(f"{path}: found {len(names)} class names, expected {count}")
+    scale = token_scale or file.token_scale
+    if file.token_scale and not math.isclose(scale, file.token_scale, rel_tol=1e-3):
+        raise UserError(f"--vae_norm: found {scale}, expected {file.token_scale:.6g} as trained")
     columns = file.data.columns if file.data else None
     model = model.to(device).eval().requires_grad_(False)
-    return LoadedGenerator(model, names, file.tokenizer, file.token_scale, columns)
+    return LoadedGenerator(model, names, file.tokenizer, scale, columns)

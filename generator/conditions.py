@@ -34,8 +34,8 @@ class ClassCondition(nn.Module):
         return torch.where(dropped, self.classes, labels)
 
     def shared(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        """All conditions that there are, and the place of each label among them; None where that
-        saves nothing. Without waiting for the device."""
+        """All conditions that there are, and the place of each label among them, without waiting
+        for the device; None where that saves nothing."""
         if self.classes + 1 >= len(labels):
             return None
         return torch.arange(self.classes + 1, device=labels.device), labels
@@ -43,7 +43,5 @@ class ClassCondition(nn.Module):
     def check(self, labels: Tensor) -> None:
         """Refuse labels that are no class, and none at all."""
         if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            raise UserError(
-                f"class labels: found {sorted(set(labels.tolist()))}, expected at least one, of "
-                f"0 … {self.classes - 1}"
-            )
+            found = sorted(set(labels.tolist()))
+            raise UserError(f"class labels: found {found}, expected some of 0 … {self.classes - 1}")

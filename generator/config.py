@@ -3,6 +3,8 @@
 Each field is a flag, under its released name, and is kept in checkpoints.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,11 +37,13 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 2:
-            raise UserError(
-                f"width {self.width} over {self.heads} heads: expected an even whole number of "
-                "channels a head, which rotary positions need"
-            )
+            found = f"width {self.width} over {self.heads} heads"
+            raise UserError(f"{found}: expected an even whole number of channels a head")
 
+
+# flags of the released scripts without effect on a result; those with a value end with =
+IGNORED = ["pin_mem", "no_pin_mem", "dist_url=", "dist_on_itp", "world_size=", "local_rank="]
+IGNORED += ["start_epoch=", "evaluate", "vae_path="]
 
 # transformer and flow head of the named sizes (paper, generator table)
 SIZES = {
@@ -79,7 +83,8 @@ class TrainConfig:
         "fp32",
         "precision of products; auto: bf16 where the device multiplies in it. The default is that "
         "of the published line, --float32; without this flag the release takes bf16",
-        choices=("fp32", "tf32", "bf16", "auto"))
+        choices=("fp32", "tf32", "bf16", "auto"),
+    )
     compile: bool = _speed(False, "compile layers and flow head")
     grad_checkpointing: bool = _speed(False, "recompute layers in the backward pass")
     share_classes: bool = _speed(
@@ -102,3 +107,18 @@ class TrainConfig:
         batch = self.batch_size * self.accumulate * world
         lr = self.blr * batch / 256 if self.lr is None else self.lr
         return EpochSchedule(lr, self.epochs, self.warmup_epochs, self.min_lr, self.lr_schedule)
+
+
+def numbers(flag: str, text: str, count: int, names: Sequence[str] = ()) -> list[int]:
+    """What a flag such as `0-3,8` lists of the numbers 0 … count − 1, ends included, in its order;
+    `names` stand for their places."""
+    found: list[int] = []
+    for part in map(str.strip, text.split(",")):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        span = range(k := names.index(part), k + 1) if part in names else span
+        if not span or span[-1] >= count:
+            shown = ", ".join([f"0 … {count - 1}", *names[:10]])
+            raise UserError(f"{flag}: found {part!r} in {text!r}, expected some of {shown}")
+        found += span
+    return found

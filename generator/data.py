@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -69,24 +69,23 @@ def image_data(
     """Images of `data_path`, with random crops and flips if `train`, or of `data.params.train` in
     `config_path` with `overrides`; of the tokenizer's height and of whole columns."""
     if given.data_path:
-        where, width = "--img_size", given.img_size or height
-        how: Any = {"seed": seed, "width": width, "interpolation": given.interpolation}
+        where, size = "--img_size", (height, given.img_size or height)
+        how: Any = {"seed": seed, "width": size[1], "interpolation": given.interpolation}
         dataset: Dataset = ImageFolder(given.data_path, height, train, **how)
-    elif given.img_size is not None:
+    elif given.img_size:
         raise UserError("--img_size: given without --data_path, whose images it is the width of")
     else:
         where = "data.params.train"
-        path = given.config_path
-        node = OmegaConf.select(load(path, overrides), where) if path else None
-        if not isinstance(node, DictConfig):
+        node = given.config_path and OmegaConf.select(load(given.config_path, overrides), where)
+        if node is None:
             raise UserError(f"--data_path: not given, and --config_path has no {where} either")
         dataset = instantiate(node, where)
-        found, width = dataset[0][0].shape[1:]
-        if found != height:
-            raise UserError(f"{where}: found images {found} pixels high, expected {height}")
-    if width % column_width or width < 2 * column_width:
-        expected = f"columns of {column_width}, two at least"
-        raise UserError(f"{where}: found images {width} pixels wide, expected {expected}")
+        size = tuple(dataset[0][0].shape[1:])
+    if size[0] != height or size[1] % column_width or size[1] < 2 * column_width:
+        expected = f"height {height}, and a width of two columns of {column_width} or more"
+        raise UserError(
+            f"{where}: found images of {size[0]} x {size[1]} pixels, expected {expected}"
+        )
     return dataset
 
 
@@ -94,15 +93,9 @@ def describe_tokens(
     tokenizer: Tokenizer, class_names: Sequence[str] = (), **more: Any
 ) -> LatentHeader:
     """What training needs to know of a tokenizer, as cached tokens say it; `more` of the images."""
-    return LatentHeader(
-        tokenizer=tokenizer.fingerprint,
-        token_scale=float(tokenizer.token_scale),
-        std=float(tokenizer.std),
-        height=tokenizer.height,
-        column_width=tokenizer.column_width,
-        class_names=list(class_names),
-        **more,
-    )
+    more |= {"height": tokenizer.height, "column_width": tokenizer.column_width}
+    more |= {"token_scale": float(tokenizer.token_scale), "std": float(tokenizer.std)}
+    return LatentHeader(tokenizer=tokenizer.fingerprint, class_names=list(class_names), **more)
 
 
 @dataclass(frozen=True)
@@ -132,21 +125,20 @@ class TokenSampler:
 def training_batches(
     dataset: Dataset, config: TrainConfig, process: Process, num_workers: int
 ) -> DataLoader:
-    """Batches of this process, all of them full, in an order that the seed and epoch decide.
+    """Full batches of this process, in an order that the seed and epoch decide.
 
-    Of `accumulate` of them an update is made. The sampler counts updates, so that it can go on in
-    the middle of an epoch, and leaves out the images at its end that do not fill one.
+    `accumulate` of them make an update. The sampler counts updates, so that it can go on in the
+    middle of an epoch, and leaves out the images at its end that do not fill one.
     """
     share = config.batch_size * config.accumulate
     together = share * process.world
     if len(dataset) < together:
         expected = f"at most the {len(dataset)} that there are"
         raise UserError(f"--batch_size: found {together} images an update, expected {expected}")
-    sampler = DrawSampler(len(dataset), process.rank, process.world, share, config.seed)
     return DataLoader(
         dataset,
         config.batch_size,
-        sampler=sampler,
+        sampler=DrawSampler(len(dataset), process.rank, process.world, share, config.seed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=process.device.type == "cuda",

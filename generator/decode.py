@@ -3,7 +3,7 @@
 The tokenizer's decoder normalises and attends over the whole width, so tiles differ a little from
 the whole; neighbouring tiles share columns, over which one fades into the other.
 
-Shapes: B batch, L columns, C token channels, H W pixels, f_w column width.
+Shapes: B batch, L columns, C token channels, H W pixels.
 """
 
 from collections import deque
@@ -53,8 +53,7 @@ def decode(tokenizer: Tokenizer, tokens: Tensor, config: SampleConfig) -> Iterat
 
     As many are decoded together as make one tile; a wider one is decoded alone, in tiles.
     """
-    together = max(1, config.decode_columns // tokens.shape[1])
-    for some in tokens.split(together):
+    for some in tokens.split(max(1, config.decode_columns // tokens.shape[1])):
         strips = decode_strips(tokenizer, some.unbind(1), config)
         yield from torch.cat([images.to_uint8(strip).cpu() for strip in strips], dim=3)
 

@@ -3,7 +3,6 @@
 Shapes: B batch, L columns of an image, S columns of a run, C token channels.
 """
 
-import re
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from common import distributed, images, seeding
 from common.distributed import Process
 from common.errors import UserError
-from common.plots import Panel, Series, read_long, save_curves
+from common.plots import Panel, read_long, save_curves
 from common.seeding import BatchDraws
 from common.signals import ignore_signals
 from generator.checkpoints import LoadedGenerator
@@ -27,39 +26,19 @@ from generator.sampling import SampleConfig
 PREVIEWED = 16  # samples of one preview
 
 
-def parse_columns(text: str, length: int) -> list[int]:
-    """The columns of `0-3,8-11`, ends included, or of `all`, which are `length`."""
-    if text == "all":
-        return list(range(length))
-    found: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        first, last = (int(end or match[1]) for end in match.groups()) if match else (1, 0)
-        if not first <= last < length:
-            expected = f"columns such as 0-3,8 among 0 … {length - 1}"
-            raise UserError(f"--train_columns: found {part!r} in {text!r}, expected {expected}")
-        found |= set(range(first, last + 1))
-    return sorted(found)
-
-
 class ColumnLosses:
     """The mean loss of each of L columns over all batches that are added, on all processes."""
 
     def __init__(self, length: int, device: torch.device) -> None:
         self.sums = torch.zeros(2, length, device=device)  # of losses, and of their weights
 
-    def add(self, losses: Tensor, numbers: Tensor | None = None) -> None:
-        """Losses [repeats, B, L] of whole images, or [repeats, B, S] of columns `numbers` [B, S].
-
-        Batches of whole images have one size, on all processes.
-        """
+    def add(self, losses: Tensor, columns: Tensor | None = None) -> None:
+        """Losses [repeats, B, L] of whole images, or [repeats, B, S] of `columns` [B, S]; batches
+        of whole images have one size, on all processes."""
         losses = losses.detach()
-        if numbers is None:
-            means = losses.mean(dim=(0, 1))
-            self.sums += torch.stack([means, torch.ones_like(means)])
-        else:
-            means = losses.mean(0).flatten()
-            self.sums.index_add_(1, numbers.flatten(), torch.stack([means, torch.ones_like(means)]))
+        means = losses.mean(dim=(0, 1)) if columns is None else losses.mean(0).flatten()
+        index = torch.arange(len(means), device=means.device) if columns is None else columns
+        self.sums.index_add_(1, index.flatten(), torch.stack([means, torch.ones_like(means)]))
 
     def means(self) -> dict[int, float]:
         """By column, without those that nothing was added for; all processes call it together."""
@@ -71,18 +50,16 @@ def save_column_curves(log: Path, path: Path) -> None:
     """Plot a `metrics.csv`: the loss, and that of each column in training and, where it was
     measured, with the averaged weights."""
     curves = read_long(log)
-
-    def of(prefix: str) -> dict[str, Series]:
-        names = sorted(name for name in curves if name.startswith(prefix))
-        return {name.removeprefix(prefix): curves[name] for name in names}
-
-    whole = {"training": curves["train/loss"], "averaged weights": curves.get("eval/loss", {})}
-    panels = {
-        "flow-matching loss": {name: series for name, series in whole.items() if series},
-        "loss of each column in training": of("columns/loss_"),
-        "loss of each column, averaged weights": of("eval_columns/loss_"),
+    titles = {
+        "flow-matching loss": ("train/loss", "eval/loss"),
+        "loss of each column in training": ("columns/loss_",),
+        "loss of each column, averaged weights": ("eval_columns/loss_",),
     }
-    save_curves(path, [Panel(title, series) for title, series in panels.items() if series])
+    panels = []
+    for title, begins in titles.items():
+        found = {n.rpartition("_")[2]: curves[n] for n in sorted(curves) if n.startswith(begins)}
+        panels += [Panel(title, found)] if found else []
+    save_curves(path, panels)
 
 
 class Evaluation:
@@ -106,12 +83,8 @@ class Evaluation:
             raise UserError(f"--eval_images: expected at least the {together} images of one batch")
         self.config, self.process, self.tokens = config, process, tokens
         chosen = [k * length // count for k in range(process.rank, count, process.world)]
-        self.loader = DataLoader(
-            Subset(dataset, chosen),
-            config.batch_size,
-            num_workers=num_workers,
-            worker_init_fn=ignore_signals,
-        )
+        workers = {"num_workers": num_workers, "worker_init_fn": ignore_signals}
+        self.loader = DataLoader(Subset(dataset, chosen), config.batch_size, **workers)
 
     @torch.inference_mode()
     def __call__(self, model: Generator) -> dict[int, float]:

@@ -20,21 +20,13 @@ from common import distributed, images, seeding
 from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
+from generator import config as settings
 from generator.checkpoints import LoadedGenerator
 from generator.data import Tokenizer
 from generator.decode import decode, decode_strips
-from generator.sampling import (
-    COLUMNS,
-    Columns,
-    Progress,
-    SampleConfig,
-    numbered,
-    sample,
-    sample_columns,
-)
+from generator.sampling import COLUMNS, Columns, SampleConfig, numbered, sample, sample_columns
 
 BLOCK = 64  # columns whose noise goes to the device together
-LONG = 64  # columns from which an image has a progress bar of its own
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -58,14 +50,13 @@ def generate_tokens(
     config: SampleConfig,
     numbers: Sequence[int] | None = None,
     given: Columns | None = None,
-    progress: Progress = iter,
 ) -> Tensor:
     """Tokens [B, L, C] in the model's scale; arguments are those of `generate`."""
-    model, columns = generator.model, config.columns or generator.columns or COLUMNS
-    numbers = range(len(labels)) if numbers is None else numbers
+    model, numbers = generator.model, range(len(labels)) if numbers is None else numbers
     noise = column_noise(config.seed, numbers, model.config.channels, model.device)
-    noise = torch.stack(list(islice(noise, columns)), dim=1)
-    return sample(model, torch.tensor(labels, device=model.device), noise, config, given, progress)
+    columns = islice(noise, config.columns or generator.columns or COLUMNS)
+    start = torch.stack(list(columns), dim=1)
+    return sample(model, torch.tensor(labels, device=model.device), start, config, given)
 
 
 @torch.no_grad()
@@ -76,7 +67,6 @@ def generate(
     config: SampleConfig | None = None,
     numbers: Sequence[int] | None = None,
     given: Columns | None = None,
-    progress: Progress = iter,
 ) -> Iterator[Tensor]:
     """Images of classes `labels`, one after the other, uint8 [3, H, W] on the CPU.
 
@@ -84,11 +74,10 @@ def generate(
         generator, tokenizer: on one device.
         config: how they are sampled, and how wide; as released, if not given.
         numbers: of the images, which decide their noise; 0 … B − 1 if not given.
-        given: columns [B, C] that are not sampled, in the model's scale; see `sample_columns`.
-        progress: is handed the columns while they are sampled, and passes them on.
+        given: columns that are not sampled, in the model's scale; see `sample_columns`.
     """
     config = config or SampleConfig()
-    tokens = generate_tokens(generator, labels, config, numbers, given, progress)
+    tokens = generate_tokens(generator, labels, config, numbers, given)
     yield from decode(tokenizer, tokens, config)
 
 
@@ -98,15 +87,13 @@ def scroll(
     tokenizer: Tokenizer,
     labels: Sequence[int],
     config: SampleConfig | None = None,
-    numbers: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """Images without end, in uint8 strips [B, 3, H, w] from left to right at constant memory.
 
     A strip comes when its tile is decoded: the smaller `config.decode_columns`, the sooner.
     """
     model, config = generator.model, config or SampleConfig()
-    numbers = range(len(labels)) if numbers is None else numbers
-    noise = column_noise(config.seed, numbers, model.config.channels, model.device)
+    noise = column_noise(config.seed, range(len(labels)), model.config.channels, model.device)
     columns = sample_columns(model, torch.tensor(labels, device=model.device), noise, config)
     for strip in decode_strips(tokenizer, columns, config):
         yield images.to_uint8(strip).cpu()
@@ -118,7 +105,6 @@ def redraw(
     tokens: Tensor,
     replaced: Mapping[int, Tensor | None],
     config: SampleConfig,
-    numbers: Sequence[int] | None = None,
 ) -> Tensor:
     """Tokens [B, L, C] of `generate_tokens` in which single columns are replaced, [B, C] by their
     number (None samples the column), and all later ones follow from them."""
@@ -129,7 +115,7 @@ def redraw(
         raise UserError(f"replaced columns: found {sorted(replaced)}, expected 0 … {length - 1}")
     given = dict(numbered(tokens[:, : min(replaced)]))
     given |= {column: token for column, token in replaced.items() if token is not None}
-    return generate_tokens(generator, labels, replace(config, columns=length), numbers, given)
+    return generate_tokens(generator, labels, replace(config, columns=length), None, given)
 
 
 def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> Tensor:
@@ -138,8 +124,8 @@ def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> 
     image = images.resize_to_cover(images.read_rgb(path), tokenizer.height, 1)
     width = image.shape[2] // tokenizer.column_width * tokenizer.column_width
     if width < 2 * tokenizer.column_width:
-        expected = f"expected two columns of {tokenizer.column_width} at least"
-        raise UserError(f"{path}: {image.shape[2]} pixels wide once resized, {expected}")
+        expected = f"two columns of {tokenizer.column_width} at least"
+        raise UserError(f"{path}: found {image.shape[2]} pixels of width, expected {expected}")
     kept = image[..., -width:] if side == "right" else image[..., :width]
     return images.to_float(kept)[None]
 
@@ -159,17 +145,15 @@ def continue_image(
     columns: int,
     side: str = "right",
     config: SampleConfig | None = None,
-    numbers: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """Given images [B, 3, H, W] in [-1, 1], continued by some columns; otherwise as `generate`.
 
-    The given part is what the tokenizer makes of it. To the `left` means: the images are mirrored,
-    encoded, continued to the `right`, and the result is mirrored back, which suits a model that was
-    trained with random flips, as the paper's are.
+    The given part is what the tokenizer makes of it. On the `left` they are continued in the
+    mirror, which suits a model that was trained with random flips, as the paper's are.
     """
     prefix = encode_prefix(given, tokenizer, side)
     config = replace(config or SampleConfig(), columns=len(prefix) + columns)
-    for image in generate(generator, tokenizer, labels, config, numbers, prefix):
+    for image in generate(generator, tokenizer, labels, config, None, prefix):
         yield image.flip(2) if side == "left" else image
 
 
@@ -182,19 +166,9 @@ def image_labels(choice: str, class_names: Sequence[str], seed: int) -> Callable
     count = len(class_names)
     if choice == "random":
         return lambda k: int(seeding.stream(seed, "label", k).integers(count))
-    chosen = list(range(count)) if choice == "balanced" else []
-    for part in map(str.strip, choice.split(",") if not chosen else ()):
-        first, _, last = part.partition("-")
-        span: Sequence[int] = ()
-        if part in class_names:
-            span = [class_names.index(part)]
-        elif first.isdecimal() and (last or first).isdecimal():
-            span = range(int(first), int(last or first) + 1)
-        if not span or span[-1] >= count:
-            shown = ", ".join(class_names[:10]) + (" ..." if count > 10 else "")
-            expected = f"balanced, random, or names or numbers of classes, 0 … {count - 1}: {shown}"
-            raise UserError(f"--labels: found {part!r}, expected {expected}")
-        chosen += span
+    if choice == "balanced":
+        return lambda k: k % count
+    chosen = settings.numbers("--labels", choice, count, class_names)
     return lambda k: chosen[k % len(chosen)]
 
 
@@ -247,27 +221,15 @@ def generate_folder(
     done = distributed.load_on_all(lambda: whole_images(folder, count))
     batches = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     batches = [numbers for numbers in batches if not done.issuperset(numbers)]
-    columns, shown = config.columns or COLUMNS, process.is_main
-
-    def watched(found: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Beside a bar of their own, for images that take minutes."""
-        long = shown and columns >= LONG
-        with progress_bar(columns, "columns", "column", long, passing=True) as bar:
-            for column in found:
-                yield column
-                bar.update()
-
-    with progress_bar(count, "images", "image", shown, initial=len(done)) as bar:
+    with progress_bar(count, "images", "image", process.is_main, initial=len(done)) as bar:
         for i, numbers in enumerate(batches):
             if i % process.world == process.rank:
-                many, device = len(numbers), generator.model.device
-                given = {k: c.to(device).expand(many, -1) for k, c in (prefix or {}).items()}
                 labels = [label(k) for k in numbers]
-                found = generate(generator, tokenizer, labels, config, numbers, given, watched)
+                found = generate(generator, tokenizer, labels, config, numbers, prefix)
                 for k, image in zip(numbers, found, strict=True):
                     if k not in done:
                         path = image_path(folder, k)
                         images.save_image(path, image.flip(2) if side == "left" else image)
             bar.update(len(set(numbers) - done))  # others advance at about the same pace
-        distributed.barrier()
+    distributed.barrier()
     return count - len(done)

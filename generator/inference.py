@@ -21,11 +21,9 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.out_features = linear.out_features
-        self.dtype = dtype
+        self.out_features, self.dtype = linear.out_features, dtype
         self.bias = linear.bias.detach().to(dtype)
-        weight = linear.weight.detach().to(dtype)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         product = torch.ops.mkldnn._linear_pointwise
@@ -54,19 +52,20 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
         compile: compile the head's velocity, on GPUs into a CUDA graph. On a CPU no weights are
             packed then.
     """
-    if precision == "tf32" and model.device.type != "cuda":
-        raise UserError(f"--precision: found tf32 on {model.device.type}, expected fp32 or bf16")
+    kind, half = model.device.type, precision == "bf16"
+    if precision == "tf32" and kind != "cuda":
+        raise UserError(f"--precision: found tf32 on {kind}, expected fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if half else torch.float32
     # float32 products of torch are MKL's, which are slow on the processors of other makers
-    packs = dtype == torch.bfloat16 or "Intel" not in provenance.processor()
-    if model.device.type == "cpu" and not compile and packs and can_pack(dtype):
+    packs = kind == "cpu" and not compile and (half or "Intel" not in provenance.processor())
+    if packs and can_pack(dtype):
         _replace_linears(model, lambda linear: PackedLinear(linear, dtype))
-    elif precision == "bf16":
+    elif half:
         _replace_linears(model, HalfLinear)
     if compile:
-        _compile(model.head)
+        _compile(model.head, "reduce-overhead" if kind == "cuda" else None)
     return model
 
 
@@ -74,8 +73,8 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build of torch, on this processor, has products with packed weights."""
     linear = nn.Linear(2, 2)
-    linear.weight.fill_(1.0)
-    linear.bias.zero_()
+    nn.init.ones_(linear.weight)
+    nn.init.zeros_(linear.bias)
     try:
         return PackedLinear(linear, dtype)(torch.ones(1, 2)).tolist() == [[2.0, 2.0]]
     except (AttributeError, RuntimeError):
@@ -90,9 +89,8 @@ def _replace_linears(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) 
             _replace_linears(child, make)
 
 
-def _compile(head: FlowHead) -> None:
-    on_gpu = head.token_in.bias.device.type == "cuda"
-    compiled = torch.compile(head.modulated, mode="reduce-overhead" if on_gpu else None)
+def _compile(head: FlowHead, mode: str | None) -> None:
+    compiled = torch.compile(head.modulated, mode=mode)
 
     def modulated(x: Tensor, modulations: list[Tensor]) -> Tensor:
         # a CUDA graph writes every velocity to the same place, and solvers hold the last one

@@ -45,7 +45,6 @@ class KVCache:
         for i, layer in enumerate(model.layers):
             context = self.context.keys_values[i]
             x, (k, v) = layer.step(x, context, rotations, mask, self.past[i])  # [B, L, D]
-            keep = slice(-layout.held if layout.held else None, None)
-            self.past[i] = (k[:, :, keep], v[:, :, keep])
+            self.past[i] = (k[:, :, layout.held], v[:, :, layout.held])
         self.position += count
         return model.norm_out(x[:, -1])

@@ -22,8 +22,8 @@ class ColumnLayout:
     def mask(
         self, count: int, earlier: int = 0, device: torch.device | None = None
     ) -> Tensor | None:
-        """[L, M + L], true where one of L tokens (row) sees one of these and of the M before them;
-        None: each sees all."""
+        """[L, M + L], true where one of L tokens (row) sees one of them or of M before them; None:
+        each sees all."""
         if count == 1 and (not self.window or earlier <= self.window):
             return None
         i = torch.arange(earlier + count, device=device)
@@ -31,9 +31,9 @@ class ColumnLayout:
         return (distance >= 0) & ((distance <= self.window) if self.window else True)
 
     @property
-    def held(self) -> int | None:
-        """Earlier tokens of which a layer needs keys and values; None: all."""
-        return self.window or None
+    def held(self) -> slice:
+        """Of all tokens so far, those whose keys and values a layer still needs."""
+        return slice(-self.window if self.window else None, None)
 
     def reach(self, depth: int) -> int | None:
         """Tokens on which the next one depends at all through `depth` layers; None: all."""

@@ -25,11 +25,9 @@ class Generator(nn.Module):
 
     Tokens are in the model's scale (posterior sample × token scale). `condition` turns what an
     image is to show into vectors, `layout` says which columns see each other.
-
-    With `recompute` a layer's activations are not kept for the backward pass, but computed again.
     """
 
-    recompute = False
+    recompute = False  # layers in the backward pass, rather than keep their activations
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()

@@ -30,8 +30,7 @@ class Draws:
         drop_probability: float = 0.1,
         repeats: int = 4,
     ) -> "Draws":
-        """Draws for this process's tokens [B, L, C], rows of those for the whole batch; the
-        shift, which all processes share, is given."""
+        """For this process's tokens [B, L, C]: rows of what is drawn for the whole batch."""
         batch, length, channels = tokens.shape
         drop = draws.uniform(batch) < drop_probability
         t = [draws.uniform(batch, length) for _ in range(repeats)]
@@ -50,17 +49,10 @@ def token_losses(
     batch, length, _ = tokens.shape
     conditions = model.condition.drop(labels, draws.drop)
     shared = model.condition.shared(conditions) if share else None
-    if shared is None:
-        context = model.read_condition(conditions)
-    else:
-        every, place = shared
-        context = model.read_condition(every).select(place)
+    context = model.read_condition(shared[0] if shared else conditions)
+    context = context.select(shared[1]) if shared else context
     hidden = model.hidden(tokens[:, :-1], context, draws.shift)  # [B, L, D]
     repeats = len(draws.t) // (batch * length)
-    loss = model.head.loss(
-        tokens.flatten(0, 1).repeat(repeats, 1),  # [R, C]
-        hidden.flatten(0, 1).repeat(repeats, 1),  # [R, D]
-        draws.t,
-        draws.noise,
-    )
+    x0 = tokens.flatten(0, 1).repeat(repeats, 1)  # [R, C]
+    loss = model.head.loss(x0, hidden.flatten(0, 1).repeat(repeats, 1), draws.t, draws.noise)
     return loss.view(repeats, batch, length)

@@ -4,8 +4,8 @@ Shapes: B batch, L columns, C token channels, D width.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,15 +13,13 @@ from torch import Tensor
 
 from common.config import setting
 from common.errors import UserError
-from generator.guidance import SCHEDULES, Guidance
+from generator.guidance import SCHEDULES
 from generator.kv_cache import KVCache
 from generator.model import Generator
 from generator.solvers import METHODS, Solver
 
 Columns = Mapping[int, Tensor]
-Progress = Callable[[Iterator[Tensor]], Iterable[Tensor]]
 COLUMNS = 16  # of an image, where nothing says it
-
 
 _set = partial(setting, group="sampling")
 
@@ -35,9 +33,10 @@ class SampleConfig:
         f"columns of an image (default: as trained, or {COLUMNS})",
         min=2,
         flag="token_num",
-        alias="num_iter")
+        alias="num_iter",
+    )
     cfg: float = _set(1.0, "guidance scale; 1: no guidance")
-    cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=SCHEDULES)
+    cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=tuple(SCHEDULES))
     cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
     solver: str = _set("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
     steps: int = _set(100, "solver steps of a column", min=1, flag="num_sampling_steps")
@@ -49,7 +48,8 @@ class SampleConfig:
         None,
         "position at which wide images' queries to the condition stay, such as the training "
         "images' columns (default: none, as released)",
-        min=0)
+        min=0,
+    )
     seed: int = _set(0, "random seed of noise and labels")
     decode_columns: int = _set(256, "columns decoded at once; wider images in tiles", min=2)
     decode_overlap: int = _set(16, "columns that two neighbouring tiles share", min=0)
@@ -59,10 +59,15 @@ class SampleConfig:
             half = self.decode_columns // 2
             raise UserError(f"decode_overlap: found {self.decode_overlap}, expected at most {half}")
 
-    def guidance(self, columns: int | None = None) -> Guidance:
-        """Of images of so many columns, where `columns` does not say it."""
-        ramp = self.cfg_ramp or self.columns or columns or COLUMNS
-        return Guidance(self.cfg, self.cfg_schedule, ramp)
+    @property
+    def is_guided(self) -> bool:
+        """Whether there is an unconditional branch at all."""
+        return self.cfg != 1.0 and self.cfg_schedule != "none"
+
+    def scale_at(self, column: int) -> float:
+        """The guidance scale at a column, 0 first; 1 is the conditional branch alone."""
+        ramp = self.cfg_ramp or self.columns or COLUMNS
+        return SCHEDULES[self.cfg_schedule](self.cfg, min((column + 1) / ramp, 1.0))
 
 
 def numbered(prefix: Tensor) -> Columns:
@@ -77,19 +82,16 @@ def sample_columns(
     noise: Iterable[Tensor],
     config: SampleConfig,
     given: Columns | None = None,
-    guidance: Guidance | None = None,
 ) -> Iterator[Tensor]:
     """Columns [B, C] of conditions `labels` [B], one after the other, for as long as there is
     noise: [B, C] for each column, also for those that are given.
 
-    Columns `given` by their number, [B, C] in the model's scale, are taken as they are. `guidance`
-    is that of `config`, if not given.
+    Columns `given` by their number, [B, C] in the model's scale or [1, C] for all images, are taken
+    as they are.
     """
     model.condition.check(labels)
-    guidance, given = guidance or config.guidance(), given or {}
-    branches = [labels]
-    if guidance.is_active:
-        branches.append(model.condition.null(labels))
+    given, count = given or {}, len(labels)
+    branches = [labels, model.condition.null(labels)] if config.is_guided else [labels]
     distinct, row = torch.cat(branches).unique(return_inverse=True, dim=0)
     cache = KVCache(model, model.read_condition(distinct).select(row), config.last_position)
     solver = Solver(config.solver, config.steps, config.time_power)
@@ -97,17 +99,18 @@ def sample_columns(
     hidden = cache.first()  # [2B, D]
     unread: deque[Tensor] = deque(maxlen=model.layout.reach(len(model.layers)))
     for column, start in enumerate(noise):
-        token = given.get(column)
-        if token is None:
+        if column in given:
+            token = given[column].expand(count, -1)
+        else:
             if unread:
                 if column > cache.position + len(unread):
                     cache.forget(column - len(unread))
                 tokens = torch.stack(tuple(unread), dim=1)  # [B, n, C]
                 hidden = cache.read(tokens.repeat(len(branches), 1, 1))
                 unread.clear()
-            start, scale = start * config.temperature, guidance.at(column)
-            condition, *other = hidden.split(len(labels))
-            unconditional = other[0] if other else None
+            condition, *other = hidden.split(count)
+            unconditional, scale = other[0] if other else None, config.scale_at(column)
+            start = start * config.temperature
             token = model.head.sample(start, condition, unconditional, scale, solver, times)
         unread.append(token)
         yield token
@@ -119,12 +122,7 @@ def sample(
     noise: Tensor,
     config: SampleConfig,
     given: Columns | None = None,
-    progress: Progress = iter,
 ) -> Tensor:
-    """Tokens [B, L, C] from noise [B, L, C]; otherwise as `sample_columns`.
-
-    `progress` is handed the columns as they come, and passes them on.
-    """
-    guidance = config.guidance(noise.shape[1])
-    columns = sample_columns(model, labels, noise.unbind(1), config, given, guidance)
-    return torch.stack(list(progress(columns)), dim=1)
+    """Tokens [B, L, C] from noise [B, L, C]; otherwise as `sample_columns`."""
+    config = replace(config, columns=config.columns or noise.shape[1])
+    return torch.stack(list(sample_columns(model, labels, noise.unbind(1), config, given)), dim=1)

@@ -35,10 +35,8 @@ def heun(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def adams_bashforth(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
-    """Second order, one velocity a step: it goes on along the line through the last two.
-
-    Steps may differ in length. The first is Euler's, whose error of second order is made once.
-    """
+    """Second order, one velocity a step, extrapolated from the last two over steps of any length;
+    the first step is Euler's, whose error of second order is made once."""
     before = length_before = None
     for t, after in pairwise(times):
         length = t - after
@@ -66,11 +64,6 @@ class Solver:
         """Ends of the steps."""
         default = 1.0 if self.method == "euler" else SECOND_ORDER_POWER
         return falling_times(self.steps, default if self.power is None else self.power)
-
-    @property
-    def evaluations(self) -> int:
-        """Velocities that a column takes."""
-        return self.steps * (2 if self.method == "heun" else 1)
 
     @property
     def asked(self) -> list[float]:

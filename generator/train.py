@@ -16,7 +16,7 @@ from common.data.latents import LatentDataset
 from common.distributed import Process, broadcast_object
 from common.errors import UserError
 from common.provenance import cores
-from generator.checkpoints import GeneratorFile, read
+from generator.checkpoints import GeneratorFile, is_released, read
 from generator.config import TrainConfig
 from generator.data import (
     ImageConfig,
@@ -31,7 +31,6 @@ from generator.model import Generator
 from generator.sampling import SampleConfig
 from generator.trainer import LAST, Trainer
 
-CACHE = ".safetensors"
 NOT_KEPT = ("output_dir", "resume", "ckpt")  # settings that config.yaml does not have
 
 _data, _samples, _machine = (
@@ -72,11 +71,8 @@ class RunConfig(ImageConfig):
         return Path(self.output_dir or self.resume)
 
 
-Source = tuple[Path, GeneratorFile]
-
-
-def find_source(run: RunConfig, process: Process) -> Source | None:
-    """The checkpoint `ckpt` in `resume`, and what it holds.
+def find_source(run: RunConfig) -> Path | None:
+    """The checkpoint `ckpt` in `resume`.
 
     A command that resumes its own folder begins there if nothing has been written yet, so that
     one command serves the first start and all later ones; where the last checkpoint is missing,
@@ -84,41 +80,29 @@ def find_source(run: RunConfig, process: Process) -> Source | None:
     """
     last = run.folder / LAST
     same = run.resume is not None and Path(run.resume).resolve() == run.folder.resolve()
-    if last.exists() and not same:
-        raise UserError(
-            f"--output_dir: {last} is there already; expected --resume {run.folder} to go on from "
-            "it, or another folder"
-        )
-    if last.exists() and run.ckpt != LAST:
-        raise UserError(f"--ckpt: found {run.ckpt}, but {last} is there; expected an --output_dir")
+    if last.exists() and not (same and run.ckpt == LAST):
+        expected = f"--resume {run.folder} to go on from it, or another folder"
+        raise UserError(f"--output_dir: {last} is there already; expected {expected}")
     if run.resume is None:
         return None
     path = Path(run.resume) / run.ckpt
     if run.ckpt == LAST and not path.exists():
         kept = list(path.parent.glob("checkpoint-ckpt-*.pth"))
         path = max(kept, key=lambda p: int(p.stem.rpartition("-")[2]), default=path)
-    if same and not any(path.parent.glob("*.pth")):
-        return None
-    file = read(path, process.device)
-    if not file.is_released and None in (file.generator, file.training, file.optimizer):
-        raise UserError(f"{path}: no checkpoint of a training; expected one to go on from")
-    return path, file
+    return None if same and not any(path.parent.glob("*.pth")) else path
 
 
-def settings(given: Mapping[str, Any], source: Source | None) -> tuple[TrainConfig, list[str]]:
-    """The settings: those of the checkpoint, but for what is given now; a line for each change."""
+def settings(given: Mapping[str, Any], old: TrainConfig | None, notes: list[str]) -> TrainConfig:
+    """The settings of a checkpoint but for what is given now; a note for each change."""
     if {"lr", "blr"} <= given.keys():
         raise UserError("--blr: found together with --lr, expected one of them")
-    if source is None or source[1].training is None:
-        return config.structured(TrainConfig, given, "--"), []
-    old = asdict(source[1].training)
-    new = {**old, **({"lr": None} if "blr" in given else {}), **given}
-    if new["seed"] != old["seed"]:
-        raise UserError(f"--seed: found {new['seed']}, expected {old['seed']}, that of {source[0]}")
-    notes = [
-        f"--{k}: {old[k]} so far, {new[k]} from here on" for k in sorted(new) if old[k] != new[k]
-    ]
-    return config.structured(TrainConfig, new, "--"), notes
+    before = asdict(old) if old else {}
+    after = {**before, **({"lr": None} if "blr" in given else {}), **given}
+    changed = [k for k in sorted(before) if before[k] != after[k]]
+    if "seed" in changed:
+        raise UserError(f"--seed: found {after['seed']}, expected {before['seed']} as so far")
+    notes += [f"--{k}: {before[k]} so far, {after[k]} from here on" for k in changed]
+    return config.structured(TrainConfig, after, "--")
 
 
 def prepare(
@@ -137,13 +121,21 @@ def prepare(
         open_tokenizer: gives the tokenizer on the device of each process, if it is needed.
         posterior: of a mean and the largest noise.
     """
-    source = find_source(run, process)
-    training, notes = settings(given, source)
+    notes: list[str] = []
+    path = find_source(run)
+    file = read(path, process.device) if path else GeneratorFile()
+    released = is_released(file.weights)
+    if path and not released and None in (file.generator, file.training, file.optimizer):
+        raise UserError(f"{path}: no checkpoint of a training; expected one to go on from")
+    training = settings(given, file.training, notes)
     if training.precision == "tf32":
         if process.device.type == "cpu":
             raise UserError("--precision: found tf32 on a CPU, expected fp32, bf16 or auto there")
         torch.set_float32_matmul_precision("high")
-    eval_images = training.eval_freq and run.eval_path and not run.eval_path.endswith(CACHE)
+
+    eval_images = (
+        training.eval_freq and run.eval_path and not run.eval_path.endswith(".safetensors")
+    )
     tokenizer = seen = None
     if not run.use_cached or training.sample_freq or eval_images:
         if not run.config_path:
@@ -151,38 +143,35 @@ def prepare(
         tokenizer = open_tokenizer()
         seen = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
     if run.use_cached:
-        data: Dataset = LatentDataset(
-            run.cached_path, seen.tokenizer if seen else None, training.seed
-        )
-        about, columns = data.header, data.means.shape[2]
-        if run.data_path:
-            notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
+        fingerprint = seen.tokenizer if seen else None
+        data: Dataset = LatentDataset(run.cached_path, fingerprint, training.seed)
+        about, (columns, channels) = data.header, data.means.shape[2:]
+        if run.data_path or run.img_size:
+            notes.append("--data_path, --img_size: not read, since --use_cached is given")
     else:
-        about = seen
+        about, channels = seen, tokenizer.channels
         data = image_data(run, overrides, about.height, about.column_width, True, training.seed)
         columns = data[0][0].shape[2] // about.column_width
-    scale, std = run.vae_norm or about.token_scale, about.std if run.std is None else run.std
-    about = replace(about, token_scale=float(torch.tensor(scale)), std=std)
-    if tokenizer:
-        tokenizer.token_scale.fill_(about.token_scale)
-    width = columns * about.column_width
     if run.token_num not in (None, columns):
         raise UserError(f"--token_num: found {run.token_num}, but the images have {columns}")
-    if run.use_cached and run.img_size not in (None, width):
-        raise UserError(f"--img_size: found {run.img_size}, but the cached images have {width}")
+    std = about.std if run.std is None else run.std
+    scale = float(torch.tensor(run.vae_norm or about.token_scale))
+    if tokenizer:
+        tokenizer.token_scale.fill_(scale)
     names, workers = list(data.class_names), min(run.num_workers, cores())
 
     def tokens(dataset: Dataset) -> TokenSampler:
         cached = isinstance(dataset, LatentDataset)
         encode = None if cached else lambda images: tokenizer.encode(images).mode()
-        return TokenSampler(encode, posterior, std, about.token_scale, process.device)
+        return TokenSampler(encode, posterior, std, scale, process.device)
 
     evaluate = preview = None
     if training.eval_freq:
         held_out = data
         if eval_images:
-            images = replace(run, data_path=run.eval_path, img_size=width)
-            held_out = image_data(images, overrides, about.height, about.column_width, False, 0)
+            size = about.height, about.column_width
+            images = replace(run, data_path=run.eval_path, img_size=columns * about.column_width)
+            held_out = image_data(images, overrides, *size, train=False, seed=0)
         elif run.eval_path:
             held_out = LatentDataset(run.eval_path, about.tokenizer)
         if list(held_out.class_names) != names:
@@ -198,23 +187,20 @@ def prepare(
         )
         preview = partial(save_preview, tokenizer=tokenizer, config=sampled)
 
-    channels = data.means.shape[3] if run.use_cached else tokenizer.channels
-    path, file = source or (None, GeneratorFile())
     network_sizes = file.sizes(sizes, channels=channels, classes=len(names))
     loader = training_batches(data, training, process, workers)
     seeding.seed_everything(training.seed)
     network = Generator(network_sizes).to(process.device)
-    if file.is_released:
+    if released:
         file.fill(network, "model", path)
-    header = {"class_names": names, "tokenizer": about.tokenizer}
-    header |= {"token_scale": about.token_scale, "std": about.std}
+    header = {"class_names": names, "tokenizer": about.tokenizer, "token_scale": scale, "std": std}
     logs = Path(run.log_dir) if run.log_dir else None
     given_to = (network, training, process, loader, tokens(data), columns, run.folder, header, logs)
     trainer = Trainer(*given_to, evaluate, preview)
-    if file.is_released:
+    if released:
         file.fill(trainer.ema.model, "model_ema" if file.model_ema else "model", path)
         notes.append(f"beginning with the released weights of {path}, and a fresh optimizer")
-    elif source is not None:
+    elif path:
         trainer.load(file, path)
         notes.append(f"resuming after update {trainer.step}, in epoch {trainer.epoch + 1}")
     elif run.resume is not None:

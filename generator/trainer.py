@@ -7,7 +7,7 @@ Shapes: B batch of a process, L columns, C token channels.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -28,9 +28,9 @@ from common.precision import uses_bf16
 from common.seeding import BatchDraws
 from common.signals import Preempted, PreemptionHandler
 from generator.checkpoints import GeneratorFile, TrainedOn
-from generator.config import TrainConfig
+from generator.config import TrainConfig, numbers
 from generator.data import TokenSampler
-from generator.evaluate import ColumnLosses, parse_columns, save_column_curves
+from generator.evaluate import ColumnLosses, save_column_curves
 from generator.model import Generator
 from generator.objective import Draws, token_losses
 
@@ -43,8 +43,7 @@ class LossModule(nn.Module):
 
     def __init__(self, model: Generator, share: bool = False) -> None:
         super().__init__()
-        self.model = model
-        self.share = share
+        self.model, self.share = model, share
 
     def forward(self, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         return token_losses(self.model, tokens, labels, draws, self.share)
@@ -52,14 +51,14 @@ class LossModule(nn.Module):
 
 def parameter_groups(model: Generator, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for all but biases, norms, one-dimensional parameters and the head."""
-    decayed, free = [], []
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
     for name, parameter in model.named_parameters():
         exempt = parameter.ndim == 1 or name.startswith("head.")
-        (free if exempt else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
+        groups[exempt]["params"].append(parameter)
+    return groups
 
 
 def random_runs(tokens: Tensor, columns: int, draws: BatchDraws) -> tuple[Tensor, Tensor]:
@@ -67,8 +66,8 @@ def random_runs(tokens: Tensor, columns: int, draws: BatchDraws) -> tuple[Tensor
     for itself: [B, S, C], and the columns that they are, [B, S]."""
     batch, length, channels = tokens.shape
     starts = (draws.uniform(batch, 1) * (length - columns + 1)).long()
-    numbers = starts + torch.arange(columns, device=tokens.device)  # [B, S]
-    return tokens.gather(1, numbers[..., None].expand(-1, -1, channels)), numbers
+    places = starts + torch.arange(columns, device=tokens.device)  # [B, S]
+    return tokens.gather(1, places[..., None].expand(-1, -1, channels)), places
 
 
 class Trainer:
@@ -102,13 +101,15 @@ class Trainer:
     ) -> None:
         if config.subsequence > columns:
             raise UserError(
-                f"--subsequence: found {config.subsequence}, expected {columns} or less"
+                f"--subsequence: found {config.subsequence}, expected {columns} at most"
             )
         self.config, self.process, self.loader, self.tokens = config, process, loader, tokens
-        self.columns, self.trained = columns, parse_columns(config.train_columns, columns)
-        self.trained_index = torch.tensor(self.trained, device=process.device)
         self.folder, self.header, self.log_folder = folder, header, logs or folder
         self.evaluate, self.preview = evaluate, preview
+        every = config.train_columns == "all"
+        found = () if every else numbers("--train_columns", config.train_columns, columns)
+        self.trained = list(range(columns)) if every else sorted(set(found))
+        self.trained_index = torch.tensor(self.trained, device=process.device)
         self.schedule = config.schedule(process.world)
         self.updates_an_epoch = len(loader) // config.accumulate
         self.images_an_update = config.batch_size * config.accumulate * process.world
@@ -120,9 +121,8 @@ class Trainer:
         distributed.broadcast_module(model)
         self.model = model.train()
         self.ema = EMA(model, config.ema_rate)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.weight_decay), lr=0.0, betas=(0.9, 0.95), fused=True
-        )
+        groups = parameter_groups(model, config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
         counts = torch.zeros(2, dtype=torch.int64, device=process.device)
         self.skipped, self.skipped_in_a_row = counts.unbind()
         self.bf16 = uses_bf16(config.precision, process.device)
@@ -145,25 +145,22 @@ class Trainer:
 
     def run(self) -> None:
         """Train from where the state stands to the end, or to a signal (`Preempted`)."""
-        main = self.process.is_main
+        main, begin = self.process.is_main, self.step
         total = self.config.epochs * self.updates_an_epoch
         total = min(total, self.config.max_steps or total)
-        self.bar = progress_bar(total, "generator", "step", main, min(self.step, total))
         self.logs = MetricLogger(self.log_folder, self.step) if main else None
-        begin = self.step
-        try:
-            with PreemptionHandler(self.process) as signals:
-                if self.resumed and self.epoch and not self.epoch_updates:
-                    self._end_epoch(missing=True)
-                while not self.finished:
-                    self._run_epoch(signals)
+        with (
+            closing(self.logs) if self.logs else nullcontext(),
+            progress_bar(total, "generator", "step", main, min(self.step, total)) as self.bar,
+            PreemptionHandler(self.process) as signals,
+        ):
+            if self.resumed and self.epoch and not self.epoch_updates:
+                self._end_epoch(missing=True)
+            while not self.finished:
+                self._run_epoch(signals)
             if self.epoch_updates and self.step > begin:  # otherwise written already
                 self.save(LAST)
             self._plot_curves()
-        finally:
-            self.bar.close()
-            if self.logs:
-                self.logs.close()
 
     def _run_epoch(self, signals: PreemptionHandler) -> None:
         """The rest of an epoch, or less if training ends in it."""
@@ -174,22 +171,22 @@ class Trainer:
             rate = self.schedule.rate(self.epoch + self.epoch_updates / self.updates_an_epoch)
             losses, norm = self.train_step(batches, rate)
             self.epoch_updates += 1
-            ended = self.epoch_updates == self.updates_an_epoch
             self.bar.update()
-            told = ended or self.finished or self.step % self.config.log_freq == 0
-            if told:
+            ended = self.epoch_updates == self.updates_an_epoch
+            logged = ended or self.finished or self.step % self.config.log_freq == 0
+            if logged:
                 self._log_step(losses, norm, rate)
             if ended:
                 self.epoch, self.epoch_updates = self.epoch + 1, 0
                 self._end_epoch()
             if self.finished:
                 return
-            self._attend(signals, told)
+            self._attend(signals, logged)
 
     def train_step(self, batches: Sequence[Any], rate: float) -> tuple[ColumnLosses, Tensor]:
         """Update number `step` (0 first); the loss of each column, and the gradient norm before
         clipping."""
-        losses = ColumnLosses(self.columns, self.process.device)
+        losses = ColumnLosses(self.data.columns, self.process.device)
         loss = torch.zeros((), device=self.process.device)
         for i, batch in enumerate(batches):
             joins = self.process.world == 1 or i + 1 == len(batches)
@@ -216,21 +213,20 @@ class Trainer:
 
     def _backward(self, batch: Any, key: tuple[int, int], losses: ColumnLosses) -> Tensor:
         """Add the gradients of a batch; its part of the loss."""
-        config, process, numbers = self.config, self.process, None
+        config, process, places = self.config, self.process, None
         dropout = seeding.stream(config.seed, "dropout", *key, process.rank)
         torch.manual_seed(int(dropout.integers(2**63)))
         randomness = seeding.generator(config.seed, "step", *key, device=process.device)
         rows = BatchDraws(randomness, process.rank, process.world)
         tokens, labels = self.tokens(batch, rows)
         if config.subsequence:
-            tokens, numbers = random_runs(tokens, config.subsequence, rows)
+            tokens, places = random_runs(tokens, config.subsequence, rows)
         shift = int(seeding.stream(config.seed, "shift", key[0]).integers(config.shift_num))
-        draws = Draws.random(
-            tokens, rows, shift, config.label_drop_prob, config.diffusion_batch_mul
-        )
+        repeats = config.diffusion_batch_mul
+        draws = Draws.random(tokens, rows, shift, config.label_drop_prob, repeats)
         with torch.autocast(process.device.type, torch.bfloat16, enabled=self.bf16):
             found = self.loss_module(tokens, labels, draws)  # [repeats, B, L]
-        losses.add(found, numbers)
+        losses.add(found, places)
         by_column = found.mean(dim=(0, 1))  # [L]
         if config.train_columns != "all":
             by_column = by_column[self.trained_index]
@@ -253,9 +249,9 @@ class Trainer:
         trained = [means[i] for i in self.trained if i in means]
         loss = sum(trained) / len(trained)
         self.bar.set_postfix(loss=f"{loss:.4f}", epoch=self.epoch + 1, refresh=False)
-        values = {f"columns/loss_{i:02d}": value for i, value in means.items()}
-        values |= {"train/loss": loss, "train/grad_norm": norm.item(), "train/lr": rate}
         if self.logs:
+            values = {f"columns/loss_{i:02d}": value for i, value in means.items()}
+            values |= {"train/loss": loss, "train/grad_norm": norm.item(), "train/lr": rate}
             self.logs.scalars(self.step, values | {"train/skipped": self.skipped.item()})
 
     def _plot_curves(self) -> None:
@@ -282,8 +278,9 @@ class Trainer:
             means = self.evaluate(self.ema.model)
             values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
             if self.logs:
-                values["eval/loss"] = sum(means.values()) / len(means)
-                self.logs.scalars(self.step, values)
+                self.logs.scalars(
+                    self.step, values | {"eval/loss": sum(means.values()) / len(means)}
+                )
             self._plot_curves()
         if due(config.sample_freq, preview.exists()) and main:
             self.preview(self.ema.model, preview)
@@ -291,11 +288,11 @@ class Trainer:
         if message and main:
             self.bar.write(message)
 
-    def _attend(self, signals: PreemptionHandler, told: bool) -> None:
+    def _attend(self, signals: PreemptionHandler, logged: bool) -> None:
         """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs
-        agree on signals where they wait for each other anyway, when the log is told."""
+        agree on signals where they wait for each other anyway, when the log is written."""
         save, leave = False, 0
-        if told or self.process.world == 1 or self.process.device.type == "cpu":
+        if logged or self.process.world == 1 or self.process.device.type == "cpu":
             save, leave = signals.requested()
         every = self.config.save_steps
         if save or (every and self.step % every == 0):
@@ -310,15 +307,20 @@ class Trainer:
         """Write the whole state to `folder / name`, as `GeneratorFile` lists it."""
         self.check()
         if self.process.is_main:
-            counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
-            counts |= {"epoch": self.epoch, "step": self.step}
-            counts["epoch_images"] = self.epoch_updates * self.images_an_update
-            parts = {"model": self.model, "model_ema": self.ema.model, "optimizer": self.optimizer}
-            plain = {"generator": self.model.config, "training": self.config, "data": self.data}
-            state = {k: part.state_dict() for k, part in parts.items()}
-            state |= {k: int(count) for k, count in counts.items()}
-            state |= {k: asdict(value) for k, value in plain.items()} | self.header
-            checkpoint.save(self.folder / name, state)
+            state = {
+                "model": self.model.state_dict(),
+                "model_ema": self.ema.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "generator": asdict(self.model.config),
+                "training": asdict(self.config),
+                "data": asdict(self.data),
+                "epoch": self.epoch,
+                "epoch_images": self.epoch_updates * self.images_an_update,
+                "step": self.step,
+                "skipped": int(self.skipped),
+                "skipped_in_a_row": int(self.skipped_in_a_row),
+            }
+            checkpoint.save(self.folder / name, state | self.header)
         distributed.barrier()
 
     def load(self, file: GeneratorFile, source: Path) -> None:
@@ -327,16 +329,14 @@ class Trainer:
         In the middle of an epoch the data must be the same, and whole updates of this size done.
         """
         for key, value in {**self.header, "generator": self.model.config}.items():
-            if getattr(file, key) != value:
-                raise UserError(
-                    f"{source}: {key}: found {getattr(file, key)!r}, expected {value!r}"
-                )
-        done = file.epoch_images
+            if (found := getattr(file, key)) != value:
+                raise UserError(f"{source}: {key}: found {found!r}, expected {value!r}")
+        done, size = file.epoch_images, self.images_an_update
         if done and file.data != self.data:
             raise UserError(f"{source}: stands within an epoch of {file.data}, found {self.data}")
-        if done % self.images_an_update:
-            found = f"found updates of {self.images_an_update} images"
-            raise UserError(f"--batch_size: {found}, expected a divisor of {done}, as {source} has")
+        if done % size:
+            expected = f"a divisor of the {done} images that {source} has done of its epoch"
+            raise UserError(f"--batch_size: found {size} images an update, expected {expected}")
         file.fill(self.model, "model", source)
         file.fill(self.ema.model, "model_ema", source)
         self.ema.updates.fill_(file.step)
@@ -346,8 +346,7 @@ class Trainer:
             group["weight_decay"] = decay
         self.skipped.fill_(file.skipped)
         self.skipped_in_a_row.fill_(file.skipped_in_a_row)
-        self.epoch, self.step = file.epoch, file.step
-        self.epoch_updates = done // self.images_an_update
+        self.epoch, self.step, self.epoch_updates = file.epoch, file.step, done // size
         if self.epoch_updates >= self.updates_an_epoch:  # larger updates leave out more at the end
             self.epoch, self.epoch_updates = self.epoch + 1, 0
         self.resumed = source.parent.resolve() == self.folder.resolve()

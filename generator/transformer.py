@@ -71,8 +71,7 @@ class Layer(nn.Module):
         self, x: Tensor, context: KeysValues, rotations: Rotations, mask: Tensor | None
     ) -> Tensor:
         """Columns [B, L, D], all at once."""
-        x = x + self.attention(self.norm1(x), rotations.columns, mask)  # [B, L, D]
-        return self._after_attention(x, context, rotations.context)  # [B, L, D]
+        return self.step(x, context, rotations, mask, None)[0]
 
     def step(
         self,
@@ -92,8 +91,5 @@ class Layer(nn.Module):
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         x = x + self.attention.attend(q, k, v, rotations.columns, mask)  # [B, L, D]
-        return self._after_attention(x, context, rotations.context), (k, v)
-
-    def _after_attention(self, x: Tensor, context: KeysValues, rotation: Tensor) -> Tensor:
-        x = x + self.cross_attention(self.cross_norm(x), context, rotation)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.cross_attention(self.cross_norm(x), context, rotations.context)
+        return x + self.mlp(self.norm2(x)), (k, v)

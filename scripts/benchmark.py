@@ -109,7 +109,7 @@ def plain_columns(
     model: Generator, labels: Tensor, noise: Tensor, config: SampleConfig
 ) -> Iterator[Tensor]:
     """Columns as Euler's method without any cache makes them, which defines what sampling gives."""
-    tokens, guidance = noise[:, :0], config.guidance(noise.shape[1])
+    tokens = noise[:, :0]
     null = model.condition.null(labels)
     for column in range(noise.shape[1]):
         conditional, unconditional = (
@@ -119,7 +119,7 @@ def plain_columns(
         for i in range(config.steps, 0, -1):
             t = torch.full((len(x),), i / config.steps, device=x.device)
             velocity = model.head(x, t, unconditional)
-            velocity += guidance.at(column) * (model.head(x, t, conditional) - velocity)
+            velocity += config.scale_at(column) * (model.head(x, t, conditional) - velocity)
             x = x - velocity / config.steps
         yield x
         tokens = torch.cat([tokens, x[:, None]], dim=1)

@@ -8,7 +8,6 @@ random, both flips of each. The same command goes on with what was stopped, on a
 processes; what is done lies in <cached_path>.parts until then.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +42,13 @@ class CacheConfig(ImageConfig):
             raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def main() -> None:
     parser = cli.new_parser(__doc__)
     cli.add_flags(parser, CacheConfig)
-    add = parser.add_argument
-    add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
-    return parser
-
-
-def main() -> None:
-    flags = cli.parse(build_parser())
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key"
+    )
+    flags = cli.parse(parser)
     given, overrides = cli.read(CacheConfig, flags), flags.overrides
     with distributed.launch(given.device) as process:
         tokenizer = load_on_all(
@@ -65,8 +61,7 @@ def main() -> None:
         made = given.data_path or OmegaConf.to_container(node, resolve=True)
         if given.interpolation != ImageConfig.interpolation:
             made = [made, given.interpolation]
-        names = list(dataset.class_names)
-        header = describe_tokens(tokenizer, names, data=made, seed=given.seed)
+        header = describe_tokens(tokenizer, dataset.class_names, data=made, seed=given.seed)
 
         def means(images: Tensor) -> Tensor:
             with full_float32():

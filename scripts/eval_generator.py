@@ -11,11 +11,10 @@ OUTPUT/metrics.json says how good the images are, and all that this depends on. 
 --cfg go to OUTPUT/cfg_<value>, and their metrics to OUTPUT/sweep.json and sweep.png.
 """
 
-import argparse
-import time
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from common import cli, distributed, provenance
@@ -25,23 +24,14 @@ from common.errors import UserError, run_cli
 from common.io import claim_folder, write_json
 from common.metrics.report import MetricConfig, open_evaluator, table
 from common.plots import Panel, save_curves
+from generator import generate
 from generator.checkpoints import load_generator
-from generator.config import SIZES, GeneratorConfig, TrainConfig
-from generator.generate import (
-    encode_prefix,
-    generate_folder,
-    image_labels,
-    image_path,
-    read_prefix,
-)
+from generator.config import IGNORED, SIZES, GeneratorConfig, TrainConfig
 from generator.inference import PRECISIONS, prepare
 from generator.sampling import COLUMNS, Columns, SampleConfig
 from tokenizer.checkpoints import load_on_all, load_tokenizer
 
-# flags of the released script without effect on images
-IGNORED = ["pin_mem", "no_pin_mem", "dist_url=", "dist_on_itp", "world_size=", "local_rank="]
-IGNORED += ["start_epoch=", "evaluate", "num_workers=", "data_path=", "img_size=", "vae_path="]
-IGNORED += ["use_cached", "cached_path=", "log_dir="]
+OTHERS = ["num_workers=", "data_path=", "img_size=", "use_cached", "cached_path=", "log_dir="]
 
 _models, _images, _speed = (partial(setting, group=g) for g in ("models", "images", "speed"))
 
@@ -73,7 +63,7 @@ class EvalConfig:
     compile: bool = _speed(False, "compile the flow head, on GPUs into a CUDA graph")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def main() -> None:
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--config", metavar="YAML", help="any of these flags; the command line wins")
@@ -87,13 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_flags(parser, MetricConfig)
     training = [f.name + "=" * (f.type is not bool) for f in fields(TrainConfig)]
     known = parser._option_string_actions
-    ignored = [name for name in IGNORED + training if f"--{name.rstrip('=')}" not in known]
+    ignored = [n for n in (*IGNORED, *OTHERS, *training) if f"--{n.rstrip('=')}" not in known]
     cli.accept_ignored(parser, ignored)
-    return parser
 
-
-def main() -> None:
-    flags = cli.parse(build_parser())
+    flags = cli.parse(parser)
     given, metrics = cli.read(EvalConfig, flags), cli.read(MetricConfig, flags)
     del flags.cfg  # which may be several; one image has one
     sampled = cli.given(SampleConfig, flags)
@@ -103,16 +90,15 @@ def main() -> None:
     output = Path(given.output_dir)
     with distributed.launch(given.device) as process:
         source = Path(given.resume) / given.ckpt
-        loaded = load_generator(source, sizes, not given.raw, process.device)
-        scale = loaded.scale(given.vae_norm)
+        loaded = load_generator(source, sizes, not given.raw, process.device, given.vae_norm)
+        scale = loaded.token_scale
         tokenizer = load_on_all(
             process, lambda: load_tokenizer(given.config_path, None, flags.overrides, scale)
         )
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
-        sampled.setdefault("columns", loaded.columns or COLUMNS)
-        config = structured(SampleConfig, sampled, "--")
-        label = image_labels(given.labels, loaded.class_names, config.seed)
+        config = structured(SampleConfig, {"columns": loaded.columns or COLUMNS, **sampled}, "--")
+        label = generate.image_labels(given.labels, loaded.class_names, config.seed)
         settings = {
             "generator": process.is_main and loaded.fingerprint,
             "tokenizer": fingerprint,
@@ -122,12 +108,13 @@ def main() -> None:
         }
         prefix: Columns = {}
         if given.prefix_image:
-            image = read_prefix(given.prefix_image, tokenizer, given.prefix_side)
+            image = generate.read_prefix(given.prefix_image, tokenizer, given.prefix_side)
             settings["prefix"] = [weights_hash({"image": image}), given.prefix_side]
-            prefix = encode_prefix(image.to(process.device), tokenizer, given.prefix_side)
+            image = image.to(process.device)
+            prefix = generate.encode_prefix(image, tokenizer, given.prefix_side)
         if len(prefix) >= config.columns:
-            found = f"found {config.columns}, expected more than the {len(prefix)}"
-            raise UserError(f"--token_num: {found} columns of {given.prefix_image}")
+            expected = f"more than the {len(prefix)} columns of {given.prefix_image}"
+            raise UserError(f"--token_num: found {config.columns}, expected {expected}")
         evaluator = None
         if metrics.metrics is not None:
             evaluator = open_evaluator(metrics, process)
@@ -142,20 +129,18 @@ def main() -> None:
             if process.is_main:
                 claim_folder(folder, made)
             distributed.barrier()
-            start = time.perf_counter()
+            start = perf_counter()
             what = (images, given.num_images, given.eval_bsz, loaded, tokenizer, label, point)
-            count = generate_folder(*what, process, prefix, given.prefix_side)
-            seconds = time.perf_counter() - start
+            count = generate.generate_folder(*what, process, prefix, given.prefix_side)
+            seconds = perf_counter() - start
             if process.is_main:
                 print(f"images: {images}")
-            record = None
-            if evaluator is not None:
-                files = [image_path(images, k) for k in range(given.num_images)]
-                record = evaluator.evaluate(files)
+            files = [generate.image_path(images, k) for k in range(given.num_images)]
+            record = evaluator.evaluate(files) if evaluator else None
             if record is not None:  # on the first process
-                record["sampling"] = {**made, "batch_size": given.eval_bsz, "sampled": count}
-                record["sampling"] |= {"seconds": seconds, "images_per_second": count / seconds}
-                record["conditions"] = provenance.describe()
+                speed = {"seconds": seconds, "images_per_second": count / seconds}
+                sampling = {**made, "batch_size": given.eval_bsz, "sampled": count, **speed}
+                record |= {"sampling": sampling, "conditions": provenance.describe()}
                 write_json(folder / "metrics.json", record)
                 print(table(record))
                 points[cfg] = record["figures"]

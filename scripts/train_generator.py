@@ -14,19 +14,14 @@ import argparse
 
 from common import cli, distributed
 from common.errors import run_cli
-from generator.config import SIZES, GeneratorConfig, TrainConfig
+from generator.config import IGNORED, SIZES, GeneratorConfig, TrainConfig
 from generator.train import RunConfig, keep_settings, prepare
 from generator.trainer import LAST
 from tokenizer.checkpoints import load_on_all, load_tokenizer
-from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior
 
-# flags of the released script without effect on a training
-IGNORED = ["pin_mem", "no_pin_mem", "dist_url=", "dist_on_itp", "world_size=", "local_rank="]
-IGNORED += ["start_epoch=", "evaluate", "num_images=", "eval_bsz=", "cfg_schedule=", "vae_path="]
 
-
-def build_parser() -> argparse.ArgumentParser:
+def main() -> None:
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--config", metavar="YAML", help="any of these flags; the command line wins")
@@ -36,24 +31,18 @@ def build_parser() -> argparse.ArgumentParser:
     for schema in (GeneratorConfig, RunConfig, TrainConfig):
         cli.add_flags(parser, schema)
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
-    cli.accept_ignored(parser, IGNORED)
-    return parser
-
-
-def main() -> None:
-    flags = cli.parse(build_parser(), either=[("lr", "blr")])
+    cli.accept_ignored(parser, [*IGNORED, "num_images=", "eval_bsz=", "cfg_schedule="])
+    flags = cli.parse(parser, either=[("lr", "blr")])
     run, training = cli.read(RunConfig, flags), cli.given(TrainConfig, flags)
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
     overrides = [*flags.kept, *flags.overrides]
     with distributed.launch(run.device) as process:
 
-        def open_tokenizer() -> Tokenizer:
-            given = run.config_path, None, overrides, run.vae_norm
-            return load_on_all(process, lambda: load_tokenizer(*given))
+        def load() -> object:
+            return load_tokenizer(run.config_path, None, overrides, run.vae_norm)
 
-        trainer, notes = prepare(
-            run, sizes, training, overrides, process, open_tokenizer, Posterior
-        )
+        opened = lambda: load_on_all(process, load)  # noqa: E731
+        trainer, notes = prepare(run, sizes, training, overrides, process, opened, Posterior)
         if trainer.finished:
             limits = "expected more --epochs or --max_steps"
             notes.append(f"nothing is left to do after {trainer.step} updates; {limits}")

@@ -36,7 +36,9 @@ def test_self_attention_by_hand():
             seen = slice(max(0, i - 2), i + 1)
             weights = (k[0, head, seen] @ q[0, head, i] / 2).softmax(0)
             expected[0, i, 4 * head : 4 * head + 4] = weights @ v[0, head, seen]
-    torch.testing.assert_close(attention(x, turn, mask), attention.proj(expected))
+    torch.testing.assert_close(
+        attention.attend(*attention.project(x), turn, mask), attention.proj(expected)
+    )
 
 
 def test_products_depend_on_the_difference_of_positions_alone():

@@ -3,20 +3,12 @@ import dataclasses
 import pytest
 import torch
 
-from common.errors import UserError
 from common.seeding import BatchDraws, generator
-from generator.evaluate import ColumnLosses, Evaluation, parse_columns
+from generator.evaluate import ColumnLosses, Evaluation
 from generator.objective import Draws
 
 from .plain import training_loss
 from .trained import ALONE, CONFIG, Tokens, network, noisy
-
-
-def test_columns_of_a_text():
-    assert parse_columns("all", 3) == [0, 1, 2] and parse_columns("0-2, 5,0", 6) == [0, 1, 2, 5]
-    for text in ("6", "0-6", "3-2", "", "1,", "a", "-1", "1-", "0:3"):
-        with pytest.raises(UserError, match="--train_columns"):
-            parse_columns(text, 6)
 
 
 def test_mean_losses_of_images_and_of_runs():

@@ -1,18 +1,18 @@
 import pytest
 
-from generator.guidance import Guidance
+from generator.sampling import SampleConfig
 
 
 @pytest.mark.parametrize(
-    ("guidance", "scales"),
+    ("cfg", "schedule", "scales"),
     [
-        (Guidance(5.0, "linear", 4), [2.0, 3.0, 4.0, 5.0, 5.0]),
-        (Guidance(5.0, "constant", 4), [5.0] * 5),
-        (Guidance(5.0, "none", 4), [1.0] * 5),
-        (Guidance(1.0, "linear", 4), [1.0] * 5),
+        (5.0, "linear", [2.0, 3.0, 4.0, 5.0, 5.0]),
+        (5.0, "constant", [5.0] * 5),
+        (5.0, "none", [1.0] * 5),
+        (1.0, "linear", [1.0] * 5),
     ],
-    ids=str,
 )
-def test_guidance_by_column(guidance, scales):
-    assert [guidance.at(i) for i in range(5)] == pytest.approx(scales)
-    assert guidance.is_active == (scales[-1] != 1)
+def test_guidance_by_column(cfg, schedule, scales):
+    config = SampleConfig(cfg=cfg, cfg_schedule=schedule, cfg_ramp=4)
+    assert [config.scale_at(i) for i in range(5)] == pytest.approx(scales)
+    assert config.is_guided == (scales[-1] != 1)

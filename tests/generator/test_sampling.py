@@ -6,7 +6,6 @@ import torch
 from common.errors import UserError
 from generator.checkpoints import LoadedGenerator
 from generator.generate import generate_tokens, redraw
-from generator.guidance import Guidance
 from generator.kv_cache import KVCache
 from generator.sampling import SampleConfig, sample, sample_columns
 
@@ -15,19 +14,18 @@ from .plain import sample_plainly
 STEPS = 4
 
 
-def settings(guidance, steps=STEPS, **more):
-    scale, schedule, ramp = guidance.scale, guidance.schedule, guidance.ramp
-    return SampleConfig(cfg=scale, cfg_schedule=schedule, cfg_ramp=ramp, steps=steps, **more)
+def guided(cfg, schedule="linear", ramp=16, steps=STEPS, **more):
+    return SampleConfig(cfg=cfg, cfg_schedule=schedule, cfg_ramp=ramp, steps=steps, **more)
 
 
-def compare(model, labels, length, guidance, given=(), last=None):
+def compare(model, labels, length, config, given=()):
     """The engine against the plain sampler, some columns given."""
     labels = torch.tensor(labels)
     noise = torch.randn(len(labels), length, 6)
     columns = {column: torch.randn(len(labels), 6) for column in given}
-    scales = [guidance.at(i) for i in range(length)]
-    found = sample(model, labels, noise, settings(guidance, last_position=last), columns)
-    expected = sample_plainly(model, labels, noise, scales, STEPS, columns, last)
+    scales = [config.scale_at(i) for i in range(length)]
+    found = sample(model, labels, noise, config, columns)
+    expected = sample_plainly(model, labels, noise, scales, STEPS, columns, config.last_position)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert all(torch.equal(found[:, column], token) for column, token in columns.items())
 
@@ -35,24 +33,22 @@ def compare(model, labels, length, guidance, given=(), last=None):
 @pytest.mark.parametrize("window", [0, 1, 3])
 @pytest.mark.parametrize("length", [1, 4, 11])
 def test_any_window_and_length(build, window, length):
-    compare(build(window=window), [0, 3], length, Guidance(4.0, ramp=length))
+    compare(build(window=window), [0, 3], length, guided(4.0, ramp=length))
 
 
 @pytest.mark.parametrize(
-    "guidance",
-    [Guidance(1.0), Guidance(3.0, "linear", 5), Guidance(3.0, "constant"), Guidance(3.0, "none")],
-    ids=str,
+    "guidance", [(1.0,), (3.0, "linear", 5), (3.0, "constant"), (3.0, "none")], ids=str
 )
 def test_any_guidance_and_classes(model, guidance):
     for labels in ([2], [1, 1, 1], [4, 0, 4, 2]):
-        compare(model, labels, 7, guidance)
+        compare(model, labels, 7, guided(*guidance))
 
 
 @pytest.mark.parametrize("window", [0, 1])
 @pytest.mark.parametrize("given", [(2,), (0, 4, 5), (1, 2, 3, 4, 5, 8)], ids=str)
 def test_any_columns_may_be_given(build, window, given):
     """Also more of them in a row than the two layers reach back: three with a window of one."""
-    compare(build(window=window), [0, 3], 9, Guidance(3.0), given)
+    compare(build(window=window), [0, 3], 9, guided(3.0), given)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -66,35 +62,34 @@ def test_random_settings(build, seed):
     model = build(depth=choose(1, 3), window=choose(0, 4), context_tokens=choose(1, 5))
     length, batch = choose(1, 16), choose(1, 4)
     schedule = ("linear", "constant", "none")[choose(0, 2)]
-    guidance = Guidance(choose(1, 5), schedule, choose(1, 20))
+    last = [None, choose(0, 8)][choose(0, 1)]
+    config = guided(choose(1, 5), schedule, choose(1, 20), last_position=last)
     labels = [choose(0, 4) for _ in range(batch)]
-    given = [i for i in range(length) if choose(0, 2) == 0]
-    compare(model, labels, length, guidance, given, [None, choose(0, 8)][choose(0, 1)])
+    compare(model, labels, length, config, [i for i in range(length) if choose(0, 2) == 0])
 
 
 @pytest.mark.parametrize("method", ["heun", "ab2"])
 def test_other_solvers_come_to_the_same_columns(model, method):
     """Both follow the same flow: with many steps they and Euler's method agree."""
     labels, noise = torch.tensor([1]), torch.randn(1, 4, 6)
-    guidance = Guidance(2.0)
-    fine = sample(model, labels, noise, settings(guidance, 2000))
-    found = sample(model, labels, noise, settings(guidance, 50, solver=method))
-    coarse = sample(model, labels, noise, settings(guidance, 50))
+    fine = sample(model, labels, noise, guided(2.0, steps=1000))
+    found = sample(model, labels, noise, guided(2.0, steps=50, solver=method))
+    coarse = sample(model, labels, noise, guided(2.0, steps=50))
     assert (found - fine).abs().mean() < 0.1 * (coarse - fine).abs().mean()
 
 
 def test_columns_come_without_end_and_begin_the_same(model):
     labels, noise = torch.tensor([1]), torch.randn(1, 30, 6)
     endless = (noise[:, i % 30] for i in count())
-    columns = sample_columns(model, labels, endless, settings(Guidance(3.0)))
+    columns = sample_columns(model, labels, endless, guided(3.0))
     found = torch.stack(list(islice(columns, 50)), 1)
-    short = sample(model, labels, noise[:, :9], settings(Guidance(3.0)))
+    short = sample(model, labels, noise[:, :9], guided(3.0))
     assert torch.equal(found[:, :9], short)
     assert found[:, 30:].isfinite().all()
 
 
 def test_columns_before_a_replaced_one_are_kept_and_columns_after_are_drawn(model):
-    loaded, labels, config = LoadedGenerator(model, []), [4, 0], settings(Guidance(3.0), columns=8)
+    loaded, labels, config = LoadedGenerator(model, []), [4, 0], guided(3.0, columns=8)
     tokens = generate_tokens(loaded, labels, config)
     new = {3: torch.randn(2, 6), 5: torch.randn(2, 6)}
     found = redraw(loaded, labels, tokens, new, config)
