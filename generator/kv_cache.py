@@ -5,9 +5,8 @@ Shapes: B batch, L columns, C token channels, D width, M earlier columns that ar
 
 from torch import Tensor
 
-from generator.attention import KeysValues
 from generator.model import Generator
-from generator.transformer import Context
+from generator.transformer import Context, KeysValues
 
 
 class KVCache:

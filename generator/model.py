@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from generator.attention import rotation
 from generator.conditions import ClassCondition
 from generator.config import SIZES, GeneratorConfig
 from generator.heads.flow import FlowHead
 from generator.layout import ColumnLayout
-from generator.transformer import Context, Layer, Rotations
+from generator.transformer import Context, Layer, Rotations, rotation
 
 __all__ = ["SIZES", "Generator", "GeneratorConfig"]
 

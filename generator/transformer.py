@@ -3,28 +3,18 @@
 Condition tokens never attend to anything, so a layer's keys and values of them depend on the
 condition alone; they are computed once and handed to the image's tokens.
 
-Shapes: B batch, L columns, K condition tokens, D width, N heads, d = D/N.
+Shapes: B batch, L columns, M columns attended to, K condition tokens, D width, N heads, d = D/N.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from generator.attention import CrossAttention, KeysValues, SelfAttention
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the columns see of their condition."""
-
-    keys_values: list[KeysValues]  # of every layer, each [B, N, K, d]
-    last: Tensor  # the last condition token after all layers, [B, D]; it predicts column 0
-
-    def select(self, index: Tensor) -> "Context":
-        """The context of rows `index` [B'], for a batch in which conditions repeat."""
-        return Context([(k[index], v[index]) for k, v in self.keys_values], self.last[index])
+KeysValues = tuple[Tensor, Tensor]
 
 
 class Rotations(NamedTuple):
@@ -35,6 +25,71 @@ class Rotations(NamedTuple):
     context: Tensor
 
 
+def rotation(positions: Tensor, channels: int, base: float = 10000.0) -> Tensor:
+    """Rotary position embedding (Su et al. 2021): cosines and sines of positions [L] →
+    [2, L, d/2], float32 whatever the model's precision."""
+    exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float32)
+    angles = positions.float()[:, None] * base ** (-exponents / channels)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels of x [..., L, d] by its position's angle."""
+    cos, sin = rotation.to(x.dtype)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+class SelfAttention(nn.Module):
+    """Attention among columns, with rotary queries and keys."""
+
+    def __init__(self, width: int, heads: int, attn_dropout: float, proj_dropout: float) -> None:
+        super().__init__()
+        self.heads, self.attn_dropout = heads, attn_dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.proj_dropout = nn.Dropout(proj_dropout)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, L, D] → queries, keys and values, each [B, N, L, d], not rotated."""
+        q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b n l d", three=3, n=self.heads)
+        return q, k, v
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rotation: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The last L of M columns, [B, L, D], from q [B, N, L, d], k and v [B, N, M, d], mask
+        [L, M] and the `rotation` of all M; a shift of their positions changes nothing."""
+        q, k = rotate(q, rotation[:, -q.shape[2] :]), rotate(k, rotation)
+        dropout = self.attn_dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))
+
+
+class CrossAttention(nn.Module):
+    """Attention to the condition; queries are rotary, keys have no position."""
+
+    def __init__(self, width: int, heads: int, attn_dropout: float, proj_dropout: float) -> None:
+        super().__init__()
+        self.heads, self.attn_dropout = heads, attn_dropout
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.proj = nn.Linear(width, width)
+        self.proj_dropout = nn.Dropout(proj_dropout)
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """Condition tokens [B, K, D] → keys and values, each [B, N, K, d]."""
+        return self._split(self.k(tokens)), self._split(self.v(tokens))
+
+    def forward(self, x: Tensor, keys_values: KeysValues, rotation: Tensor) -> Tensor:
+        q = rotate(self._split(self.q(x)), rotation)
+        dropout = self.attn_dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, *keys_values, dropout_p=dropout)
+        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b l (n d) -> b n l d", n=self.heads)
+
+
 class MLP(nn.Module):
     def __init__(self, width: int, ratio: float, dropout: float) -> None:
         super().__init__()
@@ -43,8 +98,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dropout(nn.functional.gelu(self.fc1(x)))
-        return self.dropout(self.fc2(x))
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
 
 
 class Layer(nn.Module):
@@ -81,10 +135,10 @@ class Layer(nn.Module):
         mask: Tensor | None,
         past: KeysValues | None,
     ) -> tuple[Tensor, KeysValues]:
-        """The next L columns [B, L, D] after the keys and values `past` of M earlier ones, and the
-        keys and values of all, [B, N, M+L, d].
+        """The next L columns [B, L, D] after earlier ones whose keys and values are `past`, and the
+        keys and values of all M, [B, N, M, d].
 
-        `rotations` are of M + L columns and of L queries to the context, mask is [L, M+L]. Keys are
+        `rotations` are of M columns and of L queries to the context, mask is [L, M]. Keys are
         kept unrotated: without positions, so that a long run needs no large ones.
         """
         q, k, v = self.attention.project(self.norm1(x))
@@ -93,3 +147,15 @@ class Layer(nn.Module):
         x = x + self.attention.attend(q, k, v, rotations.columns, mask)  # [B, L, D]
         x = x + self.cross_attention(self.cross_norm(x), context, rotations.context)
         return x + self.mlp(self.norm2(x)), (k, v)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the columns see of their condition."""
+
+    keys_values: list[KeysValues]  # of every layer, each [B, N, K, d]
+    last: Tensor  # the last condition token after all layers, [B, D]; it predicts column 0
+
+    def select(self, index: Tensor) -> "Context":
+        """The context of rows `index` [B'], for a batch in which conditions repeat."""
+        return Context([(k[index], v[index]) for k, v in self.keys_values], self.last[index])

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from generator.attention import SelfAttention, rotate, rotation
 from generator.layout import ColumnLayout
+from generator.transformer import SelfAttention, rotate, rotation
 
 
 @pytest.mark.parametrize(
