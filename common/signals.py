@@ -29,7 +29,8 @@ class PreemptionHandler:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "PreemptionHandler":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = self._before or before  # entered again over another's handlers
         return self
 
     def __exit__(self, *_: object) -> None:

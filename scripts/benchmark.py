@@ -206,7 +206,7 @@ class Clock(pl.Callback):
         self.marks: list[float] = []
 
     def on_train_batch_end(self, _: Any, module: Any, *__: Any) -> None:
-        if module.between_updates:
+        if not module.batches:
             self.marks.append(now(module.device))
 
 

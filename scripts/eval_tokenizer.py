@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common import cli, distributed, images, provenance
-from common.errors import UserError, run_cli
+from common.errors import run_cli
 from common.io import write_json
 from common.metrics.extraction import open_images
 from common.metrics.features import load_extractor
@@ -49,18 +49,13 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     flags = parse()
-    config = cli.read(MetricConfig, flags)
+    config, source = cli.read(MetricConfig, flags), flags.source
     with distributed.launch(flags.device) as process:
-        base = run_config(flags.source, flags.base)
-        given = flags.overrides if flags.source.suffix in YAML else ()
-        tokenizer = load_on_all(
-            process, lambda: load_tokenizer(flags.source, flags.config_path, given)
-        )
+        base = run_config(source, flags.base)
+        given = (source, flags.config_path, flags.overrides if source.suffix in YAML else ())
+        tokenizer = load_on_all(process, lambda: load_tokenizer(*given))
         crops = open_images(base, None, flags.part, flags.overrides)
-        try:
-            tokenizer.check_size(*crops[0][0].shape[1:])
-        except UserError as error:
-            raise UserError(f"{base}: data.params.{flags.part}: {error}") from None
+        tokenizer.check_size(*crops[0][0].shape[1:], f"{base}: data.params.{flags.part}: image")
 
         left, folder = {}, pretrained.folder(config.weights_dir)
         asked = flags.extractor is not None or flags.metrics is not None
@@ -102,7 +97,7 @@ def main() -> None:
         record |= {
             "figures": figures,
             "not_measured": record.get("not_measured", {}) | left,
-            "tokenizer": {"identity": tokenizer.fingerprint, "file": str(flags.source)},
+            "tokenizer": {"identity": tokenizer.fingerprint, "file": str(source)},
             "weights": "EMA where the file has them; the mean of the posterior; 8-bit images",
             "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,
             "images": crops.describe(),

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from common import cli, config, distributed
 from common.config import setting
-from common.errors import UserError, run_cli
+from common.errors import run_cli
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer, run_config
 from tokenizer.scale import SCALE_IMAGES, measure_scale, rescale
 
@@ -36,23 +36,20 @@ def main() -> None:
     add("overrides", nargs="*", metavar="key=value", help="over the config, by dotted key")
     cli.add_flags(parser, Options)
     flags = cli.parse(parser)
-    options = asdict(cli.read(Options, flags))
-    base = run_config(flags.source, flags.base)
-    node = OmegaConf.select(config.load(base, flags.overrides), "data.params.train")
-    if node is None:
-        raise UserError(f"{base}: has no data.params.train; expected training images (-b/--base)")
+    source, options = flags.source, asdict(cli.read(Options, flags))
+    given = config.load(run_config(source, flags.base), flags.overrides)
+    data = OmegaConf.select(given, "data.params.train")
     with distributed.launch(flags.device) as process:
-        dataset = config.instantiate(node, "data.params.train")
-        stored = ""
-        if flags.source.suffix in YAML:
+        dataset = config.instantiate(data, "data.params.train")
+        if source.suffix in YAML:
             tokenizer = load_on_all(
-                process, lambda: load_tokenizer(flags.source, overrides=flags.overrides)
+                process, lambda: load_tokenizer(source, overrides=flags.overrides)
             )
             measure_scale(tokenizer, dataset, process, **options)
         else:
-            tokenizer = rescale(flags.source, dataset, process, **options)
-            stored = f", stored in {flags.source}"
+            tokenizer = rescale(source, dataset, process, **options)
         if process.is_main:
+            stored = "" if source.suffix in YAML else f", stored in {source}"
             print(f"token scale {float(tokenizer.token_scale):.5f}{stored}")
 
 

@@ -9,10 +9,8 @@ results.json. SIGUSR1 writes a checkpoint, SIGTERM and Ctrl-C write one and leav
 
 import argparse
 import datetime
-import pdb
+import re
 import sys
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli, distributed
@@ -21,36 +19,27 @@ from tokenizer.train import Run, read_settings, train
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 SPEED = ("compile", "channels_last", "grad_checkpointing")
-SWITCHES = ("-t", "--train", "-d", "--debug", "--no-test", "--scale_lr")
 IGNORED = ["project=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank=", "world_size="]
 
 
-def switched(words: Sequence[str]) -> list[str]:
-    """A command line whose switches have a value each: `-t`, `-t True` and `-t False` are sound."""
-    found: list[str] = []
-    for word in words:
-        if word.lower() in ("true", "false") and found and found[-1][-5:] == "=True":
-            found[-1] = f"{found[-1][:-5]}={word}"
-        else:
-            found.append(f"{word}=True" if word in SWITCHES else word)
-    return found
+def switch(word: str) -> bool:
+    """`-t True` and `-t False`, as the released lines have it; `-t` alone is True."""
+    return bool(["false", "true"].index(word.lower()))
 
 
 def parse() -> argparse.Namespace:
     parser = cli.new_parser(__doc__)
     run = parser.add_argument_group("the run").add_argument
-    switch = {"nargs": "?", "const": True, "default": False, "metavar": "BOOL"}
-    switch["type"] = lambda word: word.lower() == "true"
+    bare = {"nargs": "?", "type": switch, "const": True, "default": False, "metavar": "BOOL"}
     run("-b", "--base", nargs="+", default=[], metavar="YAML", help="configs, merged in order")
-    run("-t", "--train", **switch | {"default": True}, help="train, or only check the configs")
+    run("-t", "--train", **bare | {"default": True}, help="train, or only check the configs")
     run("-n", "--name", help="name of the run, instead of the first config's")
     run("-f", "--postfix", default="", help="end of the name of the run")
     run("-r", "--resume", type=Path, metavar="RUN", help="run folder or checkpoint to go on from")
     run("-s", "--seed", type=int, help="random seed of weights, order and noise")
     run("-l", "--logdir", type=Path, default=Path("logs"), help="folder of all runs")
-    run("-d", "--debug", **switch, help="open the debugger where an error occurs")
-    run("--no-test", **switch, help="measure nothing on data.params.test at the end")
-    run("--scale_lr", **switch, help="multiply a new run's rate by the global batch size")
+    run("--no-test", **bare, help="measure nothing on data.params.test at the end")
+    run("--scale_lr", **bare, help="multiply a new run's rate by the global batch size")
     run("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     run("--wandb", metavar="PROJECT", help="project of Weights & Biases to log to as well")
     speed = parser.add_argument_group("machine and speed").add_argument
@@ -63,46 +52,36 @@ def parse() -> argparse.Namespace:
     speed("--compile", action="store_true", help="compile encoder and decoder")
     speed("--channels_last", action="store_true", help="keep channels innermost in memory")
     speed("--grad_checkpointing", action="store_true", help="less memory for more arithmetic")
+    parser.add_argument("-d", "--debug", **bare | {"help": argparse.SUPPRESS})
     cli.accept_ignored(parser, IGNORED)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="over the configs")
-    flags = cli.parse(parser, switched(sys.argv[1:]))
-    # `-b config.yaml key=value` makes argparse read what follows the files as one more of them
-    misread = [word for word in flags.base if "=" in word and not Path(word).exists()]
-    flags.base = [word for word in flags.base if word not in misread]
-    # a later override wins, wherever on the line it stands
-    flags.overrides = [word for word in sys.argv[1:] if word in (*flags.overrides, *misread)]
-    return flags
-
-
-def overrides(flags: argparse.Namespace) -> list[str]:
-    """The key=value words of the command line, and the keys that its flags stand for."""
-    given = {
+    # taken out first, because they may follow a flag that takes any number of words
+    overrides = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]
+    flags = cli.parse(parser, [word for word in sys.argv[1:] if word not in overrides])
+    flags.overrides += overrides
+    for key, value in {
         "seed": flags.seed,
         "lightning.trainer.accumulate_grad_batches": flags.accumulate,
         "lightning.trainer.precision": PRECISIONS.get(flags.precision),
         **{f"model.params.{name}": getattr(flags, name) or None for name in SPEED},
-    }
-    words = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return [*flags.overrides, *words]
+    }.items():
+        flags.overrides += [] if value is None else [f"{key}={value}"]
+    return flags
 
 
 def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]]:
     """The run's folder, the checkpoint to go on from, and the configs that describe it."""
+    if bool(flags.base) == bool(flags.resume):
+        raise UserError("-b/--base, -r/--resume: expected one of them, and key=value for changes")
     if flags.resume is None:
-        if not flags.base:
-            raise UserError("-b/--base: no config given; expected one YAML file or more")
         name = (flags.name or Path(flags.base[0]).stem) + flags.postfix
         if name in ("", "..") or Path(name).name != name:
             raise UserError(f"-n/--name, -f/--postfix: found {name!r}, expected a file name")
         now = distributed.broadcast_object(f"{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}")
         return flags.logdir / f"{now}_{name}", None, flags.base
-    file = flags.resume
-    if file.is_dir():
-        file = file / "checkpoints" / "last.ckpt"
+    file = flags.resume / "checkpoints" / "last.ckpt" if flags.resume.is_dir() else flags.resume
     if not file.is_file():
         raise UserError(f"-r/--resume: found no checkpoint {file}; expected a run or a checkpoint")
-    if flags.base:
-        raise UserError("-b/--base: given along with -r/--resume; expected key=value for changes")
     folder = file.parent.parent
     return folder, file, [folder / "configs" / "config.yaml"]
 
@@ -124,29 +103,19 @@ def main() -> None:
     except ValueError:
         raise UserError(f"--gpus: found {flags.gpus!r}, expected numbers such as 0,1") from None
     with distributed.launch(flags.device, gpus) as process:
-        machines = process.world // process.local_world
-        for name, given, found in (
-            ("-nodes", flags.nodes, machines),
-            ("-ngpu", flags.ngpu, process.local_world),
-        ):
-            if given not in (None, found):
-                raise UserError(f"{name}: found {given}, but torchrun started {found}")
+        started = (process.world // process.local_world, process.local_world)
+        given = (flags.nodes or started[0], flags.ngpu or started[1])
+        if given != started:
+            raise UserError(f"-nodes, -ngpu: found {given}, but torchrun started {started}")
         folder, resume, files = locate_run(flags)
-        settings = read_settings(files, overrides(flags))
+        settings = read_settings(files, flags.overrides)
         loggers = [wandb_logger(flags.wandb, folder)] if flags.wandb and flags.train else []
-        given = (flags.weights_dir, flags.scale_lr, not flags.no_test)
-        run = Run(folder, process, resume, gpus, loggers, *given)
-        try:
-            train(run, settings, flags.train)
-        except Exception:
-            if flags.debug:
-                traceback.print_exc()
-                pdb.post_mortem()
-            raise
-        if process.is_main and flags.train:
-            print(f"checkpoint: {folder / 'checkpoints' / 'last.ckpt'}")
-        elif process.is_main:
-            print("the configs are sound; nothing was trained (--train False)")
+        measures = (flags.weights_dir, flags.scale_lr, not flags.no_test)
+        train(Run(folder, process, resume, gpus, loggers, *measures), settings, flags.train)
+        last = folder / "checkpoints" / "last.ckpt"
+        if process.is_main:
+            checked = "the configs are sound; nothing was trained (--train False)"
+            print(f"checkpoint: {last}" if flags.train else checked)
 
 
 if __name__ == "__main__":

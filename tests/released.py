@@ -28,7 +28,8 @@ def never_run(tokenizer: Tokenizer) -> dict[str, Tensor]:
     decoder = tokenizer.semantic_decoder
     for i, level in enumerate(decoder.levels if decoder is not None else []):
         name = f"semantic_decoder.levels.{i}.blocks.{len(level.blocks)}"
-        for k, v in ResidualBlock(level.width, level.width, groups=1).state_dict().items():
+        width = level.blocks[-1].conv2.out_channels
+        for k, v in ResidualBlock(width, width, 0.0, 1).state_dict().items():
             norm = re.match(r"norm\d\.weight", k)
             surplus[f"{name}.{k}"] = torch.ones_like(v) if norm else torch.zeros_like(v)
     return surplus

@@ -19,17 +19,14 @@ class Encoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        widths = config.widths
-        options = (config.dropout, config.norm_groups)
+        widths, options = config.widths, (config.dropout, config.norm_groups)
         self.conv_in = conv3(config.in_channels, config.ch)
         self.levels = nn.ModuleList(
             Level(below, width, config.num_res_blocks, config.attends(i), *options)
-            for i, (below, width) in enumerate(zip([config.ch, *widths], widths, strict=False))
+            for i, (below, width) in enumerate(pairwise([config.ch, *widths]))
         )
-        self.downsamples = nn.ModuleList(
-            [Downsample(width, config.stride(i)) for i, width in enumerate(widths[:-1])]
-            + [nn.Identity()]
-        )
+        downsamples = [Downsample(width, config.stride(i)) for i, width in enumerate(widths[:-1])]
+        self.downsamples = nn.ModuleList([*downsamples, nn.Identity()])
         self.middle = Middle(widths[-1], *options)
         self.norm_out = norm(widths[-1], config.norm_groups)
         self.conv_out = conv3(widths[-1], config.z_channels)
@@ -48,8 +45,7 @@ class ColumnBottleneck(nn.Module):
 
     def __init__(self, z_channels: int, rows: int, channels: int) -> None:
         super().__init__()
-        columns = z_channels * rows
-        self.rows = rows
+        self.rows, columns = rows, z_channels * rows
         options = {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}
         self.mix_columns = nn.Conv1d(columns, columns, **options)
         self.to_tokens = nn.Conv1d(columns, channels, **options)
@@ -73,19 +69,17 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.semantic_map = config.semantic_map
-        options = (config.dropout, config.norm_groups)
-        widths, deepest = config.widths, config.widths[-1]
+        widths, options = config.widths, (config.dropout, config.norm_groups)
+        deepest = widths[-1]
         self.conv_in = conv3(config.z_channels, deepest)
         self.middle = Middle(deepest, *options)
         # level 0 is the shallowest, as in the encoder
         self.levels = nn.ModuleList(
             Level(below, width, config.num_res_blocks + 1, config.attends(i), *options)
-            for i, (below, width) in enumerate(zip([*widths[1:], deepest], widths, strict=True))
+            for i, (width, below) in enumerate(pairwise([*widths, deepest]))
         )
-        self.upsamples = nn.ModuleList(
-            [nn.Identity()]
-            + [Upsample(width, config.stride(i)) for i, width in enumerate(widths[1:])]
-        )
+        upsamples = [Upsample(width, config.stride(i)) for i, width in enumerate(widths[1:])]
+        self.upsamples = nn.ModuleList([nn.Identity(), *upsamples])
         self.norm_out = norm(widths[0], config.norm_groups)
         self.conv_out = conv3(widths[0], config.out_ch)
 
@@ -95,9 +89,8 @@ class Decoder(nn.Module):
 
     def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """All but the last convolution: its input [B, ch, H, W], and the semantic features."""
-        seen = {}
-        x = seen["base"] = self.conv_in(features)  # [B, ch·m, h, L]
-        x = seen["mid"] = self.middle(x)  # [B, ch·m, h, L]
+        seen = {"base": self.conv_in(features)}  # [B, ch·m, h, L]
+        x = seen["mid"] = self.middle(seen["base"])  # [B, ch·m, h, L]
         for level, upsample in zip(self.levels[::-1], self.upsamples[::-1], strict=True):
             x = level(x)
             seen.setdefault("res", x)  # of the deepest level

@@ -25,7 +25,6 @@ def shuffle(x: Tensor, stride: Stride) -> Tensor:
 
 
 def norm(channels: int, groups: int) -> nn.GroupNorm:
-    """Normalisation in groups of neighbouring channels."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
@@ -35,17 +34,14 @@ def conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class ResidualBlock(nn.Module):
-    def __init__(
-        self, in_channels: int, out_channels: int, dropout: float = 0.0, groups: int = 32
-    ) -> None:
+    def __init__(self, below: int, width: int, dropout: float, groups: int) -> None:
         super().__init__()
-        self.norm1 = norm(in_channels, groups)
-        self.conv1 = conv3(in_channels, out_channels)
-        self.norm2 = norm(out_channels, groups)
+        self.norm1 = norm(below, groups)
+        self.conv1 = conv3(below, width)
+        self.norm2 = norm(width, groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = conv3(out_channels, out_channels)
-        same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv2 = conv3(width, width)
+        self.shortcut = nn.Identity() if below == width else nn.Conv2d(below, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
@@ -73,8 +69,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, stride: Stride) -> None:
         super().__init__()
-        self.stride = stride
-        self.ratio = stride[0] * stride[1]
+        self.stride, self.ratio = stride, stride[0] * stride[1]
         self.conv = conv3(channels, channels // self.ratio)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,8 +82,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, stride: Stride) -> None:
         super().__init__()
-        self.stride = stride
-        self.ratio = stride[0] * stride[1]
+        self.stride, self.ratio = stride, stride[0] * stride[1]
         self.conv = conv3(channels, channels * self.ratio)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,23 +113,13 @@ class Level(nn.Module):
     recompute = False
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        blocks: int,
-        attention: bool,
-        dropout: float,
-        groups: int,
+        self, below: int, width: int, blocks: int, attends: bool, dropout: float, groups: int
     ) -> None:
         super().__init__()
-        self.width = out_channels
-        widths = [in_channels] + [out_channels] * blocks
-        self.blocks = nn.ModuleList(
-            ResidualBlock(a, b, dropout, groups) for a, b in pairwise(widths)
-        )
+        pairs = pairwise([below] + [width] * blocks)
+        self.blocks = nn.ModuleList(ResidualBlock(a, b, dropout, groups) for a, b in pairs)
         self.attentions = nn.ModuleList(
-            AttentionBlock(out_channels, groups) if attention else nn.Identity()
-            for _ in range(blocks)
+            AttentionBlock(width, groups) if attends else nn.Identity() for _ in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:

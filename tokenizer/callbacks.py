@@ -28,13 +28,14 @@ class RunFolder(pl.Callback):
 
     Args:
         settings: of the run (`tokenizer.train.Settings`), written as `configs/config.yaml`.
+        signals: noted from the start of the program on.
     """
 
-    def __init__(self, folder: Path, settings: Any, process: Process) -> None:
-        self.folder, self.settings, self.process = folder, settings, process
-        self.signals = PreemptionHandler(process)
+    def __init__(
+        self, folder: Path, settings: Any, process: Process, signals: PreemptionHandler
+    ) -> None:
+        self.folder, self.settings, self.process, self.signals = folder, settings, process, signals
         self.last = self.checkpoint("last")
-        self.complete = False  # whether the epoch has had all its batches
         self.progress = {"epochs": 0, "due": False, "best": float("-inf"), "best_step": -1}
 
     def checkpoint(self, name: str) -> Path:
@@ -47,6 +48,10 @@ class RunFolder(pl.Callback):
         self.progress = dict(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+        self.signals.__enter__()  # over Lightning's own handler, which would leave in mid-update
+        _, leave = self.signals.requested()
+        if leave:
+            raise Preempted(leave, "no update had been made")
         self._open(trainer, module)
         if self.progress["best_step"] == module.step and trainer.ckpt_path:
             self.copy(Path(trainer.ckpt_path), "best")  # which a kill may have prevented
@@ -55,24 +60,24 @@ class RunFolder(pl.Callback):
             self._finish_epoch(trainer, module)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, index: int
+        self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, ___: int
     ) -> None:
         if module.batches:  # in the middle of an update
             return
-        every = self.settings.lightning.checkpoint_every
         trainer.should_stop = self._enough(module)
-        self.complete = index + 1 >= trainer.num_training_batches
-        if not self.complete:
+        if not trainer.is_last_batch:
+            every = self.settings.lightning.checkpoint_every
             due = trainer.should_stop or (every > 0 and module.step % every == 0)
             self._attend(trainer, module, due)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if self.complete:
-            self.progress["epochs"] += 1
-            self._finish_epoch(trainer, module)
-            for message in [watched.news() for watched in self.unreadable]:
-                if message:
-                    trainer.print(f"\n{message}")
+        if not trainer.is_last_batch:  # stopped in the middle
+            return
+        self.progress["epochs"] += 1
+        self._finish_epoch(trainer, module)
+        for message in [watched.news() for watched in self.unreadable]:
+            if message:
+                trainer.print(f"\n{message}")
 
     def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         if self.progress["due"]:  # after a resume that had no update to make
@@ -81,7 +86,6 @@ class RunFolder(pl.Callback):
         self.on_exception(trainer, module, None)
 
     def on_exception(self, trainer: pl.Trainer, module: TokenizerModule, _: Any) -> None:
-        self.signals.__exit__()
         if module.metrics is not None:
             module.metrics.close()
 
@@ -90,7 +94,6 @@ class RunFolder(pl.Callback):
 
     def _open(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         """Write into the folder: not before a run has started, or it would replace another's."""
-        self.signals.__enter__()  # over Lightning's own handler, which would leave in mid-update
         self.lpips = module.objective.perceptual or available_lpips(module.weights_dir)
         self.unreadable = [
             UnreadableImages(dataset, f"data.params.{name}", module.device)
@@ -116,11 +119,9 @@ class RunFolder(pl.Callback):
 
     def _validate(self, trainer: pl.Trainer, module: TokenizerModule, dataset: Any) -> bool:
         """Measure and show reconstructions; whether they are better than all before."""
-        tokenizer = module.average
-        training = tokenizer.training
-        tokenizer.eval()
+        tokenizer, training = module.average, module.average.training
         found = evaluate(
-            tokenizer,
+            tokenizer.eval(),
             dataset,
             self.process,
             batch_size=trainer.datamodule.batch_size,

@@ -8,7 +8,7 @@ each semantic level in it never runs, and is not read.
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ def load_tokenizer(
             these as `model.params.ckpt_path`.
         config: the YAML file of a released checkpoint, or its sizes: it carries none of its own.
         overrides: `key=value` over the YAML file.
-        token_scale: overrides the measured scale of the tokens (`--vae_norm`); a checkpoint
-            under the released names has no measured one, and gets that of the released tokenizer.
+        token_scale: overrides the measured scale of the tokens (`--vae_norm`), which a released
+            checkpoint has not; it gets that of the released tokenizer.
         ema: take the EMA weights where there are any, as evaluation and stage two do.
     """
     named: Any = path
@@ -105,7 +105,7 @@ def load_on_all(process: Process, load: Callable[[], Tokenizer]) -> Tokenizer:
 
 
 def _frozen(sizes: Mapping[str, Any], where: object) -> Tokenizer:
-    tokenizer = Tokenizer(**asdict(structured(TokenizerConfig, sizes, str(where))))
+    tokenizer = Tokenizer(**vars(structured(TokenizerConfig, sizes, str(where))))
     return tokenizer.eval().requires_grad_(False)
 
 
@@ -126,10 +126,14 @@ class TokenizerFile:
     """A tokenizer as it lies in a file."""
 
     path: str
-    sizes: Mapping[str, Any]
-    state: Mapping[str, Tensor]  # weights, under our names or the released ones
-    released: bool
     content: dict[str, Any]  # all that the file holds
+    sizes: Mapping[str, Any]
+    released: bool
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """Weights, under our names or the released ones."""
+        return self.content.get("state_dict", self.content)
 
     def build(self, ema: bool = True) -> Tokenizer:
         """The tokenizer, in evaluation mode and without gradients."""
@@ -150,8 +154,7 @@ class TokenizerFile:
     def fill_discriminator(self, discriminator: nn.Module | None) -> None:
         """Give a discriminator the trained weights of one of its kind, if the file has them."""
         found = self._below(f"{'loss' if self.released else 'objective'}.discriminator.")
-        for pattern, replacement in _DISCRIMINATOR:
-            found = {re.sub(pattern, replacement, k): v for k, v in found.items()}
+        found = {_renamed(k, _DISCRIMINATOR): v for k, v in found.items()}
         names = {} if discriminator is None else discriminator.state_dict()
         if names and names.keys() <= found.keys():
             # a released one may hold its frozen network as well
@@ -165,29 +168,25 @@ def read(path: str | os.PathLike[str], sizes: Mapping[str, Any] | None = None) -
     """Read a checkpoint of our training, an exported folder, or a released checkpoint, which needs
     `sizes` from elsewhere."""
     content = load_content(path)
-    state = content.get("state_dict", content)
-    if "tokenizer" in content:
-        return TokenizerFile(str(path), content["tokenizer"], state, False, content)
-    if not sizes:
-        raise UserError(
-            f"{path}: carries no sizes of its own; expected the YAML file of a released "
-            "tokenizer beside it (--config_path)"
-        )
-    return TokenizerFile(str(path), sizes, state, True, content)
+    released = "tokenizer" not in content
+    if released and not sizes:
+        expected = "expected the YAML file of a released tokenizer beside it (--config_path)"
+        raise UserError(f"{path}: carries no sizes of its own; {expected}")
+    return TokenizerFile(str(path), content, sizes if released else content["tokenizer"], released)
 
 
 def load_content(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a tokenizer's file holds: tensors by name, or `state_dict` with them among others."""
     if (folder := Path(path)).is_dir():
-        sizes = read_json(folder / CONFIG)
         weights = {f"tokenizer.{k}": v for k, v in checkpoint.load(folder / WEIGHTS).items()}
-        return {"tokenizer": sizes, "state_dict": weights}
+        return {"tokenizer": read_json(folder / CONFIG), "state_dict": weights}
     content = checkpoint.load(path)
     state, sizes = content.get("state_dict", content), content.get("tokenizer", {})
-    if not (isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())):
-        raise UserError(f"{path}: damaged, or no tokenizer; expected a state_dict of tensors")
-    if not (isinstance(sizes, Mapping) and all(isinstance(k, str) for k in (*state, *sizes))):
-        raise UserError(f"{path}: damaged, or no tokenizer; expected sizes by name")
+    named = isinstance(state, Mapping) and isinstance(sizes, Mapping)
+    if not (named and all(isinstance(k, str) for k in (*state, *sizes))) or not all(
+        isinstance(v, Tensor) for v in state.values()
+    ):
+        raise UserError(f"{path}: no tokenizer; expected sizes and tensors by name")
     return content
 
 
@@ -205,11 +204,15 @@ def export(tokenizer: Tokenizer, folder: str | os.PathLike[str], overwrite: bool
     write_json(folder / CONFIG, tokenizer.sizes)
 
 
-def released_name(name: str) -> str:
-    """The released name of our parameter `name`."""
-    for pattern, replacement in _RELEASED:
+def _renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def released_name(name: str) -> str:
+    """The released name of our parameter `name`."""
+    return _renamed(name, _RELEASED)
 
 
 def ema_name(name: str) -> str:
@@ -222,22 +225,17 @@ def from_released(
     state: Mapping[str, Tensor], tokenizer: Tokenizer, ema: bool = True
 ) -> dict[str, Tensor]:
     """Weights for `tokenizer` from a released state dict: the EMA ones, if there are any and `ema`
-    is set. Missing ones are left out; an unknown one is an error."""
+    is set. Names without a place in it stay as they are."""
     ours = [name for name in tokenizer.state_dict() if name != "token_scale"]
-    known = {rename(name) for name in ours for rename in (released_name, ema_name)}
+    found, others = ({rename(k): k for k in ours} for rename in (released_name, ema_name))
+    if ema and others.keys() & state.keys():
+        found, others = others, found
     ignored = r"loss\.|ema_\w+\.(decay|num_updates)$"
     if tokenizer.semantic_decoder is not None:
         surplus = len(tokenizer.semantic_decoder.levels[0].blocks)
         ignored += rf"|(ema_)?semantic_decoder\.down\.?\d+\.?block\.?{surplus}\.?(norm|conv)\d"
-    unknown = [name for name in state if name not in known and not re.match(ignored, name)]
-    if unknown:
-        raise UserError(
-            f"released tokenizer: {len(unknown)} weights without a place in this config, the "
-            f"first is {unknown[0]}"
-        )
-    rename = ema_name if ema and any(ema_name(k) in state for k in ours) else released_name
-    found = {k: state[rename(k)] for k in ours if rename(k) in state}
-    return found | {"token_scale": tokenizer.token_scale}
+    kept = {k: v for k, v in state.items() if k not in others and not re.match(ignored, k)}
+    return {found.get(k, k): v for k, v in kept.items()} | {"token_scale": tokenizer.token_scale}
 
 
 def run_config(source: Path, base: Path | None) -> Path:

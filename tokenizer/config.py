@@ -2,12 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from common.config import Fraction, Natural, Positive, limits
 from common.errors import UserError
 
 Multipliers = Annotated[tuple[int, ...], limits(min=1)]
+
+
+def _require(holds: bool, key: str, found: Any, expected: object) -> None:
+    if not holds:
+        raise UserError(f"{key}: found {found}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -34,22 +39,18 @@ class AutoencoderConfig:
     double_enc: Literal[False] = False  # mean and variance; the column tokenizer has the mean
 
     def __post_init__(self) -> None:
-        if not self.ch_mult:
-            raise UserError("ch_mult: found no levels, expected one or more")
-        if self.resolution % self.height_factor:
-            expected = f"a multiple of {self.height_factor}"
-            raise UserError(f"resolution: found {self.resolution}, expected {expected}")
-        if self.num_res_blocks < 1 and len(set(self.ch_mult)) > 1:
-            raise UserError("num_res_blocks: found 0, expected 1 or more where widths differ")
-        for level, width in enumerate(self.widths):
-            ratio = math.prod(self.stride(level)) if level < self.levels - 1 else 1
-            if width % ratio or width % self.norm_groups:
-                divisors = f"a multiple of {ratio} and of norm_groups {self.norm_groups}"
-                raise UserError(f"ch: found {width} channels at a level, expected {divisors}")
-
-    @property
-    def levels(self) -> int:
-        return len(self.ch_mult)
+        widths, factor = self.widths, 2 ** (len(self.ch_mult) - 1)
+        _require(len(widths) > 0, "ch_mult", "no levels", "one or more")
+        _require(
+            self.resolution % factor == 0, "resolution", self.resolution, f"a multiple of {factor}"
+        )
+        same = self.num_res_blocks > 0 or len(set(widths)) == 1
+        _require(same, "num_res_blocks", 0, "1 or more where widths differ")
+        for level, width in enumerate(widths):
+            parts = math.prod(self.stride(level)) if level < len(widths) - 1 else 1
+            sound = width % parts == 0 and width % self.norm_groups == 0
+            expected = f"multiples of {parts} and of norm_groups {self.norm_groups}"
+            _require(sound, "ch", f"{width} channels at a level", expected)
 
     @property
     def widths(self) -> list[int]:
@@ -57,18 +58,14 @@ class AutoencoderConfig:
         return [self.ch * m for m in self.ch_mult]
 
     @property
-    def height_factor(self) -> int:
-        return 2 ** (self.levels - 1)
-
-    @property
     def column_width(self) -> int:
         """Width of a column in pixels, f_w."""
-        return 2 ** min(self.len_down_scale, self.levels - 1)
+        return 2 ** min(self.len_down_scale, len(self.ch_mult) - 1)
 
     @property
     def rows(self) -> int:
         """Height of the deepest feature map, h."""
-        return self.resolution // self.height_factor
+        return self.resolution // 2 ** (len(self.ch_mult) - 1)
 
     def stride(self, level: int) -> tuple[Literal[2], Literal[1, 2]]:
         """Stride between `level` and `level + 1`."""
@@ -100,13 +97,10 @@ class SemanticConfig:
     downsample_scale: Literal[0] = 0
 
     def __post_init__(self) -> None:
-        if not self.ch_mult:
-            raise UserError("ch_mult: found no levels, expected one or more")
-        if self.attn_resolutions:
-            raise UserError(f"attn_resolutions: found {self.attn_resolutions}, expected none")
-        for width in self.widths:
-            if width % self.norm_groups:
-                raise UserError(f"norm_groups: found {self.norm_groups} for {width} channels")
+        _require(len(self.ch_mult) > 0, "ch_mult", "no levels", "one or more")
+        _require(not self.attn_resolutions, "attn_resolutions", self.attn_resolutions, "none")
+        sound = all(width % self.norm_groups == 0 for width in self.widths)
+        _require(sound, "norm_groups", self.norm_groups, f"a divisor of {self.widths}")
 
     @property
     def widths(self) -> list[int]:
@@ -125,12 +119,11 @@ class TokenizerConfig:
     post_channels: int | None = None  # of a column before it becomes a token; only checked
 
     def __post_init__(self) -> None:
-        config, semantic = self.ddconfig, self.sematicconfig
-        columns = config.z_channels * config.rows
-        if self.post_channels not in (None, columns):
-            raise UserError(f"post_channels: found {self.post_channels}, expected {columns}")
-        if semantic is not None and semantic.widths[0] != config.widths[-1]:
-            raise UserError(
-                f"sematicconfig.ch_mult: found {semantic.widths[0]} channels (ch × ch_mult[0]) "
-                f"that enter, expected the {config.widths[-1]} of the decoder's deepest level"
-            )
+        columns, deepest = self.ddconfig.z_channels * self.ddconfig.rows, self.ddconfig.widths[-1]
+        _require(
+            self.post_channels in (None, columns), "post_channels", self.post_channels, columns
+        )
+        if self.sematicconfig is not None:
+            entering = self.sematicconfig.widths[0]
+            expected = f"{deepest}, those of the decoder's deepest level"
+            _require(entering == deepest, "sematicconfig.ch_mult", f"{entering} channels", expected)

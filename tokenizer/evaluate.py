@@ -6,21 +6,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from common import distributed, images
 from common.distributed import Process
-from common.errors import UserError
-from common.logger import progress_bar
 from common.metrics.extraction import Collector, Features
 from common.metrics.features import Extractor
 from common.metrics.pixel import psnr, ssim
 from common.precision import full_float32
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
-from common.signals import ignore_signals
 from tokenizer.model import Tokenizer
-from tokenizer.scale import Moments
+from tokenizer.scale import Moments, image_batches
 
 SHOWN = 4  # images each of the best, the median and the worst
 DIFFERENCE_GAIN = 3  # of the differences that are shown
@@ -64,48 +61,42 @@ def evaluate(
     num_workers: int = 0,
     lpips: LPIPS | None = None,
     extractor: Extractor | None = None,
-    attend: Callable[[], None] | None = None,
+    attend: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Reconstruct every image once, over all processes, and compare 8-bit images.
 
     Args:
         tokenizer: in evaluation mode, on the process's device.
         dataset: whose items begin with an image, uint8 [3, H, W].
-        process, batch_size, num_workers: each process reads its share in such batches.
+        batch_size, num_workers: of the loader.
         lpips, extractor: networks for LPIPS and for the features of the rFID.
         attend: called between batches, by all processes together.
     """
-    if len(dataset) < process.world:
-        raise UserError(f"found {len(dataset)} images for {process.world} processes")
-    numbers = range(process.rank, len(dataset), process.world)
-    loader = DataLoader(
-        Subset(dataset, numbers), batch_size, num_workers=num_workers, worker_init_fn=ignore_signals
-    )
     measures = {"psnr": psnr, "ssim": ssim} | ({"lpips": lpips} if lpips else {})
     collectors = [Collector(extractor) for _ in range(2)] if extractor else []
-    moments, rows = Moments(), []
-    with progress_bar(len(numbers), "reconstructions", "image", process.is_main) as bar:
-        for index, (batch, *_) in enumerate(loader):
-            levels = reconstruct(tokenizer, batch, moments)
-            real, fake = (images.to_float(x.to(levels.device)) for x in (batch, levels))
-            with full_float32():
-                found = [measure(fake, real).double() for measure in measures.values()]
-            rows.append(torch.stack(found, dim=1))
-            these = numbers[index * batch_size :][: len(batch)]
-            for collector, pixels in zip(collectors, (batch, levels), strict=False):
-                collector.add(pixels, these)
-            bar.update(len(batch))
-            # some processes have one more batch, before which they do not meet
-            if attend and index * batch_size < len(dataset) // process.world:
-                attend()
-    values = torch.cat(rows)  # [N, measures]
-    means = distributed.all_reduce_sum(values.sum(0)) / len(dataset)
-    number = torch.tensor(numbers, dtype=torch.float64, device=values.device)
-    ranked = distributed.gather(torch.stack([values[:, 0], number], dim=1))
-    order = [] if ranked is None else ranked[ranked[:, 0].argsort(descending=True), 1].int()
+    moments, device = Moments(), process.device
+    rows = [torch.empty(0, 1 + len(measures), dtype=torch.float64, device=device)]
+    rounds = -(-len(dataset) // batch_size) // process.world  # some have one more batch
+    loaded = image_batches(
+        dataset, range(len(dataset)), process, "reconstructions", batch_size, num_workers
+    )
+    for index, (numbers, batch) in enumerate(loaded):
+        levels = reconstruct(tokenizer, batch, moments)
+        real, fake = (images.to_float(x.to(device)) for x in (batch, levels))
+        with full_float32():
+            found = [measure(fake, real).double() for measure in measures.values()]
+        rows.append(torch.stack([torch.tensor(numbers, device=device), *found], dim=1))
+        for collector, pixels in zip(collectors, (batch, levels), strict=False):
+            collector.add(pixels, numbers)
+        if index < rounds:
+            attend()
+    values = torch.cat(rows)  # [N, 1 + measures], an image's number first
+    means = distributed.all_reduce_sum(values[:, 1:].sum(0)) / len(dataset)
+    ranked = distributed.gather(values)
+    order = [] if ranked is None else ranked[ranked[:, 1].argsort(descending=True), 0].tolist()
     return Evaluation(
         dict(zip(measures, means.tolist(), strict=True)),
-        moments.scale(process.device),
+        moments.scale(device),
         list(map(int, order)),
         *(collector.features() for collector in collectors),
     )
@@ -115,8 +106,7 @@ def extremes(order: list[int]) -> list[int]:
     """The numbers of the best, the median and the worst images, none of them twice."""
     count = max(1, min(SHOWN, len(order) // 3))
     middle = (len(order) - count) // 2
-    shown = order[:count] + order[middle : middle + count] + order[-count:]
-    return list(dict.fromkeys(shown))
+    return list(dict.fromkeys(order[:count] + order[middle : middle + count] + order[-count:]))
 
 
 def comparison(tokenizer: Tokenizer, dataset: Dataset, numbers: list[int]) -> Tensor:

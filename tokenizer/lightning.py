@@ -1,6 +1,5 @@
 """Lightning module of the tokenizer: two optimizers by hand, and the EMA copy."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from common import distributed, images, seeding
 from common.checkpoint import load_weights
-from common.config import instantiate, limits, structured
+from common.config import instantiate, limits
 from common.ema import EMA
 from common.errors import UserError
 from common.logger import MetricLogger
@@ -21,14 +20,15 @@ from tokenizer.config import AutoencoderConfig, SemanticConfig
 from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
 
+SCHEDULE = "common.schedule.WarmupDecay"
 WARM = 10**6  # updates after which the warm-up of no EMA has an effect
 
 
 class TokenizerModule(LightningModule):
     """A tokenizer, its EMA copy and its objective.
 
-    The number of autoencoder updates so far, `step`, decides the learning rate, the thresholds of
-    the objective and the random draws; Lightning counts batches, or both optimizers' updates.
+    The number of autoencoder updates so far, `step`, decides the learning rate, which terms of the
+    objective count, and the random draws; Lightning counts batches, or both optimizers' updates.
 
     Args:
         ddconfig, sematicconfig, embed_dim, post_channels, std: sizes, see `TokenizerConfig`.
@@ -78,39 +78,27 @@ class TokenizerModule(LightningModule):
             lossconfig, "model.params.lossconfig", weights_dir=weights_dir
         )
         alignment, semantic = self.objective.alignment, self.tokenizer.semantic_decoder
+        width = None if semantic is None else semantic.conv_out.out_channels
+        if alignment is not None and width != alignment.channels:
+            expected = f"{alignment.channels}, or lossconfig.params.semantic_loss_w: 0"
+            raise UserError(f"sematicconfig.out_ch: found {width}, expected {expected}")
         if stage2 and (ckpt_path is None or alignment is not None):
             raise UserError("stage2: expected ckpt_path, and lossconfig.params.semantic_loss_w: 0")
-        wide = None if semantic is None else semantic.conv_out.out_channels
-        if alignment is not None and wide != alignment.channels:
-            raise UserError(
-                f"sematicconfig.out_ch: found {wide}, expected the {alignment.channels} channels "
-                "of the network it is aligned with (lossconfig.params.semantic_loss_w: 0 for none)"
-            )
         if ckpt_path and (not dist.is_initialized() or dist.get_rank() == 0):  # which sends it
-            file = checkpoints.read(ckpt_path, self.tokenizer.sizes)
-            average = file.weights(self.tokenizer, ema=True)
-            raw = average if stage2 else file.weights(self.tokenizer, ema=False)
-            load_weights(self.tokenizer, raw, ckpt_path)
-            if self.ema is not None:
-                load_weights(self.ema.model, average, ckpt_path)
-                self.ema.updates.fill_(WARM)  # so that what is loaded is not washed out at once
-            file.fill_discriminator(self.objective.discriminator)
+            self._start_from(ckpt_path, stage2)
         if stage2:
             bottleneck = self.tokenizer.bottleneck
             for part in (self.tokenizer.encoder, bottleneck.mix_columns, bottleneck.to_tokens):
                 part.requires_grad_(False)
-        rates, where = scheduler_config or {}, "model.params.scheduler_config"
-        self.schedule: WarmupDecay = (
-            instantiate(rates, where)
-            if "target" in rates
-            else structured(WarmupDecay, rates, where)
-        )
+        rates = scheduler_config or {}
+        rates = rates if "target" in rates else {"target": SCHEDULE, "params": rates}
+        self.schedule: WarmupDecay = instantiate(rates, "model.params.scheduler_config")
         self.learning_rate, self.grad_clip, self.accumulate = learning_rate, grad_clip, accumulate
         self.weights_dir, self.seed = weights_dir, seed
-        self.step = 0  # updates of the autoencoder so far
         self.metrics: MetricLogger | None = None
+        self.step = 0  # updates of the autoencoder so far
         self.batches = 0  # of the update being made
-        self._terms: dict[str, Tensor] = {}
+        self._parts: dict[str, Tensor] = {}  # of their losses
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.layout)
         for level in self.tokenizer.modules():
@@ -121,6 +109,17 @@ class TokenizerModule(LightningModule):
             # without the last convolution, for whose weight the adaptive factor asks by itself
             decoder = self.tokenizer.decoder
             decoder.trunk = torch.compile(decoder.trunk)  # type: ignore[method-assign]
+
+    def _start_from(self, path: str, stage2: bool) -> None:
+        """Load a tokenizer, its average, and its discriminator if that is of the same kind."""
+        file = checkpoints.read(path, self.tokenizer.sizes)
+        average = file.weights(self.tokenizer, ema=True)
+        raw = average if stage2 else file.weights(self.tokenizer, ema=False)
+        load_weights(self.tokenizer, raw, path)
+        if self.ema is not None:
+            load_weights(self.ema.model, average, path)
+            self.ema.updates.fill_(WARM)  # so that what is loaded is not washed out at once
+        file.fill_discriminator(self.objective.discriminator)
 
     @property
     def average(self) -> Tokenizer:
@@ -142,48 +141,45 @@ class TokenizerModule(LightningModule):
         for optimizer in self.trainer.optimizers:
             for weight, state in optimizer.state.items():
                 for name in ("exp_avg", "exp_avg_sq"):
-                    if state[name].stride() != weight.stride():
-                        state[name] = torch.empty_like(weight).copy_(state[name])
+                    state[name] = torch.empty_like(weight).copy_(state[name])
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         real = images.to_float(batch[0]).contiguous(memory_format=self.layout)  # [B, 3, H, W]
-        rate = self.learning_rate * self.schedule.multiplier(self.step)
-        adversarial = self.objective.adversarial(self.step)
-        key = (self.step, self.batches)
+        active, key = self.objective.active(self.step), (self.step, self.batches)
         dropout = seeding.stream(self.seed, "dropout", *key, self.global_rank)
         torch.manual_seed(int(dropout.integers(2**63)))
         noise = seeding.generator(self.seed, "posterior", *key, device=self.device)
         draws = seeding.BatchDraws(noise, self.global_rank, self.trainer.world_size)
 
         posterior = self.tokenizer.encode(real)
-        tokens, semantics = posterior.sample(draws), None
-        if self.objective.semantic(self.step):
+        target, tokens = real, posterior.sample(draws)  # [B, 3, H, W], [B, L, C]
+        if "semantic" in active:
             pixels, semantics = self.tokenizer.decode_with_semantics(tokens)
         else:
-            pixels = self.tokenizer.decode(tokens)
-        fake = Reconstruction(real, pixels, semantics, posterior)
+            pixels, semantics = self.tokenizer.decode(tokens), None
+        fake = Reconstruction(target, pixels, semantics, posterior, draws)
         last_weight = self.tokenizer.decoder.conv_out.weight
-        loss = self.objective.autoencoder_loss(fake, last_weight, self.step, draws)
-        self.manual_backward(loss.total / self.accumulate)
-        terms = loss.terms
-        if adversarial:
-            loss = self.objective.discriminator_loss(real, pixels, draws)
-            self.manual_backward(loss.total / self.accumulate)
-            terms = terms | loss.terms
+        loss, parts = self.objective.autoencoder_loss(fake, last_weight, self.step)
+        self.manual_backward(loss / self.accumulate)
+        if "adversarial" in active:
+            loss, more = self.objective.discriminator_loss(fake)
+            self.manual_backward(loss / self.accumulate)
+            parts |= more
 
-        self._terms = terms if self.batches == 0 else {k: self._terms[k] + terms[k] for k in terms}
+        self._parts = {k: self._parts[k] + v if self.batches else v for k, v in parts.items()}
         self.batches = (self.batches + 1) % self.accumulate
         if self.batches:
             return
-        terms = {k: v / self.accumulate for k, v in self._terms.items()}
-        terms |= self.apply_gradients(rate, adversarial)
+        rate = self.learning_rate * self.schedule.multiplier(self.step)
+        norms = self.apply_gradients(rate, "adversarial" in active)
+        values = {k: v / self.accumulate for k, v in self._parts.items()} | norms
         self.step += 1
         every = self.trainer.log_every_n_steps
         if every and self.step % every == 0:
-            stacked = torch.stack([v.float() for v in terms.values()])
+            stacked = torch.stack([v.float() for v in values.values()])
             means = distributed.all_reduce_mean(stacked).tolist()
-            self.record({"lr": rate, **dict(zip(terms, means, strict=True))}, "train")
-        self.log("pixel", terms["pixel"], prog_bar=True, logger=False)
+            self.record({"lr": rate, **dict(zip(values, means, strict=True))}, "train")
+        self.log("rec", values["rec"], prog_bar=True, logger=False)
 
     def apply_gradients(self, rate: float, adversarial: bool) -> dict[str, Tensor]:
         """Both optimizers' steps, the autoencoder's at `rate` and the discriminator's at the base
@@ -197,8 +193,7 @@ class TokenizerModule(LightningModule):
         for (name, module, lr), optimizer in zip(parts, optimizers, strict=False):
             parameters = [p for p in module.parameters() if p.grad is not None]
             distributed.average_gradients(parameters)
-            limit = self.grad_clip or float("inf")
-            norms[name] = nn.utils.clip_grad_norm_(parameters, limit)
+            norms[name] = nn.utils.clip_grad_norm_(parameters, self.grad_clip or float("inf"))
             for group in optimizer.param_groups:
                 group["lr"] = lr
             # Lightning's wrapper would count the discriminator's updates too
@@ -208,7 +203,7 @@ class TokenizerModule(LightningModule):
             self.ema.update(self.tokenizer)
         return norms
 
-    def record(self, values: Mapping[str, float], group: str) -> None:
+    def record(self, values: dict[str, float], group: str) -> None:
         """Write values under the number of the autoencoder's updates."""
         named = {f"{group}/{k}": v for k, v in values.items()}
         if self.metrics is not None:
@@ -222,5 +217,4 @@ class TokenizerModule(LightningModule):
         self.step = checkpoint["updates"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tokenizer"] = self.tokenizer.sizes
-        checkpoint["updates"] = self.step
+        checkpoint |= {"tokenizer": self.tokenizer.sizes, "updates": self.step}

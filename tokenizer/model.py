@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from common.checkpoint import weights_hash
 from common.config import structured
 from common.errors import UserError
-from common.seeding import BatchDraws
 from tokenizer.autoencoder import ColumnBottleneck, Decoder, Encoder, SemanticDecoder
 from tokenizer.config import TokenizerConfig
 from tokenizer.posterior import Posterior
@@ -51,23 +50,21 @@ class Tokenizer(nn.Module):
         return weights_hash(state)
 
     def encode(self, images: Tensor) -> Posterior:
-        """Images [B, 3, H, W] in [-1, 1] → the posterior of their tokens, mean [B, L, C]."""
+        """Images [B, 3, H, W] in [-1, 1] → the posterior of their tokens, with its mean [B, L, C]
+        in float32 under autocast too."""
         self.check_size(*images.shape[-2:])
-        return self.posterior(self.bottleneck.encode(self.encoder(images)))  # [B, L, C]
-
-    def check_size(self, height: int, width: int) -> None:
-        """Refuse images of another height, or of no whole number of columns."""
-        if height != self.height:
-            raise UserError(f"image height: found {height}, expected {self.height} pixels")
-        if width % self.column_width or width < 2 * self.column_width:
-            raise UserError(
-                f"image width: found {width}, expected a multiple of the column width "
-                f"{self.column_width}, at least {2 * self.column_width} pixels"
-            )
-
-    def posterior(self, mean: Tensor) -> Posterior:
-        """The posterior around a mean [B, L, C], in float32 under autocast too."""
+        mean = self.bottleneck.encode(self.encoder(images))  # [B, L, C]
         return Posterior(mean.to(torch.promote_types(mean.dtype, torch.float32)), self.std)
+
+    def check_size(self, height: int, width: int, name: str = "image") -> None:
+        """Refuse images of another height, or of no whole number of columns, 2 or more."""
+        column = self.column_width
+        if height != self.height:
+            raise UserError(f"{name} height: found {height}, expected {self.height} pixels")
+        if width % column or width < 2 * column:
+            raise UserError(
+                f"{name} width: found {width}, expected a multiple of {column} above it"
+            )
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens [B, L, C], L ≥ 2, in the posterior's scale → images [B, 3, H, L·f_w]."""
@@ -75,15 +72,8 @@ class Tokenizer(nn.Module):
 
     def decode_with_semantics(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] and the semantic map [B, out_ch, h, L] of tokens [B, L, C]."""
-        if self.semantic_decoder is None:
-            raise UserError("sematicconfig: missing; this tokenizer has no semantic decoder")
         images, features = self._decoded(tokens)
         return images, self.semantic_decoder(features)
-
-    @torch.no_grad()
-    def sample_tokens(self, posterior: Posterior, draws: BatchDraws) -> Tensor:
-        """Tokens [B, L, C] for stage two: a posterior sample in the scale of unit variance."""
-        return self.scaled(posterior.sample(draws))
 
     def scaled(self, tokens: Tensor) -> Tensor:
         """The posterior's tokens [..., C] in stage two's scale."""

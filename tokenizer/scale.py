@@ -1,9 +1,11 @@
 """Token scale: the factor that gives sampled tokens unit variance for stage two."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from common import checkpoint, distributed, images
 from common.distributed import Process
@@ -15,6 +17,27 @@ from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior
 
 SCALE_IMAGES = 50_000  # more make the scale no better
+
+
+def image_batches(
+    dataset: Dataset,
+    numbers: Sequence[int],
+    process: Process,
+    name: str,
+    batch_size: int = 32,
+    num_workers: int = 0,
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Batches of a data set's images of these numbers, and their images, uint8 [B, 3, H, W], dealt
+    to the processes in turn: which images form a batch does not depend on how many there are."""
+    whole = [numbers[k : k + batch_size] for k in range(0, len(numbers), batch_size)]
+    mine = whole[process.rank :: process.world]
+    loader = DataLoader(
+        dataset, batch_sampler=mine, num_workers=num_workers, worker_init_fn=ignore_signals
+    )
+    with progress_bar(sum(map(len, mine)), name, "image", process.is_main) as bar:
+        for these, (pixels, *_) in zip(mine, loader, strict=True):
+            yield these, pixels
+            bar.update(len(these))
 
 
 class Moments:
@@ -40,23 +63,16 @@ def measure_scale(
     tokenizer: Tokenizer,
     dataset: Dataset,
     process: Process,
-    batch_size: int = 32,
-    num_workers: int = 0,
     limit: int = SCALE_IMAGES,
+    **loading: int,
 ) -> float:
-    """1/std of posterior samples over at most `limit` images (uint8 [3, H, W], with labels), evenly
-    spread over a data set; the same for any number of processes. The tokenizer keeps it."""
-    count = min(limit, len(dataset))
-    if count < process.world:
-        raise UserError(f"found {count} images for {process.world} processes, expected one each")
+    """1/std of posterior samples over at most `limit` images, evenly spread over a data set, whose
+    items begin with an image, uint8 [3, H, W]; the tokenizer keeps it. `loading`: batch_size and
+    num_workers."""
+    count, moments = min(limit, len(dataset)), Moments()
     numbers = [k * len(dataset) // count for k in range(count)]
-    share = Subset(dataset, numbers[process.rank :: process.world])
-    loader = DataLoader(share, batch_size, num_workers=num_workers, worker_init_fn=ignore_signals)
-    moments = Moments()
-    with progress_bar(len(loader), "token scale", "batch", process.is_main) as bar:
-        for batch, _ in loader:
-            moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
-            bar.update()
+    for _, batch in image_batches(dataset, numbers, process, "token scale", **loading):
+        moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
     scale = moments.scale(process.device)
     if scale is None:
         raise UserError("the tokens of this tokenizer have no finite spread; was it trained?")

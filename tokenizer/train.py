@@ -21,6 +21,7 @@ from common.data import DataModule
 from common.distributed import Process
 from common.errors import UserError
 from common.io import write_json
+from common.signals import PreemptionHandler
 from tokenizer.callbacks import RunFolder
 from tokenizer.checkpoints import load_content
 from tokenizer.evaluate import available_lpips, evaluate
@@ -32,10 +33,8 @@ NOISE = (
     ".*isinstance.treespec, LeafSpec.* is deprecated",
     r".*Found \d+ module\(s\) in eval mode",  # the EMA copy
     ".*does not have many workers",
-    ".*You passed in a `val_dataloader`",  # the callback validates
     r".*number of training batches \(\d+\) is smaller than the logging interval",
 )
-UNLIMITED = sys.maxsize  # epochs
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16")
 
 
@@ -45,15 +44,11 @@ class TrainerConfig:
 
     max_epochs: int | None = setting(None, "epochs; 1000 without max_steps, -1: no limit", min=-1)
     max_steps: int = setting(-1, "updates; -1: no limit", min=-1)
-    limit_train_batches: int | None = setting(None, "batches of an epoch", min=1)
     accumulate_grad_batches: int = setting(1, "batches of an update", min=1)
     check_val_every_n_epoch: int = setting(1, "epochs between two validations", min=1)
     log_every_n_steps: int = setting(50, "updates between two rows of metrics; 0: none", min=0)
     precision: str = setting("32-true", "of convolutions and products", choices=PRECISIONS)
     benchmark: bool | None = setting(None, "let cuDNN measure which kernels are fastest")
-    deterministic: bool | None = setting(None, "take deterministic kernels only")
-    detect_anomaly: bool = setting(False, "look for NaN in the backward pass")
-    enable_progress_bar: bool = setting(True, "show how far an epoch is")
 
 
 @dataclass(frozen=True)
@@ -114,48 +109,39 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         content = load_content(path)
-        absent = {"state_dict", "optimizer_states", "loops", "tokenizer", "updates"} - {*content}
-        if absent:
-            raise UserError(
-                f"{path}: has no {', '.join(sorted(absent))}; expected a checkpoint of "
-                "scripts/train_tokenizer.py (ckpt_path starts from others)"
-            )
+        if absent := {"state_dict", "optimizer_states", "loops", "updates"} - content.keys():
+            expected = "expected a checkpoint of a training (ckpt_path takes others)"
+            raise UserError(f"{path}: has no {', '.join(sorted(absent))}; {expected}")
         return content
+
+
+def read_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
+    """The settings in YAML files, later ones over earlier ones, then the overrides."""
+    return structured(Settings, config.load(files, overrides))
 
 
 def train(run: Run, settings: Settings, fit: bool = True) -> None:
     """Train a tokenizer, or without `fit` only build everything, which finds mistakes in the
     settings (UserError). After a signal, the checkpoint is written before Preempted is raised."""
-    seeding.seed_everything(settings.seed)
-    data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
-    data.setup("fit")
-    options, world = settings.lightning.trainer, run.process.world
-    if run.scale_lr and run.resume is None:  # a run's own config has the rate that it uses
-        images = data.batch_size * world * options.accumulate_grad_batches
-        rate = settings.model.base_learning_rate * images
-        settings = replace(settings, model=replace(settings.model, base_learning_rate=rate))
-    module = build_module(settings, run.weights_dir, run.resume)
-    least = getattr(module.objective.discriminator, "least", 0)
-    for name, dataset in data.datasets.items():
-        height, width = dataset[0][0].shape[1:]
-        try:
-            module.tokenizer.check_size(height, width)
-        except UserError as error:
-            raise UserError(f"data.params.{name}: {error}") from None
-        if min(height, width) < least:
-            raise UserError(
-                f"model.params.lossconfig.params.disc_num_layers: needs images of {least} pixels, "
-                f"found {height} × {width} in data.params.{name}"
-            )
-    folder = RunFolder(run.folder, settings, run.process)
-    trainer = build_trainer(options, run, folder, epoch_batches(options, data, world))
-    if not fit:
-        return
-    if run.process.is_main:
-        print(f"{'resuming' if run.resume else 'training'} in {run.folder}", flush=True)
-    where = provenance.describe()
-    began = time.monotonic()
-    trainer.fit(module, datamodule=data, ckpt_path=run.resume)
+    with PreemptionHandler(run.process) as signals:
+        seeding.seed_everything(settings.seed)
+        data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
+        data.setup("fit")
+        options, world = settings.lightning.trainer, run.process.world
+        if run.scale_lr and run.resume is None:  # a run's own config has the rate that it uses
+            images = data.batch_size * world * options.accumulate_grad_batches
+            rate = settings.model.base_learning_rate * images
+            settings = replace(settings, model=replace(settings.model, base_learning_rate=rate))
+        module = build_module(settings, run.weights_dir, run.resume)
+        check_images(module, data)
+        folder = RunFolder(run.folder, settings, run.process, signals)
+        trainer = build_trainer(options, run, folder, epoch_batches(options, data, world))
+        if not fit:
+            return
+        if run.process.is_main:
+            print(f"{'resuming' if run.resume else 'training'} in {run.folder}", flush=True)
+        where, began = provenance.describe(), time.monotonic()
+        trainer.fit(module, datamodule=data, ckpt_path=run.resume)
     if not folder.last.exists():
         raise UserError("no update was made; expected lightning.trainer.max_epochs above 0")
     results = {"updates": module.step, "seconds": time.monotonic() - began}
@@ -170,7 +156,7 @@ def build_module(
 ) -> TokenizerModule:
     """The module that the settings describe; a resumed one gets its weights later."""
     params = dict(settings.model.params)
-    if resume is not None and params.get("ckpt_path"):
+    if resume is not None:
         params["ckpt_path"] = ""  # the file it once started from may be gone
     return config.instantiate(
         {"target": settings.model.target, "params": params},
@@ -180,6 +166,16 @@ def build_module(
         accumulate=settings.lightning.trainer.accumulate_grad_batches,
         weights_dir=weights_dir,
     )
+
+
+def check_images(module: TokenizerModule, data: DataModule) -> None:
+    """Refuse images that the tokenizer does not take, or of which no patch is left to judge."""
+    least = getattr(module.objective.discriminator, "least", 0)
+    for name, dataset in data.datasets.items():
+        size = dataset[0][0].shape[1:]
+        module.tokenizer.check_size(*size, f"data.params.{name}: image")
+        if min(size) < least:
+            raise UserError(f"data.params.{name}: found {size}, disc_num_layers needs {least}")
 
 
 def build_trainer(
@@ -194,11 +190,8 @@ def build_trainer(
     on_gpu = process.device.type == "cuda"
     devices: Any = list(run.gpus) if on_gpu and run.gpus else process.local_world
     epochs = options.max_epochs
-    if epochs in (None, -1):
-        epochs = 1000 if epochs is None and options.max_steps < 0 else UNLIMITED
-    bar = TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else 100)
-    passed_on = "enable_progress_bar log_every_n_steps precision benchmark deterministic "
-    passed_on += "detect_anomaly"
+    if epochs is None:
+        epochs = 1000 if options.max_steps < 0 else -1
     return pl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=[process.device.index] if on_gpu and process.world == 1 else devices,
@@ -207,50 +200,43 @@ def build_trainer(
         use_distributed_sampler=False,
         plugins=[AtomicCheckpoints()],
         logger=list(run.loggers) or False,
-        callbacks=[folder, bar] if options.enable_progress_bar else [folder],
+        callbacks=[folder, TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else 100)],
         enable_checkpointing=False,  # the callback's part
         enable_model_summary=False,
         max_epochs=epochs,
         limit_train_batches=batches,
-        **{name: getattr(options, name) for name in passed_on.split()},
+        log_every_n_steps=options.log_every_n_steps,
+        precision=options.precision,  # type: ignore[arg-type]
+        benchmark=options.benchmark,
     )
 
 
 def epoch_batches(options: TrainerConfig, data: DataModule, world: int) -> int | None:
     """Batches of an epoch, which make whole updates; None for all there are."""
-    together, limit = options.accumulate_grad_batches, options.limit_train_batches
-    if together == 1:
-        return limit
-    batches = min(limit or UNLIMITED, len(data.datasets["train"]) // (data.batch_size * world))
-    if batches < together:
+    together = options.accumulate_grad_batches
+    batches = len(data.datasets["train"]) // (data.batch_size * world)
+    if 0 < batches < together:
         key = "lightning.trainer.accumulate_grad_batches"
         raise UserError(f"{key}: found {together}, expected at most {batches}, those of an epoch")
-    return batches // together * together
+    return batches // together * together or None
 
 
 def _measure(run: Run, data: DataModule, folder: RunFolder, last_is_best: bool) -> dict[str, Any]:
     """The scale of the checkpoints' tokens, and the fidelity of the best one (or the last)."""
     options = {"batch_size": data.batch_size, "num_workers": data.num_workers}
-    tokenizer, name = rescale(folder.last, data.datasets["train"], run.process, **options), "last"
-    best = folder.checkpoint("best")
-    if best.exists():
-        name = "best"
-        if last_is_best:
-            folder.copy(folder.last, "best")
-        else:
-            tokenizer = rescale(best, data.datasets["train"], run.process, **options)
+    path, best, train = folder.last, folder.checkpoint("best"), data.datasets["train"]
+    tokenizer = rescale(path, train, run.process, **options)
+    if best.exists() and last_is_best:
+        folder.copy(path, "best")
+    elif best.exists():
+        tokenizer = rescale(best, train, run.process, **options)
+    name = "best" if best.exists() else "last"
     results: dict[str, Any] = {"checkpoint": name, "token_scale": float(tokenizer.token_scale)}
     lpips = available_lpips(run.weights_dir)
     for part in ("validation", "test") if run.test else ("validation",):
-        dataset = data.datasets.get(part)
-        if dataset:
+        if dataset := data.datasets.get(part):
             means = evaluate(tokenizer, dataset, run.process, lpips=lpips, **options).means
             results[part] = {"images": len(dataset), **means}
             if run.process.is_main:
                 print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in results[part].items()))
     return results
-
-
-def read_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
-    """The settings in YAML files, later ones over earlier ones, then the overrides."""
-    return structured(Settings, config.load(files, overrides))

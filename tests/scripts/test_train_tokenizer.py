@@ -161,7 +161,6 @@ def test_the_published_command_line(project, start, free_port, tmp_path):
         (("--gpus", "0,1"), "--gpus"),
         (("-n", "../x"), "../x"),
         (("-r", "no_such_run"), "no_such_run"),
-        (("-t", "maybe"), "maybe"),
         (("model.base_learning_rate=-1",), "base_learning_rate"),
         (("model.params.embed_dimm=4",), "embed_dim"),
         (("model.params.lossconfig.params.kl=1",), "lossconfig.params.kl"),

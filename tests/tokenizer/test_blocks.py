@@ -65,7 +65,7 @@ def test_attention_is_one_head_over_all_positions():
 
 def test_recomputing_activations_changes_nothing():
     torch.manual_seed(0)
-    level = Level(8, 16, blocks=2, attention=True, dropout=0.0, groups=4)
+    level = Level(8, 16, blocks=2, attends=True, dropout=0.0, groups=4)
     gradients = []
     for level.recompute in (False, True):
         x = torch.linspace(-1, 1, 8 * 36).reshape(1, 8, 6, 6).requires_grad_()

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.seeding import BatchDraws
 from tokenizer import Tokenizer
 
 WIDTH = 2  # of a column of the small tokenizer, in pixels
@@ -33,12 +32,9 @@ def test_no_column_is_told_from_another(tokenizer):
 @torch.no_grad()
 def test_tokens_of_stage_two_are_scaled_on_both_ways(tokenizer):
     tokenizer.token_scale.fill_(0.25)
-    mean = torch.randn(2, 5, 6)
-    posterior = tokenizer.posterior(mean)
-    drawn = posterior.sample(BatchDraws(torch.Generator().manual_seed(3)))
-    tokens = tokenizer.sample_tokens(posterior, BatchDraws(torch.Generator().manual_seed(3)))
-    assert torch.equal(tokens, 0.25 * drawn)
-    torch.testing.assert_close(tokenizer.decode_tokens(tokens), tokenizer.decode(drawn))
+    tokens = torch.randn(2, 5, 6)
+    assert torch.equal(tokenizer.scaled(tokens), 0.25 * tokens)
+    torch.testing.assert_close(tokenizer.decode_tokens(0.25 * tokens), tokenizer.decode(tokens))
 
 
 @pytest.mark.parametrize("features", ["base", "mid", "res"])
@@ -84,9 +80,6 @@ def test_sizes_that_make_no_tokenizer(sizes, section, key, value):
         lambda tokenizer: tokenizer.encode(torch.zeros(1, 3, 16, 2)),
         lambda tokenizer: tokenizer.decode(torch.zeros(1, 1, 6)),
         lambda tokenizer: Tokenizer(**tokenizer.sizes | {"post_channels": 64}),
-        lambda tokenizer: Tokenizer(
-            **tokenizer.sizes | {"sematicconfig": None}
-        ).decode_with_semantics(torch.zeros(1, 2, 6)),
     ],
 )
 def test_what_does_not_fit_is_refused(tokenizer, call):

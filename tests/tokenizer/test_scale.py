@@ -40,7 +40,9 @@ def test_batches_and_shares_do_not_matter(tokenizer):
         moments.add(tokenizer.encode(whole))
     expected = moments.scale(ALONE.device)
     for batch_size in (2, 7):
-        assert measure_scale(tokenizer, dataset, ALONE, batch_size) == pytest.approx(expected)
+        assert measure_scale(tokenizer, dataset, ALONE, batch_size=batch_size) == pytest.approx(
+            expected
+        )
     # every second image
     some = Moments()
     with torch.no_grad():

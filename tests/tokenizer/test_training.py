@@ -50,7 +50,7 @@ def settings(images=7, validation=True, workers=0, loss=None, seed=0, lightning=
     """Batches of three: two of them an epoch, or what `images` make."""
     given = copy.deepcopy(PARAMS) | {k: v for k, v in params.items() if k not in TRAINER}
     given["lossconfig"].setdefault("params", {}).update(loss or {})
-    options = {"max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False}
+    options = {"max_epochs": 2, "log_every_n_steps": 1}
     options |= {k: v for k, v in params.items() if k in TRAINER}
     data = {"batch_size": 3, "num_workers": workers, "train": panoramas(images)}
     data |= {"validation": panoramas(5, seed=1)} if validation else {}

@@ -14,30 +14,28 @@ class Alignment:
     def __init__(self, weights_dir: str | None = None) -> None:
         network = _PatchTokens(vision_transformer("dinov2", weights_dir))
         self.channels: int = network.transformer.embed_dim
-        self.network = Frozen(network)
-
-    @torch.no_grad()
-    def features(self, images: Tensor, rows: int, columns: int) -> Tensor:
-        """Normalised patch tokens of images [B, 3, H, W] in [-1, 1]: [B, D, rows, columns], the
-        images resized so that each token is one patch of 14 × 14 pixels."""
-        return self.network(images, rows, columns)
+        self.features = Frozen(network)
 
     def loss(self, semantic_map: Tensor, images: Tensor) -> Tensor:
         """The squared error of a map [B, D, rows, columns], summed, divided by B: a scalar, whose
         gradient reaches the map alone."""
-        wanted = self.features(images, *semantic_map.shape[2:])
+        with torch.no_grad():
+            wanted = self.features(images, *semantic_map.shape[2:])
         return (semantic_map.float() - wanted).square().sum() / len(images)
 
 
 class _PatchTokens(nn.Module):
+    """Normalised patch tokens of images [B, 3, H, W] in [-1, 1]: [B, D, rows, columns], the images
+    resized so that each token is one patch of 14 × 14 pixels."""
+
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
         self.transformer = transformer
-        self.patch = transformer.patch_embed.proj.stride
         self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def forward(self, images: Tensor, rows: int, columns: int) -> Tensor:
-        size = (rows * self.patch[0], columns * self.patch[1])
+        height, width = self.transformer.patch_embed.proj.stride
+        size = (rows * height, columns * width)
         x = F.interpolate(imagenet_scale(images), size, mode="bicubic")
         x = embed(self.transformer, x, self.positions(rows, columns))  # [B, 1 + N, D]
         x = self.transformer.norm(self.transformer.blocks(x))  # [B, 1 + N, D]

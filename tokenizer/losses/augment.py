@@ -17,12 +17,8 @@ def augment(images: Tensor, uniform: Tensor) -> Tensor:
 
     Draws of ½ leave position and colours as they are; the hole is then in the middle.
     """
-    down, right, brightness, saturation, contrast, hole_down, hole_right = uniform.unbind(1)
-    images = translate(images, down, right)
-    images = shift_brightness(images, brightness)
-    images = scale_saturation(images, saturation)
-    images = scale_contrast(images, contrast)
-    return cut_out(images, hole_down, hole_right)
+    down, right, *colours, hole_down, hole_right = uniform.unbind(1)
+    return cut_out(jitter(translate(images, down, right), *colours), hole_down, hole_right)
 
 
 def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -39,21 +35,17 @@ def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     return images
 
 
-def shift_brightness(images: Tensor, uniform: Tensor) -> Tensor:
-    """Add between −0.5 and 0.5 to all channels."""
-    return images + (uniform[:, None, None, None] - 0.5)
-
-
-def scale_saturation(images: Tensor, uniform: Tensor) -> Tensor:
-    """Scale each pixel's distance from its grey by 0 to 2."""
+def jitter(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    """Add −0.5 to 0.5 to all channels, scale each pixel's distance from its grey by 0 to 2, and
+    that of all pixels from the image's mean by 0.5 to 1.5."""
+    brightness, saturation, contrast = (
+        draw[:, None, None, None] for draw in (brightness, saturation, contrast)
+    )
+    images = images + (brightness - 0.5)
     grey = images.mean(1, keepdim=True)
-    return grey + (images - grey) * (2 * uniform[:, None, None, None])
-
-
-def scale_contrast(images: Tensor, uniform: Tensor) -> Tensor:
-    """Scale the distance from the image's mean by 0.5 to 1.5."""
+    images = grey + (images - grey) * (2 * saturation)
     mean = images.mean((1, 2, 3), keepdim=True)
-    return mean + (images - mean) * (uniform[:, None, None, None] + 0.5)
+    return mean + (images - mean) * (contrast + 0.5)
 
 
 def cut_out(images: Tensor, down: Tensor, right: Tensor) -> Tensor:

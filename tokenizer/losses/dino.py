@@ -26,7 +26,8 @@ class DinoDiscriminator(nn.Module):
     """Judges every patch at five depths: images [B, 3, H, W] in [-1, 1] → logits [B, F·N].
 
     Only the heads are trained; gradients reach the images through the frozen network, whose weights
-    lie in `weights_dir`.
+    lie in `weights_dir`. The norms share statistics within about 8 neighbouring images, so that
+    real and false images must pass one after the other. `uniform` as in `to_square`.
     """
 
     def __init__(self, weights_dir: str | None = None) -> None:
@@ -36,15 +37,10 @@ class DinoDiscriminator(nn.Module):
         self.heads = nn.ModuleList(_head(transformer.embed_dim) for _ in range(1 + len(BLOCKS)))
 
     def forward(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
-        return self.judge(self.features(images, uniform))
-
-    def features(self, images: Tensor, uniform: Tensor | None = None) -> list[Tensor]:
-        """What the heads see, F times [B, D, N]; `uniform` as in `to_square`."""
-        return self.trunk(to_square(imagenet_scale(images), uniform))
+        return self.judge(self.trunk(to_square(imagenet_scale(images), uniform)))
 
     def judge(self, features: list[Tensor]) -> Tensor:
-        """Features, F times [B, D, N] → logits [B, F·N]; the norms share statistics within about 8
-        neighbouring images, so that real and false images must pass one after the other."""
+        """What the heads see, F times [B, D, N] → logits [B, F·N]."""
         logits = [head(x).squeeze(1) for head, x in zip(self.heads, features, strict=True)]
         return torch.cat(logits, 1)
 
@@ -110,8 +106,8 @@ class _Conv(nn.Conv1d):
 
 def _head(width: int) -> nn.Sequential:
     def convolution(after: int, kernel: int) -> nn.Module:
-        conv = _Conv(width, after, kernel, padding=kernel // 2, padding_mode="circular")
-        return spectral_norm(conv)
+        padding = {"padding": kernel // 2, "padding_mode": "circular"}
+        return spectral_norm(_Conv(width, after, kernel, **padding))
 
     def block(kernel: int) -> nn.Sequential:
         return nn.Sequential(convolution(width, kernel), LocalBatchNorm(width), nn.LeakyReLU(0.2))
@@ -127,10 +123,8 @@ class _Features(nn.Module):
         self.transformer = transformer
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = embed(self.transformer, images, self.transformer.pos_embed)  # [B, 1 + N, D]
-        found = [x]
-        for number, block in enumerate(self.transformer.blocks, start=1):
-            x = block(x)
-            if number in BLOCKS:
-                found.append(x)
-        return [(x[:, 1:] + x[:, :1]).float().mT for x in found]  # [B, D, N]
+        found = [embed(self.transformer, images, self.transformer.pos_embed)]  # [B, 1 + N, D]
+        for block in self.transformer.blocks:
+            found.append(block(found[-1]))
+        chosen = (found[number] for number in (0, *BLOCKS))
+        return [(x[:, 1:] + x[:, :1]).float().mT for x in chosen]  # [B, D, N]

@@ -3,6 +3,7 @@
 Shapes: B batch, H W pixels, h L the semantic map.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -52,21 +53,26 @@ class Reconstruction:
     images: Tensor  # [B, 3, H, W], about [-1, 1]
     semantics: Tensor | None  # the semantic map [B, c, h, L] where it is wanted
     posterior: Posterior  # of the images' tokens
+    draws: BatchDraws  # of all that is random in the objective
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A scalar to minimise and its parts, detached, for the logs."""
+class Term:
+    """A term of the autoencoder's loss: `loss`, a scalar, counts `weight` times from the update
+    `start` on. The reconstruction's terms are summed over pixels and channels."""
 
-    total: Tensor
-    terms: dict[str, Tensor]
+    name: str
+    weight: float
+    loss: Callable[[Reconstruction], Tensor]
+    start: int = 0
+    reconstruction: bool = False
+    adaptive: bool = False  # `adaptive_weight` is a further factor
 
 
 class Objective(nn.Module):
-    """The terms of stage one, each with its weight and the update it starts from.
+    """The terms of stage one, and the discriminator, which is trained along with the autoencoder.
 
-    Steps are counted in updates of the autoencoder. The discriminator is trainable and belongs to
-    the objective; the autoencoder is handed in. A term of weight 0 loads no network.
+    A term of weight 0 is left out, and its network is not loaded. Steps are the autoencoder's.
 
     Args:
         pixelloss_weight: of the absolute error, summed over pixels and channels, divided by B.
@@ -76,8 +82,7 @@ class Objective(nn.Module):
         disc_weight, disc_start: of the adversarial term, before the adaptive factor; first step.
         semantic_loss_w, semantic_iter_start: of the alignment with DINOv2; first step.
         weights_dir: folder of the pretrained networks.
-        disc_factor, disc_in_channels, disc_conditional, use_actnorm, logvar_init: in released
-            files, with the one meaning that they have there.
+        disc_factor, ..., logvar_init: in released files, with the one meaning they have there.
     """
 
     def __init__(
@@ -101,11 +106,7 @@ class Objective(nn.Module):
         logvar_init: Annotated[float, limits(choices=(0.0,))] = 0.0,
     ) -> None:
         super().__init__()
-        self.pixel_weight, self.lpips_weight = pixelloss_weight, perceptual_weight
-        self.kl_weight, self.semantic_weight = kl_weight, semantic_loss_w
-        self.disc_weight, self.disc_start = disc_weight, disc_start
         self.disc_loss = {"hinge": hinge_loss, "vanilla": vanilla_loss}[disc_loss]
-        self.semantic_start = semantic_iter_start
         self.perceptual = LPIPS(weights_dir) if perceptual_weight else None
         self.alignment = Alignment(weights_dir) if semantic_loss_w else None
         self.discriminator: DinoDiscriminator | PatchGAN | None = None
@@ -113,51 +114,62 @@ class Objective(nn.Module):
             self.discriminator = DinoDiscriminator(weights_dir)
         elif disc_type == "patchgan":
             self.discriminator = PatchGAN(disc_width, disc_num_layers)
+        disc_weight = 0.0 if self.discriminator is None else disc_weight
+        terms = [  # added up in this order
+            Term("pixel", pixelloss_weight, self._pixel, reconstruction=True),
+            Term("lpips", perceptual_weight, self._lpips, reconstruction=True),
+            Term("kl", kl_weight, lambda fake: fake.posterior.kl().mean()),
+            Term("semantic", semantic_loss_w, self._semantic, semantic_iter_start),
+            Term("adversarial", disc_weight, self._adversarial, disc_start, adaptive=True),
+        ]
+        self.terms = [term for term in terms if term.weight]
 
-    def adversarial(self, step: int) -> bool:
-        """Whether the discriminator takes part in this step."""
-        return self.discriminator is not None and step >= self.disc_start
-
-    def semantic(self, step: int) -> bool:
-        """Whether the semantic map is wanted in this step."""
-        return self.alignment is not None and step >= self.semantic_start
+    def active(self, step: int) -> list[str]:
+        """Names of the terms that count after `step` updates."""
+        return [term.name for term in self.terms if step >= term.start]
 
     def autoencoder_loss(
-        self, fake: Reconstruction, last_weight: nn.Parameter, step: int, draws: BatchDraws
-    ) -> Loss:
-        """The autoencoder's loss after `step` updates; the adaptive factor looks at `last_weight`,
-        that of the decoder's last convolution."""
-        count, numbers = len(fake.target), fake.target[0].numel()
-        pixel = (fake.images.float() - fake.target).abs().sum() / count
-        reconstruction = self.pixel_weight * pixel
-        terms = {"pixel": pixel / numbers}  # as they are logged
-        if self.perceptual is not None:
-            terms["lpips"] = self.perceptual(fake.images, fake.target).mean()
-            reconstruction = reconstruction + self.lpips_weight * (numbers * terms["lpips"])
-        terms["kl"] = fake.posterior.kl().mean()
-        total = reconstruction + self.kl_weight * terms["kl"]
-        if self.semantic(step):
-            terms["semantic"] = self.alignment.loss(fake.semantics, fake.target)
-            total = total + self.semantic_weight * terms["semantic"]
-        if self.adversarial(step):
-            self.discriminator.requires_grad_(False)  # the gradient reaches the images alone
-            terms["adversarial"] = -self._judge(fake.images, draws).mean()
-            self.discriminator.requires_grad_(True)
-            terms["d_weight"] = adaptive_weight(reconstruction, terms["adversarial"], last_weight)
-            total = total + self.disc_weight * terms["d_weight"] * terms["adversarial"]
-        terms |= {"rec": reconstruction, "total": total}
-        return Loss(total, {k: v.detach() for k, v in terms.items()})
+        self, fake: Reconstruction, last_weight: nn.Parameter, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The autoencoder's loss after `step` updates, and its parts for the logs; the adaptive
+        factor looks at `last_weight`, that of the decoder's last convolution."""
+        total = rec = torch.zeros((), device=fake.images.device)
+        parts: dict[str, Tensor] = {}
+        for term in (term for term in self.terms if step >= term.start):
+            loss, factor = term.loss(fake), term.weight
+            parts[term.name] = loss / fake.target[0].numel() if term.reconstruction else loss
+            if term.adaptive:
+                parts["d_weight"] = adaptive_weight(rec, loss, last_weight)
+                factor = factor * parts["d_weight"]
+            total = total + factor * loss
+            rec = total if term.reconstruction else rec
+        return total, {k: v.detach() for k, v in {**parts, "rec": rec, "total": total}.items()}
 
-    def discriminator_loss(self, images: Tensor, fake: Tensor, draws: BatchDraws) -> Loss:
-        """The discriminator's loss on real images and on reconstructions, both [B, 3, H, W]."""
-        real, fake = self._judge(images, draws), self._judge(fake.detach(), draws)
-        loss = self.disc_loss(real, fake)
-        terms = {"disc": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
-        return Loss(loss, {k: v.detach() for k, v in terms.items()})
+    def discriminator_loss(self, fake: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss on real images and on reconstructions, and its parts."""
+        real, false = self._logits(fake.target, fake), self._logits(fake.images.detach(), fake)
+        loss = self.disc_loss(real, false)
+        parts = {"disc": loss, "logits_real": real.mean(), "logits_fake": false.mean()}
+        return loss, {k: v.detach() for k, v in parts.items()}
 
-    def _judge(self, images: Tensor, draws: BatchDraws) -> Tensor:
-        """The discriminator's logits, in float32."""
+    def _pixel(self, fake: Reconstruction) -> Tensor:
+        return (fake.images.float() - fake.target).abs().sum() / len(fake.target)
+
+    def _lpips(self, fake: Reconstruction) -> Tensor:
+        return fake.target[0].numel() * self.perceptual(fake.images, fake.target).mean()
+
+    def _semantic(self, fake: Reconstruction) -> Tensor:
+        return self.alignment.loss(fake.semantics, fake.target)
+
+    def _adversarial(self, fake: Reconstruction) -> Tensor:
+        self.discriminator.requires_grad_(False)  # the gradient reaches the images alone
+        loss = -self._logits(fake.images, fake).mean()
+        self.discriminator.requires_grad_(True)
+        return loss
+
+    def _logits(self, images: Tensor, fake: Reconstruction) -> Tensor:
+        """What the discriminator says of images, in float32."""
         if isinstance(self.discriminator, DinoDiscriminator):
-            images = augment(images.float(), draws.uniform(len(images), DRAWS))
-            return self.discriminator(images, draws.shared(CROP_DRAWS)).float()
+            images = augment(images.float(), fake.draws.uniform(len(images), DRAWS))
+            return self.discriminator(images, fake.draws.shared(CROP_DRAWS)).float()
         return self.discriminator(images).float()

@@ -1,22 +1,16 @@
 """PatchGAN: a discriminator of overlapping patches."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from common import distributed
+from torch.distributed.nn.functional import all_reduce
 
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm with the statistics of all processes, which hold equally many images each and,
-    in training, call it together.
-
-    `nn.SyncBatchNorm` does the same, but on GPUs only. With the mean of the processes' losses as
-    the loss, and gradients averaged over them, training is that of one process with all images.
-    """
+    in training, call it together. `nn.SyncBatchNorm` does the same, but on GPUs only."""
 
     def forward(self, x: Tensor) -> Tensor:
         world = dist.get_world_size() if dist.is_initialized() else 1
@@ -25,8 +19,7 @@ class BatchNorm(nn.BatchNorm2d):
         variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
         # in float64, because the subtraction below cancels digits
         variance, mean = variance.double(), mean.double()
-        moments = _Sum.apply(torch.stack([mean, variance + mean.square()])) / world
-        mean, square = moments.unbind()
+        mean, square = all_reduce(torch.stack([mean, variance + mean.square()])) / world
         variance = square - mean.square()
         with torch.no_grad():
             count = world * (x.numel() // x.shape[1])
@@ -39,24 +32,11 @@ class BatchNorm(nn.BatchNorm2d):
         return ((x - mean) * scale + bias).to(x.dtype)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; backward, the sum of all their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return distributed.all_reduce_sum(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return distributed.all_reduce_sum(gradient.contiguous())
-
-
 class PatchGAN(nn.Module):
     """Judges overlapping patches: images [B, 3, H, W] → logits [B, 1, h', w'] (Isola et al. 2017).
 
-    Args:
-        width: channels of the first layer, doubled by each further one up to eightfold.
-        layers: strided layers after the first; three see patches of 70 pixels.
+    `width` channels after the first layer, doubled by each further one up to eightfold; `layers`
+    strided ones follow it: with three, a patch has 70 pixels.
     """
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
@@ -65,21 +45,13 @@ class PatchGAN(nn.Module):
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
         stack: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i, (below, above) in enumerate(pairwise(widths), start=1):
-            stack += [
-                nn.Conv2d(below, above, 4, stride=2 if i < layers else 1, padding=1, bias=False),
-                BatchNorm(above),
-                nn.LeakyReLU(0.2),
-            ]
-        stack.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
-        self.stack = nn.Sequential(*stack)
-        self.apply(self._initialise)
-
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, 0.0, 0.02)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.02)
+            stride = 2 if i < layers else 1
+            stack.append(nn.Conv2d(below, above, 4, stride, padding=1, bias=False))
+            stack += [BatchNorm(above), nn.LeakyReLU(0.2)]
+        self.stack = nn.Sequential(*stack, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+        for module in self.stack:
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                nn.init.normal_(module.weight, float(isinstance(module, BatchNorm)), 0.02)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.stack(images)

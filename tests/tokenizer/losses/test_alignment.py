@@ -22,7 +22,7 @@ def test_features_are_the_normalised_patch_tokens_of_timm(alignment, images, pre
     timm.models.load_checkpoint(network, str(find("dinov2", pretrained_folder)))
     network.eval().set_input_size((28, 42))
     # all but the way in which positions are resized is the same
-    network.pos_embed.data = alignment.network.network.positions(2, 3)
+    network.pos_embed.data = alignment.features.network.positions(2, 3)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     scaled = ((images + 1) / 2 - mean[:, None, None]) / std[:, None, None]
     scaled = F.interpolate(scaled, (28, 42), mode="bicubic")

@@ -5,9 +5,7 @@ from tokenizer.losses.augment import (
     DRAWS,
     augment,
     cut_out,
-    scale_contrast,
-    scale_saturation,
-    shift_brightness,
+    jitter,
     translate,
 )
 
@@ -30,17 +28,16 @@ def test_draws_of_one_half_change_nothing_but_the_hole(images):
 
 def test_colours_by_hand(images):
     """Of each image alone: brightness is added, saturation and contrast are factors."""
-    half = images[1]
-    bright = shift_brightness(images, torch.tensor([0.25, 0.5]))
-    assert torch.equal(bright[0], images[0] - 0.25) and torch.equal(bright[1], half)
+    same, first = torch.tensor([0.5, 0.5]), images[0]
+    bright = jitter(images, torch.tensor([0.25, 0.5]), same, same)
+    torch.testing.assert_close(bright[0], first - 0.25)
+    torch.testing.assert_close(bright[1], images[1])
     grey = images.mean(1, keepdim=True)
-    none, double = scale_saturation(images, torch.tensor([0.0, 1.0]))
+    none, double = jitter(images, same, torch.tensor([0.0, 1.0]), same)
     torch.testing.assert_close(none, grey[0].expand(3, -1, -1))
-    torch.testing.assert_close(double - grey[1], 2 * (half - grey[1]))
-    contrast = scale_contrast(images, torch.tensor([1.0, 0.5]))
-    mean = images[0].mean()
-    torch.testing.assert_close(contrast[0] - mean, 1.5 * (images[0] - mean))
-    torch.testing.assert_close(contrast[1], half)
+    torch.testing.assert_close(double - grey[1], 2 * (images[1] - grey[1]))
+    contrast = jitter(images, same, same, torch.tensor([1.0, 0.5]))
+    torch.testing.assert_close(contrast[0] - first.mean(), 1.5 * (first - first.mean()))
 
 
 @pytest.mark.parametrize(

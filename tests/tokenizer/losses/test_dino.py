@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from common.pretrained.files import FILES, find
+from common.pretrained.frozen import imagenet_scale
 from tokenizer.losses.dino import CROP_DRAWS, DinoDiscriminator, LocalBatchNorm, to_square
 
 PATCHES, WIDTH = 196, 384
@@ -39,7 +40,7 @@ def test_features_are_those_of_timms_blocks(discriminator, images, pretrained_fo
     scaled = ((images + 1) / 2 - mean[:, None, None]) / std[:, None, None]
     with torch.no_grad():
         network(F.interpolate(scaled, (224, 224), mode="bicubic"))
-        found = discriminator.features(images)
+        found = discriminator.trunk(to_square(imagenet_scale(images)))
     assert len(found) == len(inputs) == 5
     for ours, theirs in zip(found, inputs, strict=True):
         assert ours.shape == (2, WIDTH, PATCHES)
