@@ -3,17 +3,17 @@
     python scripts/compute_fid_stats.py photos/val val256.npz --img_size 256 --crop adm-center
     torchrun --nproc_per_node=8 scripts/compute_fid_stats.py IMAGES FILE.npz [key=value ...]
 
-IMAGES is a folder, or a YAML file whose `data.params.validation` (--part) it is, with its own
-crops. With --img_size the images of either are cut to squares: `center` as data sets here do,
-`adm-center` as ADM did, whose statistics the paper's FID refers to. The file says what made it,
-and is refused with another extractor.
+IMAGES is a folder, whose images are cut to squares with --img_size: `center` as data sets here do,
+`adm-center` as ADM did, whose statistics the paper's FID refers to. Or it is a YAML file whose
+`data.params.validation` (--part) it is, with its own crops. The file says what made it, and is
+refused with another extractor.
 """
 
 from pathlib import Path
 
 from common import cli, distributed, provenance
 from common.errors import UserError, run_cli
-from common.metrics.extraction import CROPS, Crop, extract, open_images
+from common.metrics.extraction import CROPS, extract, open_images, warnings_of
 from common.metrics.features import EXTRACTORS, load_extractor
 from common.metrics.fid import Statistics, write_statistics
 
@@ -26,7 +26,7 @@ def main() -> None:
     add("overrides", nargs="*", metavar="key=value", help="over a YAML file, by dotted key")
     add("--part", default="validation", help="data.params.PART of a YAML file")
     add("--img_size", type=int, help="side of the squares to cut (default: none are cut)")
-    add("--crop", choices=CROPS, help="how to cut them (default center)")
+    add("--crop", choices=CROPS, default="center", help="how to cut them")
     add("--extractor", default="inception", help=f"network of the features: {EXTRACTORS}")
     add("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     add("--batch_size", type=int, default=64, help="images in a batch")
@@ -34,27 +34,21 @@ def main() -> None:
     add("--force", action="store_true", help="replace a file that is there")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     flags = cli.parse(parser)
-    if flags.file.suffix != ".npz":
-        raise UserError(f"{flags.file}: found suffix {flags.file.suffix!r}, expected .npz")
-    if flags.file.exists() and not flags.force:
-        raise UserError(f"{flags.file}: is there already; expected another name, or --force")
-    if flags.img_size is None if flags.crop else flags.img_size is not None and flags.img_size < 1:
-        raise UserError(f"--img_size: found {flags.img_size}, expected the side of the squares")
-    crop = Crop(flags.crop or "center", flags.img_size) if flags.img_size else None
+    if flags.file.suffix != ".npz" or (flags.file.exists() and not flags.force):
+        raise UserError(f"{flags.file}: expected a new file *.npz, or --force")
     with distributed.launch(flags.device) as process:
-        images = open_images(flags.images, crop, flags.part, flags.overrides)
+        given = (flags.part, flags.overrides, flags.img_size, flags.crop)
+        dataset, about = open_images(flags.images, *given)
         extractor = load_extractor(flags.extractor, flags.weights_dir, process.device)
-        features = extract(images, extractor, process, flags.batch_size, flags.num_workers)
-        warnings = images.replaced(process)
+        features = extract(dataset, extractor, process, flags.batch_size, flags.num_workers)
+        warnings = warnings_of(dataset, about, process)
         if features is None:
             return
-        warnings += features.oddities
-        record = {**images.describe(), "extractor": extractor.about, "warnings": warnings}
+        record = {**about, "extractor": extractor.about, "warnings": warnings}
         record["conditions"] = provenance.describe()
         write_statistics(flags.file, Statistics.of(features.pooled), record)
-        print(f"{record['images']} images, {record['preparation']}: {flags.file}")
-        for text in warnings:
-            print(f"warning: {text}")
+        print(f"{about['images']} images, {about['preparation']}: {flags.file}")
+        print("".join(f"warning: {text}\n" for text in warnings), end="")
 
 
 if __name__ == "__main__":

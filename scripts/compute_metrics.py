@@ -14,7 +14,7 @@ from pathlib import Path
 from common import cli, distributed, provenance
 from common.errors import UserError, run_cli
 from common.io import write_json
-from common.metrics.extraction import YAML, open_images
+from common.metrics.extraction import YAML, ImageFiles, open_images
 from common.metrics.report import MetricConfig, open_evaluator, table
 
 
@@ -32,16 +32,16 @@ def main() -> None:
     cli.add_flags(parser, MetricConfig, {f.name for f in fields(MetricConfig)} - {"reference"})
     flags = cli.parse(parser)
     config = replace(cli.read(MetricConfig, flags), reference=flags.against)
-    of_images, of_reference = (
-        flags.overrides if source.endswith(YAML) else [] for source in (flags.images, flags.against)
-    )
-    if flags.overrides and not (of_images or of_reference):
+    if flags.overrides and not flags.images.endswith(YAML) and not flags.against.endswith(YAML):
         raise UserError(f"override {flags.overrides[0]!r}: given without a YAML file to change")
     with distributed.launch(flags.device) as process:
-        images = open_images(flags.images, None, flags.part, of_images, flags.strict)
-        if flags.num_images not in (None, len(images)):
-            raise UserError(f"{flags.images}: found {len(images)}, expected {flags.num_images}")
-        record = open_evaluator(config, process, flags.part, of_reference).measure(images)
+        dataset, about = open_images(flags.images, flags.part, flags.overrides)
+        if flags.num_images not in (None, len(dataset)):
+            raise UserError(f"{flags.images}: found {len(dataset)}, expected {flags.num_images}")
+        if flags.strict and isinstance(dataset, ImageFiles) and (odd := dataset.oddities()):
+            raise UserError(f"{flags.images}: --strict: {odd[0]}")
+        evaluator = open_evaluator(config, process, flags.part, flags.overrides)
+        record = evaluator.measure(dataset, about)
         if record is not None:
             write_json(flags.json, record | {"conditions": provenance.describe()})
             print(f"{table(record)}\nwritten to {flags.json}")

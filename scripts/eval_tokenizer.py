@@ -21,9 +21,9 @@ from typing import Any
 from common import cli, distributed, images, provenance
 from common.errors import run_cli
 from common.io import write_json
-from common.metrics.extraction import open_images
+from common.metrics.extraction import open_images, warnings_of
 from common.metrics.features import load_extractor
-from common.metrics.report import Evaluator, MetricConfig, Reference, table
+from common.metrics.report import Evaluator, MetricConfig, table
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer, run_config
@@ -54,7 +54,7 @@ def main() -> None:
         base = run_config(source, flags.base)
         given = (source, flags.config_path, flags.overrides if source.suffix in YAML else ())
         tokenizer = load_on_all(process, lambda: load_tokenizer(*given))
-        crops = open_images(base, None, flags.part, flags.overrides)
+        crops, about = open_images(base, flags.part, flags.overrides)
         tokenizer.check_size(*crops[0][0].shape[1:], f"{base}: data.params.{flags.part}: image")
 
         left, folder = {}, pretrained.folder(config.weights_dir)
@@ -68,9 +68,8 @@ def main() -> None:
         if "rfid" not in left:
             extractor = load_extractor(config.extractor, config.weights_dir, process.device)
             config = replace(config, metrics=config.metrics or "fid")
-            reference = Reference(crops.source, len(crops), {})
-            evaluator = Evaluator(config, extractor, reference, process)
-            evaluator.check(crops.source, len(crops))
+            evaluator = Evaluator(config, extractor, process, reference=about)
+            evaluator.check(about["source"], len(crops))
 
         start = time.perf_counter()
         found = evaluate(
@@ -83,24 +82,23 @@ def main() -> None:
             extractor=evaluator and evaluator.extractor,
         )
         seconds = time.perf_counter() - start
-        replaced = crops.replaced(process)
+        told = warnings_of(crops, about, process)
         if not process.is_main:
             return
-        record: dict[str, Any] = {"extractor": {"name": None}, "reference": None, "warnings": []}
+        record: dict[str, Any] = {"extractor": {"name": None}, "reference": None, "warnings": told}
         figures = dict(found.means)
         if evaluator is not None:
-            reference = Reference.of(found.real, f"the crops of {crops.source}", len(crops))
-            record = replace(evaluator, reference=reference).compare(found.fake, "reconstructions")
+            evaluator = replace(evaluator, pooled=found.real.pooled)
+            record = evaluator.compare(found.fake, about, told)
             for name, value in record["figures"].items():  # the distance to the crops is the rFID
                 figures[f"r{name}" if name.startswith(("fid", "fd_")) else name] = value
-        record["warnings"] += replaced
         record |= {
             "figures": figures,
             "not_measured": record.get("not_measured", {}) | left,
             "tokenizer": {"identity": tokenizer.fingerprint, "file": str(source)},
             "weights": "EMA where the file has them; the mean of the posterior; 8-bit images",
             "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,
-            "images": crops.describe(),
+            "images": about,
             "processes": process.world,
             "seconds": seconds,
             "images_per_second": len(crops) / seconds,

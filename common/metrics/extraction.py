@@ -1,17 +1,13 @@
 """Image sets, and the features of them that all processes extract together.
 
-Features are put in one shuffled order of the images, whatever the number of processes: parts of a
-set that is sorted by class would not be alike.
-
 Shapes: N images, B of a batch, H W pixels, D features, K classes.
 """
 
 import json
-import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,92 +16,75 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, distributed, images
-from common.data.folders import ImageDataset, Paths, images_below
+from common.data.folders import Paths, images_below
 from common.distributed import Process
 from common.errors import UserError
 from common.logger import UnreadableImages, progress_bar
 from common.metrics.features import Extractor
 
 LOSSY = ("JPEG", "MPO", "WEBP")
-CROPS = ("center", "adm-center")
 YAML = (".yaml", ".yml")
-Batch: TypeAlias = Tensor | list[Tensor]  # uint8 [B, 3, H, W]; B times [3, H, W] where sizes differ
 
 
-class Crop(NamedTuple):
-    """A way to make a square of an image: `center`, as data sets here do, or `adm-center`."""
-
-    kind: str
-    size: int
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        size = self.size
-        if self.kind == "adm-center":
-            return images.adm_crop(image, size)
-        return images.crop(images.resize_to_cover(image, size, size), size, size, None).contiguous()
+def center_crop(image: Image.Image, size: int) -> Tensor:
+    """The centre square as data sets here cut it: uint8 [3, size, size]."""
+    return images.crop(images.resize_to_cover(image, size, size), size, size, None).contiguous()
 
 
-class ImageSet(Dataset):
-    """Images to measure: uint8 [3, H, W], and whether they went through lossy compression.
+CROPS = {"center": center_crop, "adm-center": images.adm_crop}
 
-    Args:
-        items: files, or a data set of images and labels without random crops.
-        source: where they come from, for messages and records.
-        crop: how to cut files, which are then photographs and may well be JPEGs; without it, the
-            pixels are as they are.
-        strict: refuse lossy files, and those of another size than the first.
-    """
+
+class ImageFiles(Dataset):
+    """Image files, `(uint8 [3, H, W],)` each: as they are, or squares of `size` pixels that one of
+    `CROPS` cuts from them."""
 
     def __init__(
-        self, items: Any, source: str, crop: Crop | None = None, strict: bool = False
+        self, paths: Sequence[str | Path], size: int | None = None, crop: str = "center"
     ) -> None:
-        self.source, self.crop, self.size = source, crop, None
-        self.dataset = items if isinstance(items, Dataset) else None
-        self.paths = None if self.dataset else Paths([os.fspath(path) for path in items])
-        if strict:
-            self.size = images.read_rgb(items[0]).size
-            self[0]  # whose format may be wrong too
+        self.paths, self.size, self.crop = Paths([str(path) for path in paths]), size, crop
 
     def __len__(self) -> int:
-        return len(self.paths or self.dataset)  # type: ignore[arg-type]
+        return len(self.paths)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, bool]:
-        if self.paths is None:
-            return self.dataset[i][0], False  # type: ignore[index]
-        path = str(self.paths[i])
-        image = images.read_rgb(path)
-        if self.crop is not None:
-            return self.crop(image), False
-        with Image.open(path) as file:  # reads the heading only
-            lossy = file.format in LOSSY
-        if self.size is not None and (lossy or image.size != self.size):
-            found = f"{'lossy' if lossy else 'lossless'}, {image.width} x {image.height} pixels"
-            raise UserError(f"{path}: found {found}; expected lossless as the first, {self.size}")
-        return images.to_tensor(image), lossy
+    def __getitem__(self, i: int) -> tuple[Tensor]:
+        image = images.read_rgb(self.paths[i])
+        return (CROPS[self.crop](image, self.size) if self.size else images.to_tensor(image),)
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values, for a record."""
-        how = "as they are" if self.dataset is None else "crops of the data set"
-        if self.crop:
-            how = f"{self.crop.kind} crop of {self.crop.size} x {self.crop.size}"
-        return {"source": self.source, "images": len(self), "preparation": how}
+    def oddities(self) -> list[str]:
+        """A sentence for each way in which files, taken as they are, differ from others."""
+        if self.size:
+            return []
+        formats, sizes = zip(*map(_heading, self.paths), strict=True)
+        usual = Counter(sizes).most_common(1)[0][0]
+        kinds = {
+            "JPEG or WebP, whose compression changes every figure": [f in LOSSY for f in formats],
+            "of another size than most": [size != usual for size in sizes],
+        }
+        return [
+            f"{sum(odd)} of {len(self)} images are {what}, such as {self.paths[odd.index(True)]}"
+            for what, odd in kinds.items()
+            if any(odd)
+        ]
 
-    def replaced(self, process: Process) -> list[str]:
-        """A warning of images that a data set could not read; all processes call this together."""
-        message = UnreadableImages(self.dataset or self, self.source, process.device).news()
-        return [] if message is None else [" ".join(message.split())]
+
+def _heading(path: str) -> tuple[str | None, tuple[int, int]]:
+    """Format and size of an image file, whose pixels are not read."""
+    try:
+        with Image.open(path) as file:
+            return file.format, file.size
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{path}: not a readable image ({error})") from None
 
 
 def open_images(
     source: str | Path,
-    crop: Crop | None = None,
     part: str = "validation",
     overrides: Sequence[str] = (),
-    strict: bool = False,
-) -> ImageSet:
-    """The images below a folder, or of `data.params.<part>` of a YAML file and `key=value` over it.
-
-    Without a `crop`, images of a folder stay as they are, and a data set has its own crops.
+    size: int | None = None,
+    crop: str = "center",
+) -> tuple[Dataset, dict[str, Any]]:
+    """The images below a folder (see `ImageFiles`), or of `data.params.<part>` of a YAML file and
+    `key=value` over it, with its own crops; and plain values that describe them.
 
     Raises:
         UserError: there are none, or they would change from one reading to the next.
@@ -115,33 +94,37 @@ def open_images(
         paths = images_below(source) if source.is_dir() else []
         if not paths:
             raise UserError(f"{source}: found no images, expected a folder of them or a YAML file")
-        return ImageSet(paths, str(source), crop, strict)
+        how = f"{crop} crop of {size} x {size}" if size else "as they are"
+        about = {"source": str(source), "images": len(paths), "preparation": how}
+        return ImageFiles(paths, size, crop), about
     key = f"data.params.{part}"
     node = OmegaConf.select(config.load(source, overrides), key)
     if not isinstance(node, DictConfig):
         raise UserError(f"{source}: has no {key}; expected a data set, target and params")
     dataset = config.instantiate(node, key)
+    if size or getattr(dataset, "random_crop", False) or getattr(dataset, "flip", False):
+        expected = "expected its own crops, neither random nor flipped, without --img_size"
+        raise UserError(f"{source}: {key}: {expected}")
     name = f"{source}: {json.dumps(OmegaConf.to_container(node, resolve=True))}"
-    if crop is not None:
-        if not isinstance(dataset, ImageDataset):
-            raise UserError(f"--img_size: given, but {key} in {source} has no files to cut")
-        return ImageSet(dataset.paths, name, crop)
-    if getattr(dataset, "random_crop", False) or getattr(dataset, "flip", False):
-        raise UserError(f"{source}: {key} has random crops or flips; expected none, or --img_size")
-    return ImageSet(dataset, name)
+    about = {"source": name, "images": len(dataset), "preparation": "crops of the data set"}
+    return dataset, about
 
 
-@dataclass(frozen=True)
-class Features:
-    """What a network sees in a set of images, shuffled: float32 `pooled` [N, D] and `logits`
-    [N, K], and `oddities`, a sentence for each thing that a reader of figures must know."""
+def warnings_of(dataset: Dataset, about: dict[str, Any], process: Process) -> list[str]:
+    """What a reader of figures must know of images that have been read; all processes call this
+    together."""
+    replaced = UnreadableImages(dataset, about["source"], process.device).news()
+    odd = dataset.oddities() if isinstance(dataset, ImageFiles) and process.is_main else []
+    told = [" ".join(replaced.split())] if replaced else []
+    return told + [f"{about['source']}: {text}" for text in odd]
 
-    pooled: Tensor
-    logits: Tensor
-    oddities: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.pooled)
+class Features(NamedTuple):
+    """What a network sees in a set of images, float32. Their order is shuffled, and the same for
+    any number of processes: parts of a set that is sorted by class would not be alike."""
+
+    pooled: Tensor  # [N, D]
+    logits: Tensor  # [N, K]
 
 
 class Collector:
@@ -149,64 +132,54 @@ class Collector:
 
     def __init__(self, extractor: Extractor) -> None:
         self.extractor = extractor
-        self.rows = [torch.empty(0, extractor.width + extractor.classes)]
-        self.facts = [torch.empty(0, 4, dtype=torch.int64)]  # number, height, width, lossy
+        self.rows, self.numbers = [torch.empty(0)], []
 
-    def add(self, pixels: Batch, numbers: Sequence[int], lossy: Sequence[bool] = ()) -> None:
+    def add(self, pixels: Tensor | list[Tensor], numbers: Sequence[int]) -> None:
         """Add uint8 images [B, 3, H, W] that have these numbers in their set."""
         self.rows.append(self.extractor(pixels).cpu())
-        about = zip(numbers, pixels, lossy or [False] * len(pixels), strict=True)
-        self.facts.append(torch.tensor([[k, *image.shape[1:], bad] for k, image, bad in about]))
+        self.numbers += numbers
 
     def features(self) -> Features | None:
         """Of all processes together, on the first one; None elsewhere. All call this together."""
         device, width = self.extractor.device, self.extractor.width
-        rows, facts = (
-            distributed.gather(torch.cat(parts).to(device)) for parts in (self.rows, self.facts)
-        )
-        if rows is None or facts is None:
+        rows = distributed.gather(torch.cat(self.rows).to(device))
+        numbers = distributed.gather(torch.tensor(self.numbers, dtype=torch.int64, device=device))
+        if rows is None:
             return None
-        rows, facts = rows.cpu()[facts[:, 0].argsort().cpu()], facts.cpu()
-        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
-        sizes = facts[:, 1:3].unique(dim=0, return_counts=True)[1]
-        counts = {
-            "are JPEG or WebP, whose compression changes every figure": int(facts[:, 3].sum()),
-            "are of another size than most": len(facts) - int(sizes.max()),
-        }
-        odd = (f"{count} of {len(facts)} images {what}" for what, count in counts.items() if count)
-        return Features(rows[:, :width], rows[:, width:], tuple(odd))
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+        rows = rows.cpu()[numbers.argsort().cpu()[order]]
+        return Features(rows[:, :width], rows[:, width:])
 
 
 def extract(
-    images: ImageSet,
+    dataset: Dataset,
     extractor: Extractor,
     process: Process,
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> Features | None:
-    """Features of all images on the first process, None elsewhere.
+    """Features of all images of a data set on the first process, None elsewhere.
 
     Which images form a batch does not depend on the number of processes.
     """
-    count, collector = len(images), Collector(extractor)
-    whole = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
-    mine = whole[process.rank :: process.world]
+    count, collector = len(dataset), Collector(extractor)
+    batches = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
+    batches = batches[process.rank :: process.world]
     loader = DataLoader(
-        images,
-        batch_sampler=mine,  # type: ignore[arg-type]
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=num_workers,
         collate_fn=_collate,
         pin_memory=process.device.type == "cuda",
     )
-    with progress_bar(count, "features", "image", process.is_main) as bar:
-        for numbers, (pixels, lossy) in zip(mine, loader, strict=True):
-            collector.add(pixels, numbers, lossy)
-            # what the others have done meanwhile counts too
-            bar.update(min(numbers.start + process.world * batch_size, count) - bar.n)
+    with progress_bar(len(batches), "features", "batch", process.is_main) as bar:
+        for numbers, pixels in zip(batches, loader, strict=True):
+            collector.add(pixels, numbers)
+            bar.update()
     return collector.features()
 
 
-def _collate(items: list[tuple[Tensor, bool]]) -> tuple[Batch, list[bool]]:
-    pixels, lossy = map(list, zip(*items, strict=True))
+def _collate(items: list[tuple]) -> Tensor | list[Tensor]:
+    pixels = [image for image, *_ in items]
     alike = len({image.shape for image in pixels}) == 1
-    return (torch.stack(pixels) if alike else pixels), lossy
+    return torch.stack(pixels) if alike else pixels

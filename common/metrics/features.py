@@ -8,11 +8,10 @@ import importlib.metadata
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from common import checkpoint
@@ -24,34 +23,44 @@ from common.seeding import normal
 EXTRACTORS = "inception, random or random:SEED"
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """A network in full float32, and what a record must say of it: `name` (`inception`, or
-    `random:SEED`, whose figures are never called FID), `weights` (their hash), `file`, and whether
-    that is `verified` to be the published one."""
+class Extractor(FeatureExtractorInceptionV3):
+    """The Inception v3 of the first FID, as torch-fidelity has it, in full float32.
 
-    network: nn.Module  # uint8 [B, 3, H, W] → float32 [B, D + K]
-    width: int  # D, features for distances
-    classes: int  # K, logits for the Inception Score
-    device: torch.device
-    about: dict[str, Any]
+    `about` is what a record must say of it: `name` (`inception`, or `random:SEED`, whose figures
+    are never called FID), `weights` (their hash), `file`, and whether that is `verified` to be the
+    published one.
+    """
+
+    width = 2048  # D, features for distances; K logits for the Inception Score follow them
+
+    def __init__(self) -> None:
+        # The parent would download weights, or read them in a way that can run code.
+        nothing = io.BytesIO()
+        torch.save({}, nothing)
+        nothing.seek(0)
+        with torch.device("meta"):
+            super().__init__("inception-v3-compat", ["2048", "logits_unbiased"], nothing)
+        self.to_empty(device="cpu")
+        self.about: dict[str, Any] = {}
+
+    def load_state_dict(self, state: Mapping[str, Any], *more: Any, **options: Any) -> Any:
+        return super().load_state_dict(state or self.state_dict(), *more, **options)
 
     @property
-    def name(self) -> str:
-        return self.about["name"]
+    def device(self) -> torch.device:
+        return self.fc.weight.device
 
     @property
     def is_random(self) -> bool:
-        return self.name.startswith("random")
+        return self.about["name"] != "inception"
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Features and logits [B, D + K] on its device of uint8 images [B, 3, H, W], or of
-        several [3, H, W] whose sizes differ."""
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """uint8 images [B, 3, H, W], or several [3, H, W] of different sizes → [B, D + K]."""
         if not isinstance(images, Tensor):
             return torch.cat([self(image[None]) for image in images])
         with full_float32():
-            return self.network(images.to(self.device, non_blocking=True))
+            return torch.cat(super().forward(images.to(self.device, non_blocking=True)), dim=1)
 
 
 def load_extractor(
@@ -65,60 +74,39 @@ def load_extractor(
         UserError: an unknown name, or weights that are missing, damaged or others.
     """
     kind, colon, seed = name.partition(":")
-    network, about = Inception(), {"name": name, "file": None, "verified": True}
+    source, verified = None, True
     if name == "inception":
-        path, published = find("inception", weights_dir), FILES["inception"]
-        about |= {"file": path.name, "verified": path.name == published.name}
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if about["verified"] and not digest.startswith(published.sha256):
-            raise UserError(f"{path}: found SHA-256 {digest}, expected {published.sha256}...")
-        network.fill(checkpoint.load(path), path)
+        source, published = find(name, weights_dir), FILES[name]
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        verified = digest.startswith(published.sha256)
+        if source.name == published.name and not verified:
+            raise UserError(f"{source}: found SHA-256 {digest}, expected {published.sha256}...")
+        weights = checkpoint.load(source)
     elif kind == "random" and (seed.isdigit() or not colon):
-        about["name"] = f"random:{int(seed or 0)}"
-        network.fill(random_weights(int(seed or 0)), name)
+        name = f"random:{int(seed or 0)}"
+        weights = random_weights(int(seed or 0))
     else:
         raise UserError(f"--extractor: found {name!r}, expected {EXTRACTORS}")
-    about["resize"] = "299 x 299, bilinear as in TensorFlow 1"
-    about["library"] = f"torch-fidelity {importlib.metadata.version('torch-fidelity')}"
-    about["weights"] = checkpoint.weights_hash(network.state_dict())
-    network.eval().requires_grad_(False).to(device)
-    return Extractor(network, 2048, 1008, torch.device(device), about)
-
-
-class Inception(FeatureExtractorInceptionV3):
-    """The Inception v3 of the first FID, as torch-fidelity has it; weights are not set yet.
-
-    Its own constructor would download weights, or read them from a file in a way that can run
-    code; `fill` does it instead.
-    """
-
-    def __init__(self) -> None:
-        nothing = io.BytesIO()
-        torch.save({}, nothing)
-        nothing.seek(0)
-        with torch.device("meta"):
-            super().__init__("inception-v3-compat", ["2048", "logits_unbiased"], nothing)
-        self.to_empty(device="cpu")
-
-    def load_state_dict(self, state: Mapping[str, Any], *more: Any, **options: Any) -> Any:
-        return super().load_state_dict(state or self.state_dict(), *more, **options)
-
-    def fill(self, weights: Mapping[str, Tensor], source: object) -> None:
-        """Load weights, with or without the counters that only training reads."""
-        counters = (k for k in self.state_dict() if k.endswith("num_batches_tracked"))
-        state = {k: torch.tensor(0) for k in counters} | dict(weights)
-        checkpoint.load_weights(self, state, source)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] → [B, 2048 + 1008]."""
-        return torch.cat(super().forward(images), dim=1)
+    network = Extractor()
+    counters = (k for k in network.state_dict() if k.endswith("num_batches_tracked"))
+    zeros = {k: torch.tensor(0) for k in counters}  # which only training reads, and files may lack
+    checkpoint.load_weights(network, zeros | weights, source or name)
+    network.about = {
+        "name": name,
+        "weights": checkpoint.weights_hash(network.state_dict()),
+        "file": source and source.name,
+        "verified": verified,
+        "resize": "299 x 299, bilinear as in TensorFlow 1",
+        "library": f"torch-fidelity {importlib.metadata.version('torch-fidelity')}",
+    }
+    return network.to(device)
 
 
 def random_weights(seed: int) -> dict[str, Tensor]:
-    """Weights of `Inception` that are the same everywhere: normal, so scaled that the size of the
+    """Weights of `Extractor` that are the same everywhere: normal, so scaled that the size of the
     features is kept from layer to layer (He et al. 2015)."""
     weights = {}
-    for name, tensor in Inception().state_dict().items():
+    for name, tensor in Extractor().state_dict().items():
         if name.endswith(("conv.weight", "fc.weight")):
             noise = normal(seed, "extractor", name, shape=tuple(tensor.shape))
             # logits spread as widely as it takes for classes to differ

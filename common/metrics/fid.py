@@ -23,9 +23,6 @@ from common.precision import full_float32
 NEIGHBOURS = 3  # whose distance is the radius of precision and recall
 KID_SUBSETS, KID_SUBSET = 100, 1000  # how many, of at most so many images
 CHUNK = 2**14  # images whose features are in float64 at once
-KEYS = (("mu", "sigma"), ("mean", "cov"))  # of mean and covariance in a file of statistics
-
-Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -46,55 +43,36 @@ class Statistics:
         parts = (part - mean for part in features.split(CHUNK))
         return cls.from_covariance(mean, sum(p.T @ p for p in parts) / (len(features) - 1))
 
-    @property
-    def covariance(self) -> Tensor:
-        """[D, D]."""
-        return self.root.T @ self.root
-
     @classmethod
     def from_covariance(cls, mean: Tensor, covariance: Tensor) -> "Statistics":
-        """Of a mean [D] and a covariance [D, D]; a ValueError if it is none."""
-        covariance = covariance.double()
+        """Of a mean [D] and a covariance [D, D], both in float64; a ValueError if it is none."""
         if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
             raise ValueError("not symmetric")
         values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
         if values[0] < -1e-4 * values[-1].abs():
             raise ValueError("with a negative variance")
-        return cls(mean.double(), vectors.T * values.clamp_min(0).sqrt()[:, None])
+        return cls(mean, vectors.T * values.clamp_min(0).sqrt()[:, None])
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """|μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) (Heusel et al. 2017, equation 6).
+    """|μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) (Heusel et al. 2017, equation 6), where `a` lies.
 
     The trace of (AᵀA BᵀB)^½ is the sum of the singular values of A·Bᵀ, which loses fewer digits
     than eigenvalues of a product do.
     """
-    overlap = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    variances = a.root.square().sum() + b.root.square().sum()
-    return ((a.mean - b.mean).square().sum() + variances - 2 * overlap).item()
+    mean, root = (x.to(a.mean.device) for x in (b.mean, b.root))
+    overlap = torch.linalg.svdvals(a.root @ root.T).sum()
+    variances = a.root.square().sum() + root.square().sum()
+    return ((a.mean - mean).square().sum() + variances - 2 * overlap).item()
 
 
-def fid(pooled: Tensor, reference: Statistics, splits: int) -> Figures:
-    """The Fréchet distance of all features [N, D], and its mean and deviation over disjoint parts,
-    which is larger the fewer images a part has."""
-    reference = Statistics(reference.mean.to(pooled.device), reference.root.to(pooled.device))
-    found: Figures = {"fid": frechet_distance(Statistics.of(pooled), reference)}
-    if splits > 1:
-        edges = [k * len(pooled) // splits for k in range(1, splits)]
-        parts = [
-            frechet_distance(Statistics.of(part), reference) for part in pooled.tensor_split(edges)
-        ]
-        found |= {"fid_parts_mean": float(np.mean(parts)), "fid_parts_std": float(np.std(parts))}
-    return found
-
-
-def inception_score(logits: Tensor, splits: int) -> Figures:
+def inception_score(logits: Tensor, splits: int) -> dict[str, float | None]:
     """Mean and deviation over parts of logits [N, K] (Salimans et al. 2016)."""
-    mean, deviation = isc_features_to_metric(logits.cpu(), splits, shuffle=False).values()
-    return {"is": mean, "is_std": deviation if splits > 1 else None}
+    mean, deviation = isc_features_to_metric(logits, splits, shuffle=False).values()
+    return {"inception_score": mean, "inception_score_std": deviation if splits > 1 else None}
 
 
-def kid(pooled: Tensor, reference: Tensor) -> Figures:
+def kid(pooled: Tensor, reference: Tensor) -> dict[str, float | None]:
     """KID: mean and deviation over subsets, cubic kernel (Bińkowski et al. 2018); one subset of
     all images where it would be the same one again and again."""
     size = min(KID_SUBSET, len(pooled), len(reference))
@@ -104,7 +82,7 @@ def kid(pooled: Tensor, reference: Tensor) -> Figures:
     return {"kid": mean, "kid_std": deviation if subsets > 1 else None}
 
 
-def precision_recall(pooled: Tensor, reference: Tensor) -> Figures:
+def precision_recall(pooled: Tensor, reference: Tensor) -> dict[str, float | None]:
     """Precision and recall (Kynkäänniemi et al. 2019)."""
     options = {"prc_neighborhood": NEIGHBOURS, "save_cpu_ram": True, "verbose": False}
     with full_float32():
@@ -114,25 +92,27 @@ def precision_recall(pooled: Tensor, reference: Tensor) -> Figures:
 
 def write_statistics(path: Path, statistics: Statistics, record: dict[str, Any]) -> None:
     """Write `mu`, `sigma`, `num_images` and `record` (JSON) as .npz."""
-    text, count = json.dumps(record), record["images"]
-    gaussian = {"mu": statistics.mean.numpy(), "sigma": statistics.covariance.numpy()}
+    gaussian = {
+        "mu": statistics.mean.numpy(),
+        "sigma": (statistics.root.T @ statistics.root).numpy(),
+    }
     with replacing(path) as file:
-        np.savez(file, num_images=count, record=text, **gaussian)
+        np.savez(file, num_images=record["images"], record=json.dumps(record), **gaussian)
 
 
-def read_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
+def read_statistics(path: str | Path) -> tuple[Statistics, dict[str, Any]]:
     """The statistics in an .npz file, `mu` and `sigma` as ADM's or `mean` and `cov`, and the record
     of what made them, empty where there is none; a UserError if it is missing, damaged or other."""
     try:
         with np.load(path, allow_pickle=False) as file:  # the zip's own checksums are compared
-            keys = next((k for k in KEYS if {*k} <= {*file.files}), KEYS[0])
+            names = ("mean", "cov") if "cov" in file.files else ("mu", "sigma")
             # ADM's files hold images too, which are not read
-            mean, covariance = (torch.from_numpy(file[k]).double() for k in keys)
+            mean, covariance = (torch.from_numpy(file[name]).double() for name in names)
             record = json.loads(str(file["record"])) if "record" in file.files else {}
         if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
-            raise ValueError(f"{keys} of shapes {[*mean.shape]} and {[*covariance.shape]}")
+            raise ValueError(f"shapes {[*mean.shape]} and {[*covariance.shape]}")
         if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise ValueError(f"{keys} with values that are not finite")
+            raise ValueError("values that are not finite")
         if record and not {"images", "source", "extractor", "warnings"} <= record.keys():
             raise ValueError("a record that is none")
         return Statistics.from_covariance(mean, covariance), record

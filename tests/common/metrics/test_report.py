@@ -10,32 +10,37 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import nn
 
-from common import distributed, images
+from common import distributed
 from common.distributed import Process
 from common.errors import UserError
 from common.metrics import report
-from common.metrics.extraction import Crop, ImageSet, extract, open_images
-from common.metrics.features import Extractor
+from common.metrics.extraction import ImageFiles, extract, open_images
 from common.metrics.fid import Statistics, read_statistics, write_statistics
-from common.metrics.report import Evaluator, MetricConfig, Reference, table
+from common.metrics.report import Evaluator, MetricConfig, table
 
 CPU = torch.device("cpu")
 ALONE = Process(0, 0, 1, CPU)
 
 
-class Means(nn.Module):
+class Means:
     """Four means of colour an image, as features and logits."""
 
-    def forward(self, pixels):
+    def __init__(self, width=4, **about):
+        self.width, self.device = width, CPU
+        self.about = {
+            "name": "inception",
+            "weights": "abc",
+            "file": "x.pth",
+            "verified": True,
+            **about,
+        }
+        self.is_random = False
+
+    def __call__(self, pixels):
+        if not isinstance(pixels, torch.Tensor):
+            return torch.cat([self(image[None]) for image in pixels])
         return pixels.float().mean(3).flatten(1)[:, :4].repeat(1, 2)
-
-
-@pytest.fixture
-def extractor():
-    about = {"name": "inception", "weights": "abc", "file": "file.pth", "verified": True}
-    return Extractor(Means(), 4, 4, CPU, about)
 
 
 @pytest.fixture
@@ -50,43 +55,43 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-def evaluator(extractor, reference=None, **settings):
+def evaluator(reference, extractor=None):
     """As `open_evaluator` makes one, with this extractor."""
-    config = MetricConfig(reference=reference and str(reference), metric_bsz=4, **settings)
+    config = MetricConfig(reference=reference and str(reference), metric_bsz=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "load_extractor", lambda *_: extractor)
+        patch.setattr(report, "load_extractor", lambda *_: extractor or Means())
         return report.open_evaluator(config, ALONE)
 
 
-def test_statistics_survive_the_file(folder, extractor, tmp_path):
-    crops = open_images(folder, Crop("center", 16))
-    seen = Statistics.of(extract(crops, extractor, ALONE, 4).pooled)
+def test_statistics_survive_the_file(folder, tmp_path):
+    crops, about = open_images(folder, size=16)
+    seen = Statistics.of(extract(crops, Means(), ALONE, 4).pooled)
     write_statistics(
-        tmp_path / "s.npz", seen, {**crops.describe(), "extractor": extractor.about, "warnings": []}
+        tmp_path / "s.npz", seen, {**about, "extractor": Means().about, "warnings": []}
     )
     found, record = read_statistics(tmp_path / "s.npz")
-    features = extractor(torch.stack([crops[i][0] for i in range(6)]))[:, :4].double()
+    features = Means()(torch.stack([crops[i][0] for i in range(6)]))[:, :4].double()
     torch.testing.assert_close(found.mean, features.mean(0))
     torch.testing.assert_close(found.root.T @ found.root, torch.cov(features.T))
     assert record["images"] == 6 and record["preparation"] == "center crop of 16 x 16"
-    for about in ({"name": "random:0"}, {"weights": "def"}):
+    for other in (Means(name="random:0"), Means(weights="def")):
         with pytest.raises(UserError, match=r"s\.npz"):
-            evaluator(replace(extractor, about=extractor.about | about), tmp_path / "s.npz")
+            evaluator(tmp_path / "s.npz", other)
     np.savez(tmp_path / "adm.npz", mu=np.ones(4), sigma=np.eye(4))  # of unknown origin
-    assert evaluator(extractor, tmp_path / "adm.npz").reference.warnings
+    assert evaluator(tmp_path / "adm.npz").warnings
     with pytest.raises(UserError, match=r"adm\.npz"):
-        evaluator(replace(extractor, width=5), tmp_path / "adm.npz")
+        evaluator(tmp_path / "adm.npz", Means(width=5))
 
 
-def test_what_a_reference_allows_is_measured_and_the_rest_named(folder, extractor, tmp_path):
+def test_what_a_reference_allows_is_measured_and_the_rest_named(folder, tmp_path):
     np.savez(tmp_path / "adm.npz", mu=np.ones(4), sigma=np.eye(4))
     for reference, figures in (
         (folder, {"fid", "inception_score", "kid", "precision", "recall"}),
         (tmp_path / "adm.npz", {"fid", "inception_score"}),
         (None, {"inception_score"}),
     ):
-        found = evaluator(extractor, reference)
-        record = found.measure(open_images(folder, Crop("center", 30)))
+        found = evaluator(reference)
+        record = found.measure(*open_images(folder, size=30))
         assert {k for k in record["figures"] if not k.endswith("_std")} == figures
         assert len(record["not_measured"]) == {5: 0, 2: 2, 1: 3}[len(figures)]
         for name in record["not_measured"]:
@@ -96,56 +101,47 @@ def test_what_a_reference_allows_is_measured_and_the_rest_named(folder, extracto
         json.dumps(record)
 
 
-def test_too_few_images_are_refused_before_the_work(extractor, folder):
-    found = evaluator(extractor, folder)
+def test_too_few_images_are_refused_before_the_work(folder):
+    found = evaluator(folder)
     for count in (1, 3):
         with pytest.raises(UserError, match=f"folder: found {count}"):
             found.check("folder", count)
-    with pytest.raises(UserError, match="splits"):
-        replace(found, config=MetricConfig(splits=4)).check("folder", 6)
-    with pytest.raises(UserError, match="fdi"):
-        MetricConfig(metrics="fid,fdi")
+    for config, message in ((MetricConfig(splits=7), "7 for is"), (MetricConfig("fid,fdi"), "fdi")):
+        with pytest.raises(UserError, match=message):
+            replace(found, config=config).check("folder", 6)
 
 
-def test_what_is_odd_is_counted_and_what_is_damaged_refused(folder, extractor, tmp_path):
+def test_what_is_odd_is_counted_and_what_is_damaged_refused(folder, tmp_path):
     first, second, third = sorted(folder.glob("0/*.png"))
-    (tmp_path / "odd").mkdir()
     for name in ("a.png", "b.png", "e.png"):
-        shutil.copy(first, tmp_path / "odd" / name)
-    Image.open(second).save(tmp_path / "odd" / "c.png", format="JPEG")  # whatever it is called
-    Image.open(third).resize((50, 64)).save(tmp_path / "odd" / "d.png")
-    found = extract(open_images(tmp_path / "odd"), extractor, ALONE, 2)
-    told = " ".join(found.oddities)
-    assert "1 of 5 images are JPEG" in told and "1 of 5 images are of another size" in told
-    strict = ImageSet(sorted((tmp_path / "odd").iterdir()), "odd", strict=True)
-    assert strict[1][0].shape == (3, 40, 30)
-    (tmp_path / "odd" / "b.png").write_bytes(first.read_bytes()[:200])
+        shutil.copy(first, tmp_path / name)
+    Image.open(second).save(tmp_path / "c.png", format="JPEG")  # whatever it is called
+    Image.open(third).resize((50, 64)).save(tmp_path / "d.png")
+    files = ImageFiles(sorted(tmp_path.glob("*.png")))
+    assert len(extract(files, Means(), ALONE, 2).pooled) == 5
+    lossy, other = files.oddities()
+    assert lossy.startswith("1 of 5 images are JPEG") and lossy.endswith("c.png")
+    assert other.startswith("1 of 5 images are of another size") and other.endswith("d.png")
+    (tmp_path / "b.png").write_bytes(first.read_bytes()[:200])
     with pytest.raises(UserError, match=r"b\.png"):
-        extract(open_images(tmp_path / "odd"), extractor, ALONE)
-    for k, name in ((2, "c.png"), (3, "d.png")):
-        with pytest.raises(UserError, match=name):
-            strict[k]
+        extract(files, Means(), ALONE)
 
 
 def test_crops(folder, tmp_path):
     # an image of 4 equal pixels a side: halving by averages keeps them, bicubic would not
     small = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8)
     Image.fromarray(small.repeat(4, 0).repeat(4, 1)).save(tmp_path / "x.png")
-    found, _ = ImageSet([tmp_path / "x.png"], "x", Crop("adm-center", 8))[0]
+    (found,) = ImageFiles([tmp_path / "x.png"], 8, "adm-center")[0]
     assert np.array_equal(found.permute(1, 2, 0), small[:, 2:10])
-    node = {
-        "target": "common.data.folders.ImageFolder",
-        "params": {"root": str(folder), "size": 16},
-    }
+    params = {"root": str(folder), "size": 16}
+    node = {"target": "common.data.folders.ImageFolder", "params": params}
     path = tmp_path / "data.yaml"
     path.write_text(yaml.safe_dump({"data": {"params": {"validation": node}}}))
-    crops, cut = open_images(path), open_images(path, Crop("center", 16))
+    (crops, _), (cut, _) = open_images(path), open_images(folder, size=16)
     assert len(crops) == len(cut) == 6
     for k in range(6):
-        plain = images.resize_to_cover(images.read_rgb(crops.dataset.paths[k]), 16, 16)
-        assert torch.equal(crops[k][0], images.crop(plain, 16, 16, None))
         assert torch.equal(crops[k][0], cut[k][0])
-    with pytest.raises(UserError, match="random crops"):
+    with pytest.raises(UserError, match="neither random"):
         open_images(path, overrides=["data.params.validation.params.train=true"])
     for source, part in ((path, "train"), (tmp_path / "gone", "validation")):
         with pytest.raises(UserError, match=str(source)):
@@ -158,26 +154,28 @@ def one_of_several(rank, world, port, given, folder):
         numbers |= {"MASTER_PORT": port, "MASTER_ADDR": "localhost"}
         os.environ.update({name: str(value) for name, value in numbers.items()})
     torch.set_num_threads(1)
-    one, other, extractor = given
+    one, other = given
     with distributed.launch("cpu") as process:
         config = MetricConfig(splits=2, metric_bsz=2)
-        found = Evaluator(config, extractor, None, process)
-        reference = Reference.of(found.extract(open_images(other)), "other", 9)
-        record = replace(found, reference=reference).measure(open_images(one))
+        found, (dataset, about) = Evaluator(config, Means(), process), open_images(other)
+        features, _ = found.extract(dataset, about)
+        found = replace(found, reference=about, pooled=features and features.pooled)
+        record = found.measure(*open_images(one))
         assert (record is not None) == process.is_main
         if record is not None:
             (folder / f"{world}.json").write_text(json.dumps(record))
 
 
-def test_any_number_of_processes_gives_the_same_figures(image_folders, random_extractor, tmp_path):
+def test_any_number_of_processes_gives_the_same_figures(image_folders, tmp_path):
     context = multiprocessing.get_context("fork")
     for world in (1, 3):  # 5 batches: uneven for 3 processes
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        given = (*image_folders, random_extractor)
         processes = [
-            context.Process(target=one_of_several, args=(rank, world, port, given, tmp_path))
+            context.Process(
+                target=one_of_several, args=(rank, world, port, image_folders, tmp_path)
+            )
             for rank in range(world)
         ]
         for process in processes:
@@ -187,7 +185,7 @@ def test_any_number_of_processes_gives_the_same_figures(image_folders, random_ex
             assert process.exitcode == 0
     records = [json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 3)]
     assert [r["processes"] for r in records] == [1, 3]
-    assert len(records[0]["figures"]) == 9
+    assert len(records[0]["figures"]) == 7
     one, three = (record["figures"] for record in records)
-    one.pop("random_features_kernel_distance_std")  # of one subset there is none
+    one.pop("kid_std")  # of one subset there is none
     assert {name: three[name] for name in one} == pytest.approx(one, rel=1e-6)
