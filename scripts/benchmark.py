@@ -3,7 +3,7 @@
     python scripts/benchmark.py sampling --model small_model --batch 1 8 --columns 16
     python scripts/benchmark.py training --models tiny_model --batch_size 8
     python scripts/benchmark.py tokenizer -b CONFIG.yaml [key=value ...]
-    python scripts/benchmark.py loading [--root FOLDER_OF_CLASS_FOLDERS]
+    python scripts/benchmark.py loading FOLDER_OF_CLASS_FOLDERS
 
 Weights are random, which changes no time. The share of the peak is what matrix products,
 convolutions and attention would take at the rate of this device's fastest product, measured here in
@@ -15,27 +15,24 @@ import copy
 import itertools
 import resource
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import cli, distributed, provenance, seeding
 from common.data import DataModule
-from common.data.folders import list_folder
 from common.distributed import Process
 from common.errors import run_cli
 from common.io import write_json
-from common.panoramas.dataset import CLASS_NAMES, render
 from common.precision import full_float32, uses_bf16
 from generator.config import SIZES, GeneratorConfig, TrainConfig
 from generator.data import TokenSampler
@@ -125,15 +122,15 @@ def plain_columns(
         tokens = torch.cat([tokens, x[:, None]], dim=1)
 
 
-def stopped(columns: Iterable[Tensor], device: torch.device) -> tuple[Tensor, dict[str, float]]:
+def timed(columns: Iterator[Tensor], device: torch.device) -> tuple[Tensor, dict[str, float]]:
     """Tokens [B, L, C], and seconds of a column; all cost the same."""
-    tokens, seconds, start = [], [], now(device)
+    tokens, marks = [], [now(device)]
     for token in columns:
-        seconds.append(now(device) - start)
         tokens.append(token)
-        start = now(device)
-    found = {"mean": statistics.fmean(seconds), "median": statistics.median(seconds)}
-    return torch.stack(tokens, 1), {**found, "fastest": min(seconds)}
+        marks.append(now(device))
+    seconds = np.diff(marks)
+    found = {"mean": float(seconds.mean()), "median": float(np.median(seconds))}
+    return torch.stack(tokens, 1), found
 
 
 @torch.no_grad()
@@ -148,14 +145,14 @@ def sampling(flags: argparse.Namespace, process: Process) -> Rows:
         config = SampleConfig(columns, flags.cfg, solver=flags.solver, steps=steps)
         labels = torch.arange(batch, device=device)
         noise = seeding.normal(1, "noise", shape=(batch, columns, channels)).to(device)
-        stopped(sample_columns(engine, labels, noise[:, :2].unbind(1), config), device)
-        tokens, seconds = stopped(sample_columns(engine, labels, noise.unbind(1), config), device)
+        timed(sample_columns(engine, labels, noise[:, :2].unbind(1), config), device)
+        tokens, seconds = timed(sample_columns(engine, labels, noise.unbind(1), config), device)
         row: dict[str, Any] = {"model": name, "batch": batch, "columns": columns}
         row["seconds_an_image"] = seconds["mean"] * columns / batch
         row |= {"engine": seconds, "memory": memory(device)}
         if columns <= flags.plain_columns:
             with full_float32():
-                expected, slow = stopped(plain_columns(plain, labels, noise, config), device)
+                expected, slow = timed(plain_columns(plain, labels, noise, config), device)
             row |= {"plain": slow, "times_faster": slow["mean"] / seconds["mean"]}
             row["largest_difference"] = (tokens - expected).abs().max().item()
         if tokenizer:
@@ -188,9 +185,7 @@ def training(flags: argparse.Namespace, process: Process) -> Rows:
         trainer = Trainer(model, config, process, loader, tokens, columns, Path(), {})
         images_an_update = count * config.accumulate
 
-        def update(trainer: Trainer = trainer, batches: Any = batches) -> None:
-            trainer.train_step(batches, 1e-6)
-
+        update = partial(trainer.train_step, batches, 1e-6)
         with FlopCounterMode(display=False) as counter:
             update()
         flops = counter.get_total_flops() / images_an_update
@@ -214,67 +209,38 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Rows:
     settings = read_settings(flags.base, flags.overrides)
     module = build_module(settings, flags.weights_dir)
     module.step = 10**6  # all terms are active
-    device, precision = process.device, settings.lightning.trainer.precision
+    precision: Any = settings.lightning.trainer.precision
     size, height = int(settings.data["params"]["batch_size"]), module.tokenizer.height
-    pixels = seeding.stream(0, "pixels").integers(0, 256, (size, 3, height, height), "uint8")
+    pixels = torch.randint(256, (size, 3, height, height), dtype=torch.uint8)
     count = module.accumulate * (flags.warmup + flags.updates)
-    batches: Any = [(torch.from_numpy(pixels), torch.zeros(size))] * count
-    clock = Clock()
-    trainer = pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        max_epochs=1,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=[clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    batches: Any = [(pixels, torch.zeros(size))] * count
+    clock, kind = Clock(), "gpu" if process.device.type == "cuda" else "cpu"
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {"max_epochs": 1, "enable_checkpointing": False, "callbacks": [clock], **quiet}
+    trainer = pl.Trainer(accelerator=kind, devices=1, precision=precision, **options)
     trainer.fit(module, DataLoader(batches, batch_size=None))
     seconds = np.diff(clock.marks)[flags.warmup - 1 :]
-    yield {
-        "images_per_s": float(size * module.accumulate / np.median(seconds)),
-        "seconds_an_update": float(np.median(seconds)),
-        "fastest": float(seconds.min()),
-        "slowest": float(seconds.max()),
-        "memory": memory(device),
-        "peak_flops": matmul_rate(device, "bf16" in precision),
-    }
+    found = {"slowest": float(seconds.max()), "fastest": float(seconds.min())}
+    found |= {"per_s": size * module.accumulate / float(np.median(seconds))}
+    peak = matmul_rate(process.device, "bf16" in precision)
+    yield {**found, "memory": memory(process.device), "peak_flops": peak}
 
 
 # --- reading of images
 
 
-def photographs(folder: Path, count: int = 18) -> list[str]:
-    """JPEGs with the size and the bytes of ImageNet's: painted landscapes under film grain."""
-    paths = [str(folder / f"{k:03}.jpg") for k in range(count)]
-    for k, path in enumerate(paths):
-        scene = render(CLASS_NAMES[k % len(CLASS_NAMES)], 0, k, 0, 256, 341)
-        pixels = np.asarray(Image.fromarray(scene).resize((500, 375)), dtype=np.float32)
-        grain = seeding.stream(0, "grain", k).standard_normal((375, 500, 3))
-        Image.fromarray((pixels + 16 * grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
-    return paths
-
-
 def loading(flags: argparse.Namespace, process: Process) -> Rows:
     torch.set_num_threads(1)  # as in a worker
-    with tempfile.TemporaryDirectory() as folder:
-        paths = list_folder(flags.root).paths if flags.root else photographs(Path(folder))
-        lines = itertools.islice(itertools.cycle(paths), max(50_000, len(paths)))
-        listing = Path(folder) / "list.txt"
-        listing.write_text("".join(f"{Path(path).absolute()} 0\n" for path in lines))
-        params = {"file": str(listing), "size": flags.size, "train": True}
-        for workers in flags.workers:
-            node = {"target": "common.data.ImageList", "params": params}
-            data = DataModule(flags.batch_size, node, num_workers=workers)
-            data.setup("fit")
-            endless = itertools.chain.from_iterable(data.train_dataloader() for _ in range(10**6))
-            for _ in range(2 * workers):  # what they have read ahead
-                next(endless)
-            read = endless.__next__
-            found = rounds(read, flags.batch_size, process.device, flags.seconds)
-            yield {"workers": workers, **found, "of_a_worker": found["per_s"] / max(workers, 1)}
+    params = {"root": str(flags.root), "size": flags.size, "train": True}
+    node = {"target": "common.data.ImageFolder", "params": params}
+    for workers in flags.workers:
+        data = DataModule(flags.batch_size, node, num_workers=workers)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        read = itertools.chain.from_iterable(itertools.repeat(loader)).__next__
+        for _ in range(2 * workers):  # what they have read ahead
+            read()
+        yield {"workers": workers, **rounds(read, flags.batch_size, process.device, flags.seconds)}
 
 
 # --- the command line
@@ -320,7 +286,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--warmup", type=int, default=3, help="updates before the measured ones")
     add("--updates", type=int, default=10, help="measured updates")
     add, _ = command(loading)
-    add("--root", type=Path, help="folder of class folders (default: images made here)")
+    add("root", type=Path, help="folder of class folders of images")
     add("--size", type=int, default=256, help="of the square that is cut")
     add("--batch_size", type=int, default=32, help="of the loader")
     add("--workers", nargs="+", type=int, default=[0, 1, provenance.cores()], help="of the loader")
@@ -331,12 +297,13 @@ def main() -> None:
     flags = build_parser().parse_args()
     run = vars(flags).pop("run")
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(flags).items()}
-    record = {"settings": settings, "rows": [], "conditions": provenance.describe()}
+    rows: list[dict[str, Any]] = []
+    record = {"settings": settings, "rows": rows, "conditions": provenance.describe()}
     with distributed.launch(flags.device) as process:
         for row in run(flags, process):
             cells = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
             print(", ".join(cells), flush=True)
-            record["rows"].append(row)
+            rows.append(row)
             if flags.json:  # an interruption loses no row
                 write_json(flags.json, record)
 

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from common import checkpoint
+from common.images import save_image
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "tests" / "reference"
@@ -81,7 +83,9 @@ def test_the_benchmark_writes_what_it_has(tmp_path):
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(file.read_text())["rows"]
     assert row["times_faster"] > 0 and row["largest_difference"] < 1e-4
+    for k in range(4):
+        save_image(tmp_path / "images" / "sea" / f"{k}.jpg", torch.zeros(3, 40, 50))
     more = ("--size", 32, "--workers", 0, "--seconds", 0.1, "--batch_size", 4, "--json", file)
-    done = run("benchmark", "loading", *more)
+    done = run("benchmark", "loading", tmp_path / "images", *more)
     assert done.returncode == 0, done.stderr
     assert [row["per_s"] > 0 for row in json.loads(file.read_text())["rows"]] == [True]
