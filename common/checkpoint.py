@@ -26,15 +26,8 @@ from common.io import replacing
 SHOWN = 400  # characters of names
 CHUNK = 2**24  # bytes
 NO_CHECKSUM, CHECKSUM = b'"crc32": "00000000"', b'"crc32": "%08x"'
-DTYPES = {  # names in safetensors files
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+# names in safetensors files
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
 class _ModelCheckpoint:
@@ -48,9 +41,7 @@ ALLOWED = [
 
 
 def save(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
-    """Write `payload` with `torch.save`, in place of an older file or not at all.
-
-    `payload` holds tensors and plain Python types only; `load` refuses anything else.
+    """Write `payload`, of tensors and plain Python types, with `torch.save`.
 
     Raises:
         UserError: a weight or an optimizer's state is not finite; what was there stays.
@@ -70,7 +61,7 @@ def save_safetensors(
     tensors: Mapping[str, Tensor | Iterable[Tensor]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write named tensors and string metadata as safetensors, whole or not at all.
+    """Write named tensors and string metadata as safetensors.
 
     Args:
         path: the file.
@@ -83,8 +74,7 @@ def save_safetensors(
     end = 0
     for name, pieces in parts.items():
         begin, end = end, end + sum(piece.nbytes for piece in pieces)
-        rows = [sum(len(piece) for piece in pieces)] if pieces[0].ndim else []
-        shape = [*rows, *pieces[0].shape[1:]]
+        shape = [sum(map(len, pieces)), *pieces[0].shape[1:]] if pieces[0].ndim else []
         heading[name] = {"dtype": DTYPES[pieces[0].dtype], "shape": shape}
         heading[name]["data_offsets"] = [begin, end]
     text = json.dumps(heading).encode()
@@ -94,8 +84,7 @@ def save_safetensors(
         file.write(start)
         checksum = zlib.crc32(start)
         for piece in (piece for pieces in parts.values() for piece in pieces):
-            flat = piece.detach().cpu().contiguous().reshape(-1)
-            data = flat.view(torch.uint8).numpy().data
+            data = piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
             checksum = zlib.crc32(data, checksum)
             file.write(data)
         file.seek(start.index(NO_CHECKSUM))
@@ -124,22 +113,22 @@ def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
             return safetensors.torch.load_file(path)
         if verify and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"{damaged} does not give its checksum")
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"{damaged} does not give its checksum")
         with torch.serialization.safe_globals(ALLOWED):
             payload = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(payload, dict):
+            raise ValueError(f"holds a {type(payload).__name__}, expected a dictionary")
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive fails in many ways, in C++ and in Python
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        named = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
-        reason = (named or lines or [type(error).__name__])[0]
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        reason = next(
+            (line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0]
+        )
         raise UserError(
-            f"{path}: damaged, or not a checkpoint of tensors and plain types ({reason})"
+            f"{path}: damaged, or not a checkpoint of tensors and plain types ({reason.strip()})"
         ) from None
-    if not isinstance(payload, dict):
-        raise UserError(f"{path}: holds a {type(payload).__name__}, expected a dictionary")
     return payload
 
 
@@ -202,9 +191,6 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors inside a checkpoint, with the keys that lead to them."""
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
+    elif isinstance(value, Mapping | list | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _tensors(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        for k, item in enumerate(value):
-            yield from _tensors(item, f"{name}.{k}")

@@ -43,66 +43,57 @@ def add_flags(
 ) -> None:
     """Add one flag for each field of the dataclass `schema`, or those in `only`, into the groups
     that the fields name; one that is not given is None."""
-    groups: dict[str | None, Any] = {None: parser}
-    groups |= {g.title: g for g in parser._action_groups if g.title}
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         if only is not None and field.name not in only:
             continue
-        metadata, name, default = field.metadata, _flag(field), field.default
-        group = metadata.get("group")
-        if group not in groups:
-            groups[group] = parser.add_argument_group(group)
-        text = metadata.get("help", "")
+        metadata, hint, default = field.metadata, hints[field.name], field.default
+        if type(None) in typing.get_args(hint):
+            hint = typing.get_args(hint)[0]
+        items = typing.get_args(hint)  # of a list or tuple
+        text = metadata["help"].replace("%", "%%")
         if default is dataclasses.MISSING:
             text += " (needed)"
         elif default is not None and "default" not in text:
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            shown = " ".join(map(str, default)) if items else default
             text += f" (default {shown})"
-        options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
-        arguments = typing.get_args(hints[field.name])
-        hint = arguments[0] if type(None) in arguments else hints[field.name]
-        inner = typing.get_args(hint)
+        options: dict[str, Any] = {"dest": field.name, "help": text}
         if hint is bool:
-            groups[group].add_argument(
-                f"--{name}", action=argparse.BooleanOptionalAction, **options
-            )
-            continue
-        if inner:  # a list or tuple
+            options["action"] = argparse.BooleanOptionalAction
+        elif metadata.get("choices"):
+            options["metavar"] = "{" + ",".join(metadata["choices"]) + "}"
+        else:
+            options["metavar"] = {int: "n", float: "x"}.get(items[0] if items else hint, "NAME")
+        if items:
             options["nargs"] = "+"
-        if metadata.get("bare"):
+        if "bare" in metadata:
             options |= {"nargs": "?", "const": metadata["bare"]}
-        words = {int: "n", float: "x", str: "NAME"}
-        options["metavar"] = words.get(inner[0] if inner else hint, "text")
-        if metadata.get("choices"):
-            options["metavar"] = "{" + ",".join(map(str, metadata["choices"])) + "}"
-        names = [f"--{other}" for other in (name, metadata.get("alias")) if other]
-        groups[group].add_argument(*names, **options)
+        title = metadata.get("group")
+        group: Any = next((g for g in parser._action_groups if title and g.title == title), None)
+        group = group or (parser.add_argument_group(title) if title else parser)
+        names = [metadata["flag"] or field.name, metadata.get("alias")]
+        group.add_argument(*[f"--{name}" for name in names if name], **options)
 
 
 def read(schema: type[T], flags: argparse.Namespace) -> T:
     """The settings of `schema` that flags give, checked; others have their defaults."""
-    return config.structured(schema, _given(schema, flags), "--")
+    return config.structured(schema, given(schema, flags), "--")
 
 
 def given(schema: type, flags: argparse.Namespace) -> dict[str, Any]:
     """The fields of `schema` that flags give, checked, by name."""
-    return config.partial(schema, _given(schema, flags), "--")
+    values = {f.name: getattr(flags, f.name, None) for f in dataclasses.fields(schema)}
+    values = {name: value for name, value in values.items() if value is not None}
+    return config.arguments(schema, values, "--", complete=False)
 
 
 def accept_ignored(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Take flags of the released scripts that have no effect here; `parse` says so in one line.
     The name of one that takes a value ends with `=`."""
     for name in names:
-        nargs = "?" if name.endswith("=") else 0
-        parser.add_argument(
-            f"--{name.rstrip('=')}", nargs=nargs, action=_Ignored, help=argparse.SUPPRESS
-        )
-
-
-class _Ignored(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        namespace._ignored = [*getattr(namespace, "_ignored", []), option_string]
+        options: Any = {"nargs": "?", "const": ""} if name.endswith("=") else {"action": "store_true"}
+        flag = f"--{name.rstrip('=')}"
+        parser.add_argument(flag, dest=f"ignored {flag}", help=argparse.SUPPRESS, **options)
 
 
 def parse(
@@ -122,7 +113,7 @@ def parse(
     known = {
         name.removeprefix("--"): action
         for name, action in parser._option_string_actions.items()
-        if name.startswith("--") and action.dest != "help"
+        if name.startswith("--") and action.dest not in ("help", "allow_foreign_targets")
     }
     words: list[str] = []
     for word in sys.argv[1:] if arguments is None else arguments:
@@ -134,7 +125,7 @@ def parse(
         file.add_argument("--config")
         path = file.parse_known_args(words)[0].config
         typed = {word.partition("=")[0].removeprefix("--") for word in words}
-        hidden = {k for names in either if typed & set(names) for k in names} - typed
+        hidden = {key for names in either if typed & set(names) for key in names} - typed
         before: list[str] = []
         for key, value in OmegaConf.to_container(config.load(path)).items() if path else ():
             if key not in known:
@@ -144,9 +135,13 @@ def parse(
     flags = parser.parse_intermixed_args(words)
     if flags.allow_foreign_targets:
         config.allow_foreign_targets()
-    ignored = vars(flags).pop("_ignored", None)
+    ignored = [
+        n.split()[1]
+        for n, x in vars(flags).items()
+        if n[:8] == "ignored " and x not in (None, False)
+    ]
     if ignored:
-        print(f"ignored, without effect here: {' '.join(dict.fromkeys(ignored))}", file=sys.stderr)
+        print("ignored, without effect here:", *ignored, file=sys.stderr)
     return flags
 
 
@@ -162,12 +157,3 @@ def _words(action: argparse.Action, key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         raise UserError(f"{key}: found {value!r}, expected a single value")
     return [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
-
-
-def _given(schema: type, flags: argparse.Namespace) -> dict[str, Any]:
-    values = {f.name: getattr(flags, _flag(f), None) for f in dataclasses.fields(schema)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _flag(field: dataclasses.Field) -> str:
-    return field.metadata.get("flag") or field.name

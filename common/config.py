@@ -1,7 +1,7 @@
 """Configuration: YAML files, dataclasses as schemas, and objects made from `{target, params}`.
 
-A value is checked here and nowhere below: its type by OmegaConf, its range by the metadata that
-`setting` or `limits` puts beside the type.
+A value is checked here and nowhere below: its type by its hint, its range by the metadata that
+`setting` or `limits` puts beside the hint.
 """
 
 import collections.abc
@@ -12,20 +12,20 @@ import inspect
 import math
 import operator
 import os
-import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import omegaconf
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from torch import nn
 from torch.utils.data import Dataset
 
-from common.errors import UserError
+from common.errors import UserError, refused
 from common.io import replacing
 
 T = TypeVar("T")
@@ -37,10 +37,15 @@ BOUNDS = {  # in words, and as a comparison
     "max": ("at most", operator.le),
     "below": ("less than", operator.lt),
 }
-PRIMITIVES = (bool, int, float, str, Path)
+CONVERTERS = {
+    bool: omegaconf.BooleanNode(),
+    int: omegaconf.IntegerNode(),
+    float: omegaconf.FloatNode(),
+    str: omegaconf.StringNode(),
+    Path: omegaconf.PathNode(),
+}
 PACKAGES = ("common", "tokenizer", "generator")
-# Names in released files, and in files of earlier versions, and what they are called here.
-ALIASES = {
+RELEASED = {  # names in released files, and what they are called here
     "tokenizer.models.tokenizer.EquivariantTokenizer": "tokenizer.lightning.TokenizerModule",
     "tokenizer.modules.losses.contperceptual.LPIPSWithDiscriminator": (
         "tokenizer.losses.objective.Objective"
@@ -49,12 +54,6 @@ ALIASES = {
     "tokenizer.data.imagenet.ImageNetTrain": "common.data.ImageNetTrain",
     "tokenizer.data.imagenet.ImageNetValidation": "common.data.ImageNetValidation",
     "scripts.train_tokenizer.DataModuleFromConfig": "common.data.DataModule",
-    "tokenizer.objective.Objective": "tokenizer.losses.objective.Objective",
-    "common.datamodule.DataModule": "common.data.DataModule",
-    "common.datasets.ImageFolder": "common.data.ImageFolder",
-    "common.lists.ImageList": "common.data.ImageList",
-    "common.imagenet.ImageNetTrain": "common.data.ImageNetTrain",
-    "common.imagenet.ImageNetValidation": "common.data.ImageNetValidation",
 }
 
 _foreign_allowed = False
@@ -75,26 +74,18 @@ def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
         try:
             found = OmegaConf.load(file)
         except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+            raise UserError(refused(error, file)) from None
         except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
             raise UserError(f"{file}: not a whole YAML file: {error}") from None
         if not isinstance(found, DictConfig) or not found:
             raise UserError(f"{file}: found no keys, expected a mapping of names to values")
         config = OmegaConf.merge(config, found)
     for override in overrides:
-        key, _, value = override.partition("=")
         try:
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
-            OmegaConf.update(config, key, parsed, merge=True, force_add=True)
-            if not key or "=" not in override:
+            if override.find("=") < 1:
                 raise ValueError("no key or no value")
-        except (
-            yaml.YAMLError,
-            OmegaConfBaseException,
-            ValueError,
-            TypeError,
-            LookupError,
-        ) as error:
+            config.merge_with_dotlist([override])
+        except Exception as error:  # YAML, OmegaConf and Python each refuse in their own ways
             reason = str(error).partition("\n")[0]
             raise UserError(f"override {override!r}: {reason}; expected key=value") from None
     _plain(config, ", ".join(map(str, files)))
@@ -120,28 +111,16 @@ Natural = typing.Annotated[int, limits(min=0)]
 Fraction = typing.Annotated[float, limits(min=0, max=1)]
 
 
-def setting(
-    default: Any = dataclasses.MISSING,
-    help: str = "",
-    *,
-    flag: str | None = None,
-    alias: str | None = None,
-    bare: str | None = None,
-    group: str | None = None,
-    **bounds: Any,
-) -> Any:
-    """A field of a schema.
+def setting(default: Any = dataclasses.MISSING, help: str = "", **more: Any) -> Any:
+    """A field of a schema; without a default it must be given.
 
     Args:
-        default: without one, the setting must be given.
+        default: of the field.
         help: what it is, as `--help` says it.
-        flag, alias: its name on the command line, if not that of the field, and another one.
-        bare: its value where the flag is given without one.
-        group: under which `--help` shows it.
-        bounds: see `limits`.
+        more: bounds (see `limits`), and of its flag the name (`flag`, if not the field's), another
+            one (`alias`), the value without an argument (`bare`), and the `group` in `--help`.
     """
-    names = {"help": help, "flag": flag, "alias": alias, "bare": bare, "group": group}
-    return dataclasses.field(default=default, metadata={**names, **bounds})
+    return dataclasses.field(default=default, metadata={"help": help, "flag": None, **more})
 
 
 def structured(schema: type[T], values: Any, where: str = "") -> T:
@@ -160,18 +139,7 @@ def structured(schema: type[T], values: Any, where: str = "") -> T:
     """
     if isinstance(values, schema):
         return values
-    return _build(schema, _checked(schema, values, where), where)
-
-
-def partial(schema: type, values: Any, where: str = "") -> dict[str, Any]:
-    """Those fields of `schema` that `values` gives, checked as `structured` checks them."""
-    return _checked(schema, values, where, complete=False)
-
-
-@dataclasses.dataclass
-class _Node:
-    target: str
-    params: dict[str, Any] | None = None
+    return _build(schema, arguments(schema, values, where), where)
 
 
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
@@ -186,15 +154,15 @@ def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: An
         UserError: a target that is none of ours (see `allow_foreign_targets`), or a key of
             `params` that does not fit the constructor's signature.
     """
-    found = structured(_Node, node, where)
-    build, where, params = find(found.target, f"{where}.target"), f"{where}.params", found.params
-    params = params or {}
-    if found.target.startswith("tokenizer.data.imagenet."):  # as released, which means OpenCV's
+
+    def described(target: str, params: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return target, params or {}
+
+    target, params = described(**arguments(described, node, where))
+    if target.startswith("tokenizer.data.imagenet."):  # as released, which means OpenCV's
         params = {"interpolation": "cv2_bilinear", **params}
-    for key in injected.keys() & params.keys():
-        raise UserError(f"{where}.{key}: set here, but the program sets it itself")
-    arguments = _checked(build, params, where, given=injected)
-    return _build(build, {**arguments, **injected}, where)
+    build, where = find(target, f"{where}.target"), f"{where}.params"
+    return _build(build, {**arguments(build, params, where, set(injected)), **injected}, where)
 
 
 def allow_foreign_targets() -> None:
@@ -206,88 +174,99 @@ def allow_foreign_targets() -> None:
 def find(name: str, where: str) -> Callable[..., Any]:
     """The class that a `target` names: a network, a data set, a data module or plain settings of
     ours, unless others are allowed."""
-    module_name, _, attribute = ALIASES.get(name, name).rpartition(".")
-    if module_name.partition(".")[0] not in PACKAGES and not _foreign_allowed:
+    module, _, attribute = RELEASED.get(name, name).rpartition(".")
+    if module.partition(".")[0] not in PACKAGES and not _foreign_allowed:
         raise UserError(
             f"{where}: found {name!r}, expected a class of {', '.join(PACKAGES)}; "
             "--allow_foreign_targets runs code from anywhere that a file names"
         )
     try:
-        found = getattr(importlib.import_module(module_name), attribute, None)
-    except ValueError:  # no module before the name
-        found = None
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it needs is not installed
-        found = None
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{where}: found {name!r}, expected a class that exists ({error})"
+        ) from None
     ours = inspect.isclass(found) and found.__module__.partition(".")[0] in PACKAGES
     ours = ours and (
         issubclass(found, nn.Module | Dataset)
         or hasattr(found, "train_dataloader")
         or dataclasses.is_dataclass(found)
     )
-    if not callable(found) or not (ours or _foreign_allowed):
-        raise UserError(f"{where}: found {name!r}, expected the dotted name of a class that exists")
+    if not ours and not (_foreign_allowed and callable(found)):
+        raise UserError(f"{where}: found {name!r}, expected a network, a data set or settings")
     return found
 
 
-def _checked(
+def arguments(
     build: Callable[..., Any],
     values: Any,
     where: str,
+    injected: Collection[str] = (),
     complete: bool = True,
-    given: Collection[str] = (),
 ) -> dict[str, Any]:
-    """`values` converted and in range, as the fields or arguments of `build`; those that are
-    `given` besides are left out, and `complete` asks for all that have no default."""
+    """`values` as arguments of a dataclass or a function, each checked by its type hint.
+
+    Those `injected` may not be among them; all others without a default must, if `complete`.
+    """
     values = _plain(values, where)
-    schema = dataclasses.is_dataclass(build)
-    function = build.__init__ if inspect.isclass(build) and not schema else build
-    hints = typing.get_type_hints(function, include_extras=True)
-    own: Sequence[dataclasses.Field] = dataclasses.fields(build) if schema else ()  # type: ignore[arg-type]
-    metadata: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in own}
-    parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
-    names = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    fields = dataclasses.fields(build) if dataclasses.is_dataclass(build) else ()
+    metadata: dict[str, Mapping[str, Any]] = {field.name: field.metadata for field in fields}
+    hinted = build.__init__ if inspect.isclass(build) and not fields else build
+    hints = typing.get_type_hints(hinted, include_extras=True)
+    parameters = inspect.signature(build).parameters.values()
+    named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    others = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if not isinstance(values, Mapping):
-        expected = f"a mapping with {', '.join(names)}"
-        raise UserError(f"{where or 'configuration'}: found {values!r}, expected {expected}")
-    shown = {n: _join(where, metadata.get(n, {}).get("flag") or n) for n in {*names, *values}}
+        place = where or "configuration"
+        raise UserError(f"{place}: found {values!r}, expected a mapping with {', '.join(named)}")
+    shown = {n: _join(where, metadata.get(n, {}).get("flag") or n) for n in {*named, *values}}
     for key in values:
-        if key not in names and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise UserError(f"{shown[key]}: unknown key{suggestion(str(key), names)}")
-    for p in parameters:
-        if complete and p.name in names and p.default is p.empty and p.name not in values:
-            raise UserError(f"{shown[p.name]}: missing")
-    kinds = {name: _kind(hints.get(name, Any)) for name in values}
-    fields = [(name, kind) for name, kind in kinds.items() if kind is not Any]
-    typed = {name: values[name] for name, _ in fields}
-    try:
-        merged = OmegaConf.merge(dataclasses.make_dataclass("Values", fields), typed)
-        found = {**values, **OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)}
-    except OmegaConfBaseException as error:
-        name = re.split(r"[.\[]", error.full_key or "")[0]
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{shown.get(name, where)}: {reason}") from None
-    for name, value in found.items():
-        hint, bounds, optional = _unwrap(hints.get(name, Any), metadata.get(name, {}))
-        if dataclasses.is_dataclass(hint) and not (optional and value is None):
-            found[name] = structured(hint, value, shown[name])  # type: ignore[arg-type]
-        elif value is not None:
-            found[name] = tuple(value) if typing.get_origin(hint) is tuple else value
-            check_range(value, bounds, shown[name])
-    return found
+        if key in injected:
+            raise UserError(f"{shown[key]}: set here, but the program sets it itself")
+        if key not in named and not others:
+            raise UserError(f"{shown[key]}: unknown key{suggestion(str(key), named)}")
+    for name, p in named.items():
+        if complete and p.default is p.empty and name not in {*values, *injected}:
+            raise UserError(f"{shown[name]}: missing")
+    return {
+        name: _converted(value, hints.get(name, Any), metadata.get(name, {}), shown[name])
+        for name, value in values.items()
+    }
+
+
+def _converted(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:
+    """`value` as its type hint has it: the first one of several; what is none of ours stays."""
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Annotated:
+        return _converted(value, inner[0], {**inner[1], **bounds}, where)
+    if kind in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _converted(value, inner[0], bounds, where)
+    if dataclasses.is_dataclass(kind):
+        return structured(kind, value, where)  # type: ignore[arg-type]
+    if kind in (list, tuple, collections.abc.Sequence):
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: found {value!r}, expected a list")
+        items = [_converted(item, inner[0] if inner else Any, bounds, where) for item in value]
+        return tuple(items) if kind is tuple else items
+    if kind in (dict, Mapping) and not isinstance(value, Mapping):
+        raise UserError(f"{where}: found {value!r}, expected names and values")
+    if kind is typing.Literal:
+        kind, bounds = type(inner[0]), {"choices": inner}
+    if kind in CONVERTERS:
+        try:
+            if value is None:
+                raise ValidationError
+            value = CONVERTERS[kind].validate_and_convert(value)
+        except ValidationError:
+            raise UserError(f"{where}: found {value!r}, expected {kind.__name__}") from None
+        check_range(value, bounds, where)
+    return value
 
 
 def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
-    """Refuse numbers that are not finite, and values outside `bounds` (see `limits`)."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            check_range(item, {}, _join(where, key))
-        return
-    if isinstance(value, list | tuple):
-        for item in value:
-            check_range(item, bounds, where)
-        return
+    """Refuse a number that is not finite, and a value outside `bounds` (see `limits`)."""
     if "choices" in bounds and value not in bounds["choices"]:
         choices = ", ".join(map(str, bounds["choices"]))
         raise UserError(f"{where}: found {value!r}, expected one of {choices}")
@@ -313,40 +292,6 @@ def _build(build: Callable[..., T], arguments: Mapping[str, Any], where: str) ->
     except UserError as error:
         key = str(error).split(":")[0].split(".")[0]
         raise UserError(_join(where, str(error)) if key in arguments else str(error)) from None
-
-
-def _unwrap(hint: Any, bounds: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], bool]:
-    """A type hint without what is around it: the bounds that are added to `bounds`, and None."""
-    optional = False
-    while True:
-        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-        if origin is typing.Annotated:
-            hint, bounds = arguments[0], {**arguments[1], **bounds}
-        elif origin in (typing.Union, types.UnionType) and type(None) in arguments:
-            hint = typing.Union[tuple(a for a in arguments if a is not type(None))]  # noqa: UP007
-            optional = True
-        elif origin is typing.Literal:
-            return hint, {**bounds, "choices": arguments}, optional
-        else:
-            return hint, bounds, optional
-
-
-def _kind(hint: Any) -> Any:
-    """The part of a type hint that OmegaConf checks; what it does not know is Any."""
-    hint, _, optional = _unwrap(hint, {})
-    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-    kind: Any = Any
-    if origin in PRIMITIVES:
-        kind = origin
-    elif origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        kind = list[_kind(arguments[0]) if arguments else Any]  # type: ignore[misc]
-    elif origin in (dict, collections.abc.Mapping):
-        kind = dict[str, Any]
-    elif origin is typing.Literal:
-        kind = type(arguments[0])
-    elif origin in (typing.Union, types.UnionType) and set(arguments) <= set(PRIMITIVES):
-        kind = typing.Union[arguments]  # noqa: UP007
-    return typing.Optional[kind] if optional and kind is not Any else kind  # noqa: UP045
 
 
 def _plain(node: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 import signal
 import threading
 import time
@@ -18,9 +19,8 @@ from common.errors import UserError
 
 T = TypeVar("T")
 
-# A process that has drawn its share of images waits so long for the slowest one.
-PATIENCE = datetime.timedelta(hours=2)
-PARENT_SECONDS = 2.0
+PATIENCE = datetime.timedelta(hours=2)  # with which a process waits for the slowest one
+PARENT_SECONDS = 2.0  # between two looks at whether torchrun is there
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
     Args:
         device: `auto` (a GPU where there is one), `cpu`, `cuda`, or `cuda:N` for one process.
             Under `torchrun` each process takes the GPU of its local rank.
-        gpus: numbers of the GPUs that the processes of a machine take, in the order of their
-            ranks; where there is no GPU, `auto` is the CPU all the same.
+        gpus: numbers of the GPUs that the processes of a machine take, in the order of their ranks.
 
     Raises:
         UserError: no such device, or as many `gpus` as there are not processes.
@@ -61,18 +60,16 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
     rank, local_rank, world, local_world = numbers
     if gpus is not None and len(gpus) != local_world:
         raise UserError(f"--gpus: found {len(gpus)}, expected {local_world}, one a process")
-    chosen = _choose(device, None if alone else local_rank, gpus)
-    process = Process(rank, local_rank, world, chosen, local_world)
+    chosen = _choose(device, alone, gpus[local_rank] if gpus else local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    process = Process(rank, local_rank, world, chosen, local_world)
     if alone:
         yield process
         return
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    if chosen.type == "cuda":
-        dist.init_process_group("nccl", device_id=chosen, timeout=PATIENCE)
-    else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+    backend, own = ("nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
+    dist.init_process_group(backend, device_id=own, timeout=PATIENCE)
     try:
         yield process
     except BaseException:
@@ -82,6 +79,31 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _choose(device: str, alone: bool, number: int) -> torch.device:
+    """The device of that name: where it has no number of its own, GPU `number`."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and not count):
+        return torch.device("cpu")
+    named = re.fullmatch(r"auto|cuda|cuda:(\d+)", device)
+    if named is None or (named[1] and not alone):
+        expected = "auto, cpu, cuda or, without torchrun, cuda:N"
+        raise UserError(f"device: found {device!r}, expected {expected}")
+    number = int(named[1] or number)
+    if not 0 <= number < count:
+        raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")
+    return torch.device("cuda", number)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process once torchrun, its parent, is there no more: another run may have begun.
+
+    At once and without a word to the others: every file is whole at every instant.
+    """
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
@@ -108,10 +130,8 @@ def gather(rows: torch.Tensor) -> torch.Tensor | None:
 
 
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over all processes, in one message.
-
-    All processes pass the same parameters in the same order, and all have gradients.
-    """
+    """Replace each gradient by its mean over all processes, in one message; all pass the same
+    parameters in the same order, and all have gradients."""
     if not dist.is_initialized():
         return
     gradients = [p.grad for p in parameters]
@@ -167,29 +187,3 @@ def barrier() -> None:
     """Wait until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process once torchrun, its parent, is there no more: another run may have begun.
-
-    At once and without a word to the others: every file is whole at every instant.
-    """
-    while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
-    os._exit(128 + signal.SIGTERM)
-
-
-def _choose(device: str, local_rank: int | None, gpus: Sequence[int] | None) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    kind, _, index = device.partition(":")
-    if device == "cpu" or (device == "auto" and not count):
-        return torch.device("cpu")
-    if device not in ("auto", "cuda") and not (kind == "cuda" and index.isdecimal()):
-        raise UserError(f"device: found {device!r}, expected auto, cpu, cuda or cuda:N")
-    if index and local_rank is not None:
-        raise UserError(f"device: found {device!r}, but torchrun gives each process its own GPU")
-    number = int(index) if index else (local_rank or 0)
-    number = gpus[number] if gpus else number
-    if not 0 <= number < count:
-        raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")
-    return torch.device("cuda", number)

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Time in which torchrun ends the other processes after the first one has failed.
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 3.0  # in which torchrun ends the other processes after the first one has failed
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -35,13 +34,13 @@ def run_cli(main: Callable[[], None]) -> None:
     """Run the `main` of a script, with one line for what its user or the system is the cause of.
 
     Status 2 after such an error, 128 + n after signal n (130 after Ctrl-C). Of several processes
-    that meet the same mistake, only the first one tells it: the others wait for a moment, in which
-    `torchrun` ends them.
+    that meet the same mistake, only the first one tells it, before `torchrun` ends the others.
     """
+    rank = os.environ.get("RANK", "0")
     try:
         main()
     except Preempted as request:
-        if os.environ.get("RANK", "0") == "0":
+        if rank == "0":
             name = signal.Signals(request.number).name
             print(f"stopped by {name}: {request.saved or 'nothing was lost'}", file=sys.stderr)
         sys.exit(128 + request.number)
@@ -52,8 +51,7 @@ def run_cli(main: Callable[[], None]) -> None:
         message = explain(error)
         if message is None:
             raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(GRACE_SECONDS)
+        time.sleep(0 if rank == "0" else GRACE_SECONDS)
         print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(2)
 
@@ -84,15 +82,13 @@ def cause(error: BaseException | None) -> OSError | None:
 
 def refused(error: OSError, path: str | os.PathLike[str]) -> str:
     """One line for what the system refused at `path`."""
-    name = f"{os.fspath(path)}: " if path else ""
-    if error.errno not in FULL:
-        return f"{name}{error.strerror or error}"
-    folder = next(p for p in Path(path).absolute().parents if p.is_dir())
-    free = shutil.disk_usage(folder).free / 2**20
-    return (
-        f"{name}cannot be written ({error.strerror}; {free:.0f} MiB free on its disk); whole files "
-        "written before are safe, and the same command goes on from them"
-    )
+    reason = error.strerror or str(error)
+    if error.errno in FULL:
+        folder = next(p for p in Path(path).absolute().parents if p.is_dir())
+        free = f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB free on its disk"
+        reason = f"cannot be written ({reason}; {free}); whole files written before are safe, and "
+        reason += "the same command goes on from them"
+    return f"{os.fspath(path)}: {reason}" if path else reason
 
 
 def printable(text: str) -> str:

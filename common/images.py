@@ -51,13 +51,13 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":  # by custom in [0, 1], if nothing in it is larger
+    if image.mode.startswith(("F", "I")):  # which convert() would clip at 255
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        values = values * 255 if values.max() <= 1 else values
+        if image.mode == "F":  # by custom in [0, 1], if nothing in it is larger
+            values = values * 255 if values.max() <= 1 else values
+        else:  # 16 bits a pixel
+            values = values / 257
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        pixels = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -70,21 +70,19 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return _channels_last(image).contiguous()
 
 
+def _channels_last(image: Image.Image) -> torch.Tensor:
+    """[3, H, W], the three bytes of a pixel side by side in memory."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+
+
 def resize_to_cover(
     image: Image.Image, height: int, width: int, interpolation: Interpolation = "bicubic"
 ) -> torch.Tensor:
-    """Scale until `height` x `width` just fits inside; for a square, the short side is its size.
+    """An RGB image scaled until `height` x `width` just fits inside: uint8 [3, H, W].
 
-    `bicubic` and `pil_bilinear` have a filter that widens when shrinking; their values are Pillow's
-    to within its rounding, in a fraction of its time. `cv2_bilinear` has none, and OpenCV's values.
-
-    Args:
-        image: RGB.
-        height, width: in pixels.
-        interpolation: the released stage one has `cv2_bilinear`, its stage two `pil_bilinear`.
-
-    Returns:
-        uint8 [3, H, W] with H ≥ height and W ≥ width, one of them equal.
+    `bicubic` and `pil_bilinear`, the released stage two's, have a filter that widens as the image
+    shrinks; their values are Pillow's to within its rounding, in a fraction of its time.
+    `cv2_bilinear`, the released stage one's, has none, and OpenCV's values.
 
     Raises:
         UserError: it would be too large for memory.
@@ -107,9 +105,8 @@ def crop(
 ) -> torch.Tensor:
     """Cut [3, height, width] from a random place, or from the centre without `randomness`."""
     spare_y, spare_x = image.shape[1] - height, image.shape[2] - width
-    if randomness is None:
-        left, top = spare_x // 2, spare_y // 2
-    else:
+    left, top = spare_x // 2, spare_y // 2
+    if randomness is not None:
         left, top = (int(randomness.integers(spare + 1)) for spare in (spare_x, spare_y))
     return image[:, top : top + height, left : left + width]
 
@@ -128,17 +125,11 @@ def adm_crop(image: Image.Image, size: int) -> torch.Tensor:
     return crop(to_tensor(image), size, size, None)
 
 
-def _channels_last(image: Image.Image) -> torch.Tensor:
-    """[3, H, W], the three bytes of a pixel side by side in memory."""
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
-
-
 def save_image(path: str | os.PathLike[str], image: torch.Tensor) -> None:
     """Write `image` [3, H, W], uint8 or float in [-1, 1], in the format that the name asks for."""
-    path = Path(path)
-    kind = Image.registered_extensions().get(path.suffix.lower())
+    kind = Image.registered_extensions().get(Path(path).suffix.lower())
     if kind not in Image.SAVE:
-        raise UserError(f"{path}: found suffix {path.suffix!r}, expected one such as .png or .jpg")
+        raise UserError(f"{path}: expected a name that ends with .png, .jpg or the like")
     options = {"quality": 95} if kind == "JPEG" else {}
     with replacing(path, durable=False) as file:
         _to_pil(image).save(file, format=kind, **options)

@@ -23,11 +23,8 @@ def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[IO
     """Open a temporary file beside `path` for writing; it takes the place of `path` at the end.
 
     After an exception inside the block `path` is as it was. What killed processes have left in a
-    folder is removed before the first write into it; missing folders are made.
-
-    Args:
-        path: the file to create or replace.
-        durable: wait until the bytes are on the disk, so that a power cut cannot undo the write.
+    folder is removed before the first write into it; missing folders are made. A `durable` write
+    waits until the bytes are on the disk, so that a power cut cannot undo it.
 
     Raises:
         UserError: the system refuses the write: a full disk, no permission, a folder of that name.
@@ -95,11 +92,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a JSON file that holds a record.
-
-    Raises:
-        UserError: it cannot be read, or holds something else.
-    """
+    """Read a JSON file that holds a record."""
     try:
         found = json.loads(Path(path).read_bytes())
     except OSError as error:
@@ -112,11 +105,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Keep a folder for results of these settings, which `settings.json` in it records.
-
-    Raises:
-        UserError: it holds results of other settings, or files of unknown origin.
-    """
+    """Keep a folder for results of these settings, which `settings.json` in it records; refuse one
+    with results of other settings, or files of unknown origin."""
     path = folder / SETTINGS
     if path.exists():
         check_same(folder, read_json(path), settings)
@@ -130,7 +120,5 @@ def check_same(path: Path, found: Mapping[str, Any], settings: Mapping[str, Any]
     """Refuse what was made with other settings than these."""
     for key, value in settings.items():
         if found.get(key) != value:
-            raise UserError(
-                f"{path}: made with {key} {found.get(key)!r}, not {value!r}; "
-                "expected another path, or this one removed"
-            )
+            made = f"made with {key} {found.get(key)!r}, not {value!r}"
+            raise UserError(f"{path}: {made}; expected another path, or this one removed")

@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -14,23 +15,19 @@ from common.errors import printable
 from common.io import replacing
 
 SHOWN_PATHS = 10
-COLUMNS = ["step", "name", "value"]
 
 
 class MetricLogger:
     """Writes scalars to `folder`: TensorBoard events, and `metrics.csv` with step, name, value.
 
-    Args:
-        folder: of the run; made if need be.
-        step: the update that a resumed run goes on from. Rows of later ones, which are made again,
-            are cut, and so is whatever in the file is no row. All rows stay if None.
+    Of a run that goes on from the update `step`, rows of later ones, which are made again, are cut.
     """
 
     def __init__(self, folder: str | Path, step: int | None = None) -> None:
         path = Path(folder) / "metrics.csv"
         rows = [row for row in _rows(path) if step is None or int(row[0]) <= step]
         with replacing(path) as file:
-            lines = [",".join(row) + "\r\n" for row in [COLUMNS, *rows]]
+            lines = [",".join(row) + "\r\n" for row in [["step", "name", "value"], *rows]]
             file.write("".join(lines).encode())
         self.events = SummaryWriter(str(folder), purge_step=None if step is None else step + 1)
         self._file = path.open("a", newline="")
@@ -55,33 +52,21 @@ def _rows(path: Path) -> list[list[str]]:
         return []
     lines = path.read_text(errors="replace").replace("\0", "").splitlines(keepends=True)
     rows = [line.strip().split(",") for line in lines if line.endswith("\n")]
-    return [row for row in rows if len(row) == len(COLUMNS) and row[0].isdecimal()]
+    return [row for row in rows if len(row) == 3 and row[0].isdecimal()]
 
 
 def progress_bar(
     total: int, name: str, unit: str, shown: bool, initial: int = 0, passing: bool = False
 ) -> tqdm:
     """A progress bar, which changes rarely in a file; a `passing` one leaves nothing behind."""
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=name,
-        unit=unit,
-        disable=not shown,
-        leave=not passing,
-        mininterval=0.1 if sys.stderr.isatty() else 10,
-        dynamic_ncols=True,
-    )
+    seconds = 0.1 if sys.stderr.isatty() else 10
+    look: dict[str, Any] = {"unit": unit, "mininterval": seconds, "dynamic_ncols": True}
+    return tqdm(None, name, total, not passing, initial=initial, disable=not shown, **look)
 
 
 class UnreadableImages:
-    """Tells of the images of a data set that could not be read, by all processes together.
-
-    Args:
-        dataset: `ImageDataset`, or one whose images are not files.
-        name: what messages call it.
-        device: of the process.
-    """
+    """Tells of the images of a data set that could not be read, by all processes together; a data
+    set other than `ImageDataset` has none."""
 
     def __init__(self, dataset: Dataset, name: str, device: torch.device) -> None:
         self.dataset, self.name, self.device = dataset, name, device
@@ -89,7 +74,7 @@ class UnreadableImages:
 
     def news(self) -> str | None:
         """A message if there are more than at the last call; all processes call this together."""
-        if not hasattr(self.dataset, "unreadable"):
+        if not hasattr(self.dataset, "unreadable_flags"):
             return None
         flags = self.dataset.unreadable_flags.to(self.device, torch.int32)
         met = distributed.all_reduce_sum(flags).cpu()
@@ -97,7 +82,7 @@ class UnreadableImages:
         if len(paths) == self.told:
             return None
         self.told = len(paths)
-        shown = [printable(path) for path in paths[:SHOWN_PATHS]]
-        more = ["..."] if len(paths) > SHOWN_PATHS else []
-        first = f"{self.name}: {len(paths)} of {len(self.dataset)} images could not be read; "
-        return "\n    ".join([first + "others took their place:", *shown, *more])
+        shown = paths[:SHOWN_PATHS] + ["..."] * (len(paths) > SHOWN_PATHS)
+        count = f"{len(paths)} of {len(self.dataset)} images could not be read"
+        first = f"{self.name}: {count}; others took their place:"
+        return printable("\n    ".join([first, *shown]))

@@ -24,11 +24,7 @@ class Panel:
 
 
 def read_long(file: Path) -> dict[str, Series]:
-    """Curves by name from a CSV file with the columns `step,name,value` (see `common.logger`).
-
-    Raises:
-        UserError: the file is missing or not of this form.
-    """
+    """Curves by name from a CSV file with the columns `step,name,value` (see `common.logger`)."""
     curves: dict[str, Series] = {}
     try:
         with open(file, newline="") as lines:
@@ -45,18 +41,17 @@ def save_curves(path: str | Path, panels: Sequence[Panel]) -> None:
     figure = Figure(figsize=(10.4, 3.4 * rows), dpi=144, layout="constrained")
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
     for ax, panel in zip(axes, panels, strict=False):
-        many = len(panel.series) > 4
-        colours = matplotlib.colormaps["viridis" if many else "tab10"]
-        colours = colours.resampled(max(2, len(panel.series)))
+        count = len(panel.series)
+        colours = matplotlib.colormaps["viridis" if count > 4 else "tab10"].resampled(max(2, count))
         for k, (name, series) in enumerate(panel.series.items()):
             style = {"color": colours(k), "marker": "o" if len(series) < 12 else None}
             ax.plot(list(series), list(series.values()), label=name, **style)
         ax.set_title(panel.title, loc="left")
         ax.set_xlabel(panel.across)
         ax.grid(alpha=0.25)
-        if len(panel.series) > 1:
-            ax.legend(fontsize=7, frameon=False, ncols=4 if many else 1)
-    for ax in axes[len(panels) :]:
-        ax.remove()
+        if count > 1:
+            ax.legend(fontsize=7, frameon=False, ncols=4 if count > 4 else 1)
+    if len(panels) % 2:
+        axes[-1].remove()
     with replacing(path, durable=False) as file:
         figure.savefig(file, format=Path(path).suffix.removeprefix(".") or "png")

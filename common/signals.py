@@ -12,9 +12,6 @@ import torch
 
 from common import distributed
 from common.distributed import Process
-from common.errors import Preempted
-
-__all__ = ["Preempted", "PreemptionHandler", "ignore_signals"]
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 

@@ -4,16 +4,8 @@ from typing import Any
 
 from common.data.folders import ImageFolder, ImageList
 from common.data.imagenet import ImageNetTrain, ImageNetValidation
-from common.data.latents import LatentDataset
 
-__all__ = [
-    "DataModule",
-    "ImageFolder",
-    "ImageList",
-    "ImageNetTrain",
-    "ImageNetValidation",
-    "LatentDataset",
-]
+__all__ = ["DataModule", "ImageFolder", "ImageList", "ImageNetTrain", "ImageNetValidation"]
 
 
 def __getattr__(name: str) -> Any:

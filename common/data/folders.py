@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from common import images
 from common.config import Positive
 from common.data.sampler import Draw
-from common.errors import UserError, printable
+from common.errors import UserError, printable, refused
 from common.seeding import stream
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
@@ -55,11 +55,10 @@ class Paths(Sequence[str]):
 class ImageDataset(Dataset):
     """Images from files, resized until the crop just fits inside, then cut.
 
-    An image that cannot be read is logged and counted, and the next readable one takes its place.
+    An image that cannot be read is logged and flagged, and the next readable one takes its place.
 
     Args:
         source: where they come from, for messages.
-        listing: their files and classes.
         size: height of the crop in pixels.
         width: width of the crop; `size` if not given.
         random_crop: a crop at a random place; otherwise the centre.
@@ -81,11 +80,10 @@ class ImageDataset(Dataset):
         seed: int = 0,
         interpolation: images.Interpolation = "bicubic",
     ) -> None:
-        self.source, self.height, self.width = source, size, size if width is None else width
+        self.source, self.height, self.width = source, size, width or size
         self.random_crop, self.flip, self.seed = random_crop, flip, seed
         self.interpolation = interpolation
-        self.paths = Paths(listing.paths)
-        self.labels = np.asarray(listing.labels)
+        self.paths, self.labels = Paths(listing.paths), np.asarray(listing.labels)
         self.class_names = listing.class_names
         # One flag an image, in memory that workers share: an image met twice counts once.
         self.unreadable_flags = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
@@ -93,22 +91,16 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
-    def unreadable(self) -> int:
-        """How many images could not be read so far."""
-        return int(self.unreadable_flags.sum())
-
     def __getitem__(self, i: int | Draw) -> tuple[torch.Tensor, int]:
         """Image `i` as uint8 [3, size, width], and its label; an int is its own draw number."""
         index, number = i if isinstance(i, Draw) else (i, i)
-        if not -len(self) <= index < len(self):
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        image, index = self._read(index % len(self))
-        random = self.random_crop or self.flip
-        randomness = stream(self.seed, "crop", number) if random else None
+        image, index = self._read(index)
+        randomness = stream(self.seed, "crop", number)
         place = randomness if self.random_crop else None
         image = images.crop(image, self.height, self.width, place)
-        if self.flip and randomness is not None and randomness.random() < 0.5:
+        if self.flip and randomness.random() < 0.5:
             image = image.flip(2)
         return image.contiguous(), int(self.labels[index])
 
@@ -124,8 +116,8 @@ class ImageDataset(Dataset):
                 return images.resize_to_cover(image, *size, self.interpolation), index
             except UserError as error:
                 self.unreadable_flags[index] = True
-                found = printable(f"{path}: {error}".replace(f"{path}: {path}", path))
-                log.warning("%s; the next image takes its place", found)
+                reason = str(error).removeprefix(f"{path}: ")
+                log.warning("%s; the next one takes its place", printable(f"{path}: {reason}"))
         raise UserError(f"{self.source}: none of its {len(self)} images can be read")
 
 
@@ -135,9 +127,6 @@ class ImageFolder(ImageDataset):
     Labels count the class folders in the order of their names as strings (`10` before `2`). In
     training images are cropped at random and, by `flip`, flipped; otherwise the centre is cropped.
     Other arguments: see `ImageDataset`.
-
-    Raises:
-        UserError: `root` is missing, has no class folders, or one of them has no images.
     """
 
     def __init__(
@@ -158,17 +147,14 @@ class ImageList(ImageDataset):
     """Images listed in a text file: a path a line, maybe with a label, `forest/1.jpg 7`.
 
     Blank lines and lines that begin with `#` are left out. Without labels the class of an image is
-    its folder as it is listed, and labels count these in the order of their names.
+    its folder as it is listed, and labels count these in the order of their names. Images that are
+    missing, but for the first one, count as unreadable.
 
     Args:
         file: the list.
         root: folder that all paths start from, also those that begin with `/`, as in the lists of
             Places365. Without it, relative paths start from the folder of the list.
         size, train, flip, seed, width, interpolation: see `ImageFolder`.
-
-    Raises:
-        UserError: naming the line that is wrong. Of the images only the first one is looked for;
-            others that are missing count as unreadable.
     """
 
     def __init__(
@@ -193,8 +179,8 @@ def list_folder(root: Path) -> Listing:
     for name, paths in zip(names, found, strict=True):
         if not paths:
             raise UserError(f"{root / name}: a class folder without images")
-    labels = np.repeat(np.arange(len(names)), [len(paths) for paths in found])
-    return Listing([path for paths in found for path in paths], labels.tolist(), names)
+    labels = [label for label, paths in enumerate(found) for _ in paths]
+    return Listing([path for paths in found for path in paths], labels, names)
 
 
 def class_folders(root: Path) -> list[str]:
@@ -233,34 +219,25 @@ def read_list(file: str | Path, root: str | Path | None = None) -> Listing:
     try:
         text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
-        raise UserError(f"{file}: cannot read this list of images ({error.strerror})") from None
-    paths: list[str] = []
-    labels: list[str] = []  # numbers, or the folders that are the classes
-    numbered = False
+        raise UserError(refused(error, file)) from None
+    found: list[tuple[str, str | None]] = []
     for number, line in enumerate(map(str.strip, text.split("\n")), 1):
-        if not line or line.startswith("#"):
-            continue
         entry = ENTRY.fullmatch(line)
-        if entry is None:
+        if entry is not None:
+            found.append((entry[1] if root is None else entry[1].lstrip("/"), entry[2]))
+        elif line and not line.startswith("#"):
             expected = "expected the path of an image, and maybe a space and its label from 0 on"
             raise UserError(f"{file}: line {number}: found {line!r}, {expected}")
-        path, label = entry.groups()
-        path = path if root is None else path.lstrip("/")
-        place = os.path.join(os.path.dirname(file) if root is None else root, path)
-        if not paths:
-            numbered = label is not None
-            if not os.path.exists(place):
-                raise UserError(f"{file}: line {number}: no such image {place}")
-        if (label is not None) != numbered or (numbered and int(label) >= MAX_CLASSES):
-            expected = f"a label below {MAX_CLASSES} in all lines or in none"
-            raise UserError(f"{file}: line {number}: found label {label}, expected {expected}")
-        paths.append(place)
-        labels.append(label if numbered else os.path.dirname(path) or ".")
-    if not paths:
-        raise UserError(f"{file}: lists no images")
-    if numbered:
-        values = [int(label) for label in labels]
-        return Listing(paths, values, [str(k) for k in range(max(values) + 1)])
-    names = sorted(set(labels))
-    order = {name: k for k, name in enumerate(names)}
-    return Listing(paths, [order[name] for name in labels], names)
+    folder = os.path.dirname(file) if root is None else root
+    paths = [os.path.join(folder, path) for path, _ in found]
+    if not paths or not os.path.exists(paths[0]):
+        raise UserError(f"{file}: found {paths[:1]}, expected images that are there")
+    labels = [int(label) for _, label in found if label is not None]
+    if not labels:
+        classes = [os.path.dirname(path) or "." for path, _ in found]
+        order = {name: label for label, name in enumerate(sorted(set(classes)))}
+        return Listing(paths, [order[name] for name in classes], list(order))
+    if len(labels) < len(paths) or max(labels) >= MAX_CLASSES:
+        expected = f"labels below {MAX_CLASSES} in all lines or in none"
+        raise UserError(f"{file}: found {len(labels)} up to {max(labels)}, expected {expected}")
+    return Listing(paths, labels, [str(label) for label in range(max(labels) + 1)])

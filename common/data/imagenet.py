@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from common import images
-from common.config import Positive, setting, structured
+from common.config import Positive, structured
 from common.data.folders import ImageDataset, Listing, class_folders, list_folder, read_list
 from common.errors import UserError
 from common.io import replacing
@@ -26,23 +26,16 @@ log = logging.getLogger(__name__)
 class ImageNetConfig:
     """`config` in released files."""
 
-    datadir: str | None = setting(None, "the IMAGENET_PATH")
-    size: int | None = setting(None, "height of the images in pixels", min=1)
-    random_crop: bool | None = setting(None, "a crop at a random place, or the centre")
+    datadir: str | None = None  # the IMAGENET_PATH
+    size: Positive | None = None  # height of the images in pixels
+    random_crop: bool | None = None  # a crop at a random place, or the centre
 
 
 class ImageNetTrain(ImageDataset):
-    """The training images. Labels count the synsets in the order of their names.
+    """The training images; labels count the synsets in the order of their names.
 
-    Args:
-        config: `datadir` (the IMAGENET_PATH), and maybe `size` and `random_crop` (default true;
-            otherwise the centre crop).
-        size: height of the crop in pixels, if `config` does not give it.
-        flip: flip horizontally with probability 1/2 (default true).
-        seed, width, interpolation: see `ImageDataset`.
-
-    Raises:
-        UserError: naming the key of `config`, or what is missing in `datadir`.
+    `config` has `datadir`, and maybe `random_crop` (default true) and `size`, which may also be
+    given beside it; other arguments as of `ImageDataset`, `flip` by default true.
     """
 
     part, train = "ILSVRC2012_train", True
@@ -58,10 +51,11 @@ class ImageNetTrain(ImageDataset):
     ) -> None:
         settings = structured(ImageNetConfig, config or {}, "config")
         size = settings.size or size
-        if size is None:
-            raise UserError("config.size: missing; expected the height of the images in pixels")
-        if not settings.datadir:
-            raise UserError(f"config.datadir: missing; expected the folder above {BELOW}")
+        if size is None or not settings.datadir:
+            name = "datadir" if size else "size"
+            raise UserError(
+                f"config.{name}: missing; expected the folder above {BELOW}, and pixels"
+            )
         roots = [Path(settings.datadir) / BELOW / self.part, Path(settings.datadir) / self.part]
         root = next((root for root in roots if (root / "data").is_dir()), None)
         if root is None:
@@ -95,8 +89,5 @@ def _listing(root: Path) -> Listing:
     listing, folders = read_list(path, data), class_folders(data)
     if listing.class_names != folders:
         name = min(set(listing.class_names) ^ set(folders))
-        raise UserError(
-            f"{path}: does not list the class folders of {data}: {name} is in one of them only; "
-            "remove the list to have it made anew, or read your own with common.data.ImageList"
-        )
+        raise UserError(f"{path}: {name} is in one of the list and {data} only; remove the list")
     return listing

@@ -10,16 +10,18 @@ import copy
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from common import checkpoint, distributed, images
 from common.config import setting, structured
@@ -68,16 +70,9 @@ class LatentHeader:
 class LatentDataset(Dataset):
     """Posterior means [L, C] and labels from a file of `cache_latents`, read as they are needed.
 
-    In training an item is a `Draw`, whose number chooses the view as it would choose crop and
-    flip of the image; an int gives the first view. The first process verifies the file's checksum.
-
-    Args:
-        path: the file.
-        tokenizer: fingerprint of the tokenizer in use; not compared if None.
-        seed: of the choice among views.
-
-    Raises:
-        UserError: the file is missing, damaged or of another kind, or another tokenizer made it.
+    An item is a `Draw`, whose number with `seed` chooses the view as it would choose crop and flip
+    of the image, or an int, for the first view. `tokenizer` is the fingerprint of the one in use,
+    for which the file must have been made. The first process verifies the file's checksum.
     """
 
     kind = "latents"
@@ -87,26 +82,23 @@ class LatentDataset(Dataset):
     ) -> None:
         self.path, self.seed = path, seed
         self.header = read_header(path)
-        if tokenizer is not None and self.header.tokenizer != tokenizer:
-            found = f"found tokens of tokenizer {self.header.tokenizer}"
-            raise UserError(f"{path}: {found}, expected those of {tokenizer}; encode them again")
+        made = self.header.tokenizer
+        if tokenizer not in (None, made):
+            raise UserError(f"{path}: found tokens of tokenizer {made}, expected of {tokenizer}")
         self.class_names, views = self.header.class_names, self.header.views
         self.crops, self.flips = views.crops, views.flips
-        self._open(verify=os.environ.get("RANK", "0") == "0")
-        counts = (views.images, max(self.crops, 1) * (2 if self.flips else 1))
+        counts = (views.images, max(self.crops, 1) * (1 + self.flips))
+        first = os.environ.get("RANK", "0") == "0" and not multiprocessing.parent_process()
+        tensors = checkpoint.load(path, verify=first)  # mapped, not read
+        self.means, self.labels = tensors.get("means"), tensors.get("labels")
         if (
-            (self.means.ndim, self.means.dtype) != (4, torch.float32)
-            or self.means.shape[:2] != counts
+            self.means is None
+            or self.labels is None
+            or self.means.shape != (*counts, *self.means.shape[-2:])
             or self.labels.shape != counts[:1]
             or not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names)
         ):
             raise UserError(f"{path}: damaged: its tokens are not those of its header ({views})")
-
-    def _open(self, verify: bool = False) -> None:
-        tensors = checkpoint.load(self.path, verify)  # mapped, not read
-        if tensors.keys() != {"means", "labels"}:
-            raise UserError(f"{self.path}: holds {', '.join(tensors)}, expected means and labels")
-        self.means, self.labels = tensors["means"], tensors["labels"]
 
     def __len__(self) -> int:
         return len(self.means)
@@ -121,38 +113,26 @@ class LatentDataset(Dataset):
             view = 2 * view + int(randomness.random() < 0.5)
         return self.means[i.index, view], int(self.labels[i.index])
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the tokens: a worker that is not forked maps the file itself."""
-        return {k: v for k, v in vars(self).items() if k not in ("means", "labels")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
+    def __reduce__(self) -> tuple[Any, ...]:  # a worker that is not forked maps the file itself
+        return LatentDataset, (self.path, None, self.seed)
 
 
 def read_header(path: str | os.PathLike[str]) -> LatentHeader:
     """What a file of cached tokens holds."""
     try:
-        values = json.loads(checkpoint.load_metadata(path).get("header", ""))
+        values = json.loads(checkpoint.load_metadata(path).get("header", "null"))
         header = structured(LatentHeader, values, "header")
+        if header.views is None or not header.class_names:
+            raise UserError("header: has no views or no class names")
     except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, UserError) else "no header"
-        raise UserError(
-            f"{path}: not a file of cached tokens of this version of scripts/cache_latents.py "
-            f"({reason})"
-        ) from None
-    if header.views is None or not header.class_names:
-        raise UserError(f"{path}: header: has no views or no class names")
+        made = "a file of cached tokens of this version of scripts/cache_latents.py"
+        raise UserError(f"{path}: not {made} ({error})") from None
     return header
 
 
 class Views(Dataset):
-    """The views of each image that are to be cached.
-
-    Args:
-        dataset: as training would open it. Where it flips at random, both are views.
-        crops: random crops an image; 0 for the centre crop alone.
-    """
+    """The views to cache of each image of `dataset`, which is as training would open it: `crops`
+    random crops, or the centre crop for 0; where training flips at random, both flips of each."""
 
     def __init__(self, dataset: Dataset, crops: int = 0) -> None:
         self.flips = bool(getattr(dataset, "flip", False))
@@ -195,31 +175,20 @@ def cache_latents(
     num_workers: int,
     path: Path,
 ) -> bool:
-    """Encode every view of every image once, each process its share of the shards.
+    """Encode every view of every image once; False if the file is there already, and is the same.
 
-    Each `SHARD` of images goes to a file of its own in `path`.parts; an attempt that was stopped
-    goes on with those that are missing, on any number of processes.
+    Each `SHARD` of images goes to a file of its own in `path`.parts, shared out to the processes;
+    an attempt that was stopped goes on with those that are missing, on any number of processes.
 
     Args:
-        views: of the images.
         encode: images [B, 3, H, W] in [-1, 1] on the process's device → means [B, L, C].
-        header: what makes the means.
-        process: this process.
-        batch_size, num_workers: of the loader of one process; `batch_size` counts images.
-        path: the file.
-
-    Returns:
-        Whether there was anything to do: not so, where the file is there and has this header.
-
-    Raises:
-        UserError: the file is there, or the beginning of one, with another header.
+        header: what makes the means; a file, or the beginning of one, with another is refused.
+        batch_size: images in a batch of one process.
     """
-    # as JSON gives it back, which knows no tuples
-    plain = lambda header: json.loads(json.dumps(dataclasses.asdict(header)))  # noqa: E731
-    values = plain(dataclasses.replace(header, views=views.describe()))
+    values = _plain(dataclasses.replace(header, views=views.describe()))
     parts = path.with_name(f"{path.name}.parts")
     if path.exists():
-        check_same(path, plain(read_header(path)), values)
+        check_same(path, _plain(read_header(path)), values)
         if process.is_main:
             shutil.rmtree(parts, ignore_errors=True)
         return False
@@ -240,6 +209,11 @@ def cache_latents(
     return True
 
 
+def _plain(header: LatentHeader) -> dict[str, Any]:
+    """As JSON gives it back, which knows no tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(header)))
+
+
 @torch.inference_mode()
 def _encode(
     views: Views,
@@ -250,21 +224,14 @@ def _encode(
     num_workers: int,
 ) -> None:
     parts = [range(k * SHARD, min((k + 1) * SHARD, len(views))) for k in shards]
-    batches = [
-        [part[k : k + batch_size] for k in range(0, len(part), batch_size)] for part in parts
-    ]
-    loader = DataLoader(
-        views,
-        batch_sampler=[batch for part in batches for batch in part],
-        num_workers=num_workers,
-        worker_init_fn=ignore_signals,
-    )
-    items = iter(loader)
-    with progress_bar(len(loader), "encoding", "batch", process.is_main) as bar:
+    batches = [list(BatchSampler(part, batch_size, drop_last=False)) for part in parts]
+    order = list(chain.from_iterable(batches))
+    options = {"num_workers": num_workers, "worker_init_fn": ignore_signals}
+    items = iter(DataLoader(views, batch_sampler=order, **options))
+    with progress_bar(len(order), "encoding", "batch", process.is_main) as bar:
         for file, part in zip(shards.values(), batches, strict=True):
             means, labels = [], []
-            for _ in part:
-                crops, names = next(items)
+            for crops, names in islice(items, len(part)):
                 pixels = images.to_float(crops.to(process.device, non_blocking=True))
                 kinds = [pixels, pixels.flip(4)] if views.flips else [pixels]
                 found = torch.stack([encode(kind.flatten(0, 1)) for kind in kinds], dim=1)

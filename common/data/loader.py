@@ -17,7 +17,7 @@ class ResumableLoader(DataLoader):
     """A loader over a `DrawSampler` that goes on with the next batch after a resume."""
 
     sampler: DrawSampler
-    _given = 0
+    _given = 0  # batches of the epoch that have been handed out
 
     def __iter__(self) -> Iterator[Any]:
         # a generator, so that this happens with the first batch, when the epoch has been set
@@ -27,26 +27,18 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches have been handed out."""
         return {"epoch": self.sampler.epoch, "batch": self._given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that `state` counts."""
         self.sampler.resume(state["epoch"], state["batch"])
 
 
 class DataModule(pl.LightningDataModule):
     """The data sets of a `data` node, each given as `{target, params}`.
 
-    Training draws in a new order each epoch and leaves out an incomplete last batch. The trainer
-    needs `use_distributed_sampler=False`, because the share of each process is chosen here.
-
-    Args:
-        batch_size: images in a batch of one process.
-        train, validation, test: the data sets.
-        num_workers: processes that read images, for each training process.
-        seed: for the order of training.
-        wrap: in released files, without effect.
+    `batch_size` and `num_workers` are of one process, `seed` is for the order of training, and
+    `wrap` in released files without effect. The trainer needs `use_distributed_sampler=False`,
+    because the share of each process is chosen here.
     """
 
     def __init__(
@@ -66,22 +58,17 @@ class DataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Build the data sets that are configured, once."""
-        if not self.datasets:
-            self.datasets = {
-                name: instantiate(node, f"data.params.{name}")
-                for name, node in self.nodes.items()
-                if node is not None
-            }
+        for name, node in self.nodes.items():
+            if node is not None and name not in self.datasets:
+                self.datasets[name] = instantiate(node, f"data.params.{name}")
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches for training; see `ResumableLoader` for a start in the middle of an epoch."""
+        """Batches for training, all of them whole, in a new order each epoch."""
         dataset, trainer = self.datasets["train"], self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if len(dataset) < self.batch_size * world:
-            raise UserError(
-                f"data.params.train: has {len(dataset)} image(s), expected at least "
-                f"{self.batch_size} (one batch) for each of {world} process(es)"
-            )
+            expected = f"expected {self.batch_size * world}, a batch for each process, or more"
+            raise UserError(f"data.params.train: found {len(dataset)} images, {expected}")
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,

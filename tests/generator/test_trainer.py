@@ -11,7 +11,7 @@ from common import checkpoint
 from common.errors import UserError
 from common.plots import read_long
 from common.seeding import BatchDraws, generator, stream
-from common.signals import Preempted
+from common.errors import Preempted
 from generator.model import Generator
 from generator.objective import Draws
 from generator.trainer import LAST, PATIENCE, random_runs

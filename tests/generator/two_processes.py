@@ -10,7 +10,7 @@ import torch
 from trained import SILENT, build, noisy
 
 from common import distributed
-from common.signals import Preempted
+from common.errors import Preempted
 
 # runs that are the same on one process with the whole batch
 RUNS = {

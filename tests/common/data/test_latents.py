@@ -184,7 +184,7 @@ def test_a_header_that_lies_is_refused(path, changes):
 
 def test_files_that_do_not_fit_are_refused(path):
     write(path, torch.randn(4, 1, 2, 3))
-    with pytest.raises(UserError, match="tokenizer abc, expected those of xyz"):
+    with pytest.raises(UserError, match="tokenizer abc, expected of xyz"):
         LatentDataset(path, "xyz")
     write(path, torch.randn(4, 2, 2, 3))
     with pytest.raises(UserError, match="damaged"):
