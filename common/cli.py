@@ -91,7 +91,8 @@ def accept_ignored(parser: argparse.ArgumentParser, names: Sequence[str]) -> Non
     """Take flags of the released scripts that have no effect here; `parse` says so in one line.
     The name of one that takes a value ends with `=`."""
     for name in names:
-        options: Any = {"nargs": "?", "const": ""} if name.endswith("=") else {"action": "store_true"}
+        takes = {"nargs": "?", "const": ""}
+        options: Any = takes if name.endswith("=") else {"action": "store_true"}
         flag = f"--{name.rstrip('=')}"
         parser.add_argument(flag, dest=f"ignored {flag}", help=argparse.SUPPRESS, **options)
 

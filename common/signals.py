@@ -26,7 +26,7 @@ class PreemptionHandler:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "PreemptionHandler":
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before: dict[int, Any] = {number: signal.signal(number, self._note) for number in SIGNALS}
         self._before = self._before or before  # entered again over another's handlers
         return self
 

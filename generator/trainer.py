@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 from common import checkpoint, distributed, seeding
 from common.distributed import Process
 from common.ema import EMA
-from common.errors import UserError
+from common.errors import Preempted, UserError
 from common.logger import MetricLogger, UnreadableImages, progress_bar
 from common.plots import read_long
 from common.precision import uses_bf16
 from common.seeding import BatchDraws
-from common.signals import Preempted, PreemptionHandler
+from common.signals import PreemptionHandler
 from generator.checkpoints import GeneratorFile, TrainedOn
 from generator.config import TrainConfig, numbers
 from generator.data import TokenSampler

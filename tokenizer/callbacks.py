@@ -9,9 +9,10 @@ import pytorch_lightning as pl
 
 from common import config, images
 from common.distributed import Process
+from common.errors import Preempted
 from common.io import replacing
 from common.logger import MetricLogger, UnreadableImages
-from common.signals import Preempted, PreemptionHandler
+from common.signals import PreemptionHandler
 from tokenizer.evaluate import available_lpips, comparison, evaluate
 from tokenizer.lightning import TokenizerModule
 

@@ -8,10 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import checkpoint
-from common.errors import UserError
+from common.errors import Preempted, UserError
 from common.plots import read_long
 from common.seeding import BatchDraws, generator, stream
-from common.errors import Preempted
 from generator.model import Generator
 from generator.objective import Draws
 from generator.trainer import LAST, PATIENCE, random_runs
