@@ -8,8 +8,8 @@ tests/reference/README.md describes the files.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from tokenizer import checkpoints
 from tokenizer.config import TokenizerConfig
 from tokenizer.model import Tokenizer
 
+Output: TypeAlias = tuple[str, Tensor | Mapping[str, Tensor]]
 TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3  # relative
 # A key bias adds one value to all scores of a query, which a softmax does not see: in exact
@@ -53,7 +54,7 @@ class Deviation(NamedTuple):
 
     name: str
     error: float
-    tolerance: float = TOLERANCE
+    tolerance: float
 
     @property
     def is_small(self) -> bool:
@@ -72,11 +73,8 @@ class Parts(dict):
 
 
 class Reference:
-    """A reference file: `weights` and `tensors` on a device, `config` and `grad_norms`.
-
-    Raises:
-        UserError: no such file, or not of this form.
-    """
+    """A reference file: `tensors`, among them outputs and draws, `weights`, `config`, and
+    `grad_norms`; a UserError where it is none."""
 
     def __init__(self, path: str, device: torch.device | str = "cpu") -> None:
         self.path = path
@@ -86,106 +84,95 @@ class Reference:
             self.grad_norms = Parts(path, json.loads(metadata.get("grad_norms", "{}")))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: metadata: not a JSON mapping ({error})") from None
-        self.weights, self.tensors = Parts(path, {}), Parts(path, {})
-        for name, tensor in checkpoint.load(path).items():
-            kind = self.weights if name.startswith("weights.") else self.tensors
-            kind[name.removeprefix("weights.")] = tensor.to(device)
+        tensors = {name: tensor.to(device) for name, tensor in checkpoint.load(path).items()}
+        self.tensors = Parts(path, tensors)
+        weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k[:8] == "weights."}
+        self.weights = Parts(path, weights)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
-    def deviation(self, name: str, found: Tensor) -> Deviation:
-        return Deviation(name, self._distance(found, self[name], name))
+    def deviation(self, name: str, found: Tensor | Mapping[str, Tensor]) -> Deviation:
+        """Of an output; or of weights that were converted, and are written back by their names."""
+        if isinstance(found, Tensor):
+            return Deviation(name, self._distance(name, found, self[name]), TOLERANCE)
+        errors = [self._distance(k, v, self.weights[k]) for k, v in found.items()]
+        return Deviation(name, largest(errors), 0)
 
-    def round_trip(self, name: str, written: Mapping[str, Tensor]) -> Deviation:
-        """Of weights that were converted and written back under their names in the file."""
-        return largest(name, (self._distance(v, self.weights[k], k) for k, v in written.items()), 0)
-
-    def _distance(self, found: Tensor, expected: Tensor, name: str) -> float:
+    def _distance(self, name: str, found: Tensor, expected: Tensor) -> float:
         if found.shape != expected.shape:
             shapes = f"found {list(expected.shape)}, expected {list(found.shape)}"
             raise UserError(f"{self.path}: {name}: {shapes} from the other tensors")
         return (found - expected).abs().max().item()
 
 
-def largest(name: str, errors: Iterable[float], tolerance: float) -> Deviation:
+def largest(errors: list[float]) -> float:
     """NaN where one is, which Python's `max` may pass over."""
-    return Deviation(name, torch.tensor(list(errors)).max().item(), tolerance)
+    return torch.tensor(errors).max().item()
 
 
 def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviation]:
-    """Everything that the reference file at `path` lets one compare, of either model.
-
-    Raises:
-        UserError: the file is missing or of another form.
-    """
+    """Everything that the reference file at `path` lets one compare, of either model."""
     reference = Reference(path, device)
-    if "ddconfig" in reference.config:
-        return tokenizer_deviations(reference, device)
-    return generator_deviations(reference, device)
+    if "ddconfig" not in reference.config:
+        yield from generator_deviations(reference, device)
+        return
+    with torch.no_grad():
+        for name, found in tokenizer_outputs(reference, device):
+            yield reference.deviation(name, found)
 
 
-@torch.no_grad()
-def tokenizer_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
+def tokenizer_outputs(reference: Reference, device: torch.device | str) -> Iterator[Output]:
+    """Name and value of all that the tokenizer gives."""
     sizes = config.structured(TokenizerConfig, reference.config, f"{reference.path}: config")
     model = Tokenizer(**vars(sizes)).to(device).eval()
-
-    names = {k: checkpoints.ema_name(k) for k in model.state_dict() if k != "token_scale"}
-    model.load_state_dict(checkpoints.from_released(reference.weights, model, ema=True))
-    ema = {name: model.state_dict()[k].clone() for k, name in names.items()}
-    yield reference.round_trip("weights_ema", ema)
-
-    names = {k: checkpoints.released_name(k) for k in names}
-    model.load_state_dict(checkpoints.from_released(reference.weights, model, ema=False))
-    raw = {name: model.state_dict()[k] for k, name in names.items()}
-    yield reference.round_trip("weights", raw)
-    if all(map(torch.equal, raw.values(), ema.values())):
+    written = []
+    for ema, rename in ((True, checkpoints.ema_name), (False, checkpoints.released_name)):
+        model.load_state_dict(checkpoints.from_released(reference.weights, model, ema))
+        state = {k: v.clone() for k, v in model.state_dict().items() if k != "token_scale"}
+        written.append({rename(k): v for k, v in state.items()})
+        yield "weights_ema" if ema else "weights", written[-1]
+    if all(map(torch.equal, *(weights.values() for weights in written))):
         raise UserError(f"{reference.path}: the EMA weights have the raw values, expected others")
 
     posterior = model.encode(reference["image"])
-    yield reference.deviation("posterior_mean", posterior.mean)
-    yield reference.deviation("kl", posterior.kl())
-    if model.semantic_decoder is None:
-        images = model.decode(reference["posterior_mean"])
-    else:
-        images, semantic = model.decode_with_semantics(reference["posterior_mean"])
-        yield reference.deviation("semantic", semantic)
-    yield reference.deviation("reconstruction", images)
-    yield reference.deviation("random_decoded", model.decode(reference["random_tokens"]))
+    yield from {"posterior_mean": posterior.mean, "kl": posterior.kl()}.items()
+    tokens = reference["posterior_mean"]
+    if model.semantic_decoder is not None:
+        yield "semantic", model.decode_with_semantics(tokens)[1]
+    yield "reconstruction", model.decode(tokens)
+    yield "random_decoded", model.decode(reference["random_tokens"])
 
 
 def generator_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
     sizes = {ours: reference.config[name] for name, ours in GENERATOR_SIZES.items()}
     model = Generator(GeneratorConfig(**sizes)).to(device).eval()
     model.load_state_dict(from_released(reference.weights, model))
-    written = to_released(model.state_dict())
-    yield reference.round_trip("weights", written)
-
     with torch.no_grad():
-        for name, value in generator_outputs(reference, model):
-            yield reference.deviation(name, value)
+        for name, found in generator_outputs(reference, model):
+            yield reference.deviation(name, found)
 
-    draws = Draws(
-        int(reference["train_shift"]),
-        reference["train_drop"],
-        reference["train_flow_t"][:, 0],
-        reference["train_flow_noise"],
+    shift, drop, t, noise = (
+        reference[f"train_{k}"] for k in ("shift", "drop", "flow_t", "flow_noise")
     )
+    draws = Draws(int(shift), drop, t[:, 0], noise)
     losses = token_losses(model, reference["tokens"], reference["labels"], draws)
     loss = losses.mean(dim=(0, 1)).mean()
     yield reference.deviation("train_loss", loss.detach())
     loss.backward()
-    norms = {k: parameter.grad.norm().item() for k, parameter in model.named_parameters()}
-    expected = {k: reference.grad_norms[released_name(k)] for k in norms}
-    errors = (abs(norms[k] - expected[k]) / max(expected[k], GRADIENT_FLOOR) for k in norms)
-    yield largest("grad_norms", errors, GRADIENT_TOLERANCE)
+    errors = []
+    for name, parameter in model.named_parameters():
+        expected = reference.grad_norms[released_name(name)]
+        error = abs(parameter.grad.norm().item() - expected)
+        errors.append(error / max(expected, GRADIENT_FLOOR))
+    yield Deviation("grad_norms", largest(errors), GRADIENT_TOLERANCE)
 
 
-def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of the outputs that need no gradient."""
+def generator_outputs(reference: Reference, model: Generator) -> Iterator[Output]:
+    """Name and value of what needs no gradient."""
+    yield "weights", to_released(model.state_dict())
     tokens, labels = reference["tokens"], reference["labels"]
-    classes = {"hidden": labels, "hidden_uncond": model.condition.null(labels)}
-    for name, drawn in classes.items():
+    for name, drawn in (("hidden", labels), ("hidden_uncond", model.condition.null(labels))):
         yield name, model.hidden(tokens[:, :-1], model.read_condition(drawn))
 
     x, t, condition = (reference[f"head_{name}"] for name in "xtc")
