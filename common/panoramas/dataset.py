@@ -1,14 +1,12 @@
 """Panoramas: the built-in data set, endless landscapes of nine classes painted by NumPy."""
 
-import mmap
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from common.config import Positive, limits
-from common.errors import UserError
 from common.panoramas.canvas import View
 from common.panoramas.noise import derive
 from common.panoramas.scenes import SCENES
@@ -50,8 +48,7 @@ class Panoramas(Dataset):
         size: height in pixels.
         width: in pixels; the height if None.
         seed: another seed is another world, so a validation set is this class with its own seed.
-        cache: keep painted images (length · 3 · size · width bytes), so that each is painted once
-            for all epochs and all forked workers.
+        cache: keep what this process has painted (length · 3 · size · width bytes).
     """
 
     def __init__(
@@ -63,30 +60,8 @@ class Panoramas(Dataset):
         cache: bool = True,
     ) -> None:
         self.length, self.size, self.width = length, size, width or size
-        self.seed, self.cache, self.class_names = seed, cache, list(CLASS_NAMES)
-        self._reserve()
-
-    def _reserve(self) -> None:
-        """Anonymous shared memory for the cache, which is taken as it fills: what a forked worker
-        stores, every process sees."""
-        if not self.cache:
-            return
-        size = 3 * self.size * self.width
-        try:
-            memory = np.frombuffer(mmap.mmap(-1, self.length * (size + 1)), dtype=np.uint8)
-        except (OSError, OverflowError, ValueError):
-            gib = self.length * size / 2**30
-            raise UserError(f"cache: found true, but {gib:.0f} GiB do not fit; use false") from None
-        self._filled = memory[: self.length]
-        self._images = memory[self.length :].reshape(self.length, 3, self.size, self.width)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the cache: that of a spawned worker starts empty."""
-        return {k: v for k, v in vars(self).items() if k not in ("_filled", "_images")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reserve()
+        self.seed, self.class_names = seed, list(CLASS_NAMES)
+        self._painted: dict[int, np.ndarray] | None = {} if cache else None
 
     def __len__(self) -> int:
         return self.length
@@ -96,14 +71,10 @@ class Panoramas(Dataset):
         index = index[0] if isinstance(index, tuple) else int(index)
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} of a data set of {self.length} images")
-        if self.cache and self._filled[index]:
-            image = self._images[index].copy()
-        else:
-            image = self._paint(index)
-            if self.cache:
-                self._images[index] = image
-                self._filled[index] = 1  # last, so that no other process reads half an image
-        return torch.from_numpy(image), index % len(CLASS_NAMES)
+        painted = {} if self._painted is None else self._painted
+        if index not in painted:
+            painted[index] = self._paint(index)
+        return torch.from_numpy(painted[index].copy()), index % len(CLASS_NAMES)
 
     def _paint(self, index: int) -> np.ndarray:
         name = CLASS_NAMES[index % len(CLASS_NAMES)]

@@ -1,14 +1,12 @@
 """The built-in data set: the same everywhere, seamless, without marks at its borders."""
 
 import hashlib
-import pickle
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from common.errors import UserError
 from common.panoramas.dataset import CLASS_NAMES, Panoramas, render
 
 # Of the renders of the next test; another value means that every user's data have changed.
@@ -57,22 +55,3 @@ def test_images_do_not_depend_on_workers_or_epoch():
     worked = [torch.cat([x for x, _ in DataLoader(data, 6, num_workers=2)]) for _ in range(2)]
     alone = torch.stack([image for image, _ in Panoramas(20, 32, seed=4, cache=False)])
     assert torch.equal(worked[0], alone) and torch.equal(worked[1], alone)
-
-
-def test_forked_workers_fill_the_cache_for_all(monkeypatch):
-    data = Panoramas(length=8, size=32)
-    list(DataLoader(data, 4, num_workers=2, multiprocessing_context="fork"))
-    monkeypatch.setattr("common.panoramas.dataset.render", None)
-    assert data[7][0].shape == (3, 32, 32)
-
-
-def test_pickling_keeps_the_images_but_not_the_cache():
-    data = Panoramas(length=2000, size=64)
-    stored = pickle.dumps(data)
-    assert len(stored) < 2000
-    assert torch.equal(pickle.loads(stored)[5][0], data[5][0])
-
-
-def test_a_cache_that_does_not_fit_is_refused():
-    with pytest.raises(UserError, match="cache"):
-        Panoramas(length=10**15)
