@@ -8,21 +8,23 @@ others tells which class it sees in the generated images, and in crops of the fa
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from common import cli, images, provenance, seeding
-from common.errors import UserError, run_cli
+from common.errors import run_cli
 from common.io import write_json
 from common.metrics.pixel import psnr
 from common.panoramas import classifier
 from common.panoramas.dataset import CLASS_NAMES, Panoramas
 from tokenizer.analysis import token_meaning
 from tokenizer.checkpoints import load_tokenizer
+from tokenizer.evaluate import reconstruct
 from tokenizer.model import Tokenizer
 
+Figure: TypeAlias = dict[str, Any]
 CLASSES = len(CLASS_NAMES)
 UNSEEN, LESSONS = 2, 3  # data seeds; training and validation have 0 and 1
 AIMS = {"psnr": 24.0, "agreement": 0.85, "far_agreement": 0.80, "seconds": 900.0}
@@ -35,16 +37,10 @@ def panoramas(length: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.stack(pixels), torch.tensor(labels)
 
 
-def reconstruct(tokenizer: Tokenizer, real: Tensor, labels: Tensor, file: Path) -> dict[str, Any]:
+def reconstruction(tokenizer: Tokenizer, real: Tensor, labels: Tensor, file: Path) -> Figure:
     """PSNR of reconstructions of images uint8 [N, 3, H, W], some of which `file` shows."""
-    values, fake = [], []
-    with torch.inference_mode():
-        for pixels in real.split(90):
-            batch = images.to_float(pixels)
-            decoded = tokenizer.decode(tokenizer.encode(batch).mode())
-            values.append(psnr(decoded, batch))
-            fake.append(images.to_uint8(decoded))
-    found, made = torch.cat(values), torch.cat(fake)
+    made = torch.cat([reconstruct(tokenizer, batch) for batch in real.split(90)])
+    found = psnr(images.to_float(made), images.to_float(real))
     rows = range(0, min(4 * CLASSES, len(real)), CLASSES)
     grid = [part[i : i + CLASSES] for i in rows for part in (real, made)]
     images.save_grid(file, torch.cat(grid), CLASSES)
@@ -57,17 +53,14 @@ def generated(folder: Path, rows: int) -> tuple[Tensor, Tensor]:
     class, goes beside the folder."""
     files = sorted((folder / "images").glob("*.png"))
     labels = torch.tensor([int(file.stem) % CLASSES for file in files])
-    counts = labels.bincount(minlength=CLASSES)
-    if not counts.all():
-        raise UserError(f"{folder}: found {len(files)} images, expected some of every class")
     pixels = torch.stack([images.to_tensor(images.read_rgb(file)) for file in files])
-    columns = min(rows, int(counts.min()))
+    columns = min(rows, int(labels.bincount(minlength=CLASSES).min()))
     shown = [pixels[labels == k][:columns] for k in range(CLASSES)]
     images.save_grid(folder.with_suffix(".png"), torch.cat(shown), columns)
     return pixels, labels
 
 
-def agreement(model: nn.Module, pixels: Tensor, labels: Tensor) -> dict[str, Any]:
+def agreement(model: nn.Module, pixels: Tensor, labels: Tensor) -> Figure:
     """How many images the classifier names as they were meant, by class and in all."""
     right, count = classifier.agreement(model, pixels, labels)
     pairs = zip(CLASS_NAMES, right, count, strict=True)
@@ -90,7 +83,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the quickstart")
     parser.add_argument("--unseen", type=int, default=540, help="images to reconstruct")
     parser.add_argument("--lessons", type=int, default=1800, help="images for the classifier")
-    flags = parser.parse_args()
+    flags = cli.parse(parser)
     run = flags.run
     tokenizer = load_tokenizer(run / "tokenizer.ckpt")
     size = tokenizer.height
@@ -104,8 +97,8 @@ def main() -> None:
     far = agreement(model, crops.flatten(0, 1), kinds.repeat_interleave(count))
     far |= {"crop_size": size, "first_pixel": width - count * size, "strip_width": width}
     show_tokens(tokenizer, unseen[0][0], run / "token_meaning.gif")
-    figures: dict[str, Any] = {
-        "psnr": reconstruct(tokenizer, *unseen, run / "reconstructions.png"),
+    figures: dict[str, Figure] = {
+        "psnr": reconstruction(tokenizer, *unseen, run / "reconstructions.png"),
         "agreement": agreement(model, samples, labels),
         "far_agreement": far,
         "classifier_accuracy": {**agreement(model, *unseen), "lessons": flags.lessons},
