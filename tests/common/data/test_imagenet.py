@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,14 +25,6 @@ def datadir(tmp_path):
     return tmp_path
 
 
-def part(datadir, name=PARTS[0]):
-    return datadir / "autoencoders" / "data" / name
-
-
-def train(datadir, size=8, **more):
-    return ImageNetTrain({"datadir": str(datadir)}, size, **more)
-
-
 def test_released_configurations_are_read(datadir):
     for size in ({"size": 8}, {"config": {"size": 8}}):
         params = {**size, "config": {"datadir": str(datadir), **size.get("config", {})}}
@@ -57,31 +47,6 @@ def test_training_crops_and_flips_and_validation_does_not(datadir):
     assert len(looks(ImageNetTrain({**settings, "random_crop": False}))) == 2
     assert len(looks(ImageNetValidation(settings))) == 1
     assert len(looks(ImageNetValidation({**settings, "random_crop": True}))) == 5
-
-
-def test_the_list_is_kept_beside_the_images_and_used_as_it_is(datadir):
-    path = part(datadir) / "filelist.txt"
-    assert len(train(datadir)) == 6
-    lines = [f"{s}/{s}_{k}.JPEG" for s in sorted(SYNSETS) for k in range(2)]
-    assert path.read_text().splitlines() == lines
-    path.write_text("\n".join(lines[1:][::-1]))  # another's, without the last line break
-    data = train(datadir)
-    assert [os.path.basename(p) for p in data.paths] == [f[4:] for f in lines[1:][::-1]]
-    assert data.labels.tolist() == [2, 2, 1, 1, 0]
-
-
-def test_incomplete_trees_are_named(datadir):
-    root = part(datadir)
-    for picture in (root / "data" / "n02").iterdir():
-        picture.unlink()
-    with pytest.raises(UserError, match="n02: a class folder without images"):
-        train(datadir)
-    assert not (root / "filelist.txt").exists()
-    (root / "data" / "n02").rmdir()
-    assert len(train(datadir)) == 4
-    (root / "data" / "n03").mkdir()  # unpacked later
-    with pytest.raises(UserError, match="n03 is in one"):
-        train(datadir)
 
 
 @pytest.mark.parametrize(
