@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
-from torchvision.utils import make_grid
 
 from common.errors import UserError
 from common.io import replacing
@@ -140,6 +139,8 @@ def save_grid(
 ) -> None:
     """Write `images` [N, 3, H, W], uint8 or float in [-1, 1], as one image on white: `columns` in a
     row, `pad` pixels around each."""
+    from torchvision.utils import make_grid  # takes seconds, which few programs need to spend
+
     images = images if images.dtype == torch.uint8 else to_uint8(images)
     save_image(path, make_grid(images, min(columns, len(images)), pad, pad_value=255))
 
