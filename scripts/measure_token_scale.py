@@ -17,7 +17,7 @@ from common import cli, config, distributed
 from common.config import setting
 from common.errors import run_cli
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer, run_config
-from tokenizer.scale import SCALE_IMAGES, measure_scale, rescale
+from tokenizer.evaluate import SCALE_IMAGES, measure_scale, rescale
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,12 @@ SHOWN = 8  # validation images in a grid
 
 
 class RunFolder(pl.Callback):
-    """Keeps a run's folder.
+    """Keeps the folder of a run with these settings (`tokenizer.train.Settings`).
 
     After each epoch: validation with EMA weights (`logs/metrics.csv`, `images/step_*.png`), then
     `checkpoints/last.ckpt`, and a copy of it as `best.ckpt` if its PSNR is the highest. Between
     two updates: `last.ckpt` every so often, and when a signal asks for it. A validation that a
     signal cuts short is made up for after the resume, because the checkpoint says that it is due.
-
-    Args:
-        settings: of the run (`tokenizer.train.Settings`), written as `configs/config.yaml`.
-        signals: noted from the start of the program on.
     """
 
     def __init__(
@@ -76,8 +73,8 @@ class RunFolder(pl.Callback):
             return
         self.progress["epochs"] += 1
         self._finish_epoch(trainer, module)
-        for message in [watched.news() for watched in self.unreadable]:
-            if message:
+        for watched in self.unreadable:
+            if message := watched.news():
                 trainer.print(f"\n{message}")
 
     def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
@@ -121,15 +118,10 @@ class RunFolder(pl.Callback):
     def _validate(self, trainer: pl.Trainer, module: TokenizerModule, dataset: Any) -> bool:
         """Measure and show reconstructions; whether they are better than all before."""
         tokenizer, training = module.average, module.average.training
-        found = evaluate(
-            tokenizer.eval(),
-            dataset,
-            self.process,
-            batch_size=trainer.datamodule.batch_size,
-            num_workers=trainer.datamodule.num_workers,
-            lpips=self.lpips,
-            attend=lambda: self._attend(trainer, module),
-        )
+        data, attend = trainer.datamodule, partial(self._attend, trainer, module)
+        loading = {"batch_size": data.batch_size, "num_workers": data.num_workers}
+        given = (tokenizer.eval(), dataset, self.process, self.lpips)
+        found = evaluate(*given, attend=attend, **loading)
         values = dict(found.means)
         if found.token_scale is not None:  # neither collapsed nor diverged
             values["token_scale"] = found.token_scale
@@ -137,10 +129,10 @@ class RunFolder(pl.Callback):
                 each.token_scale.fill_(found.token_scale)
         module.record(values, "val")
         if self.process.is_main:
-            count = min(SHOWN, len(dataset))
-            evenly = [k * len(dataset) // count for k in range(count)]  # some of each class
+            evenly = [k * len(dataset) // SHOWN for k in range(SHOWN)]  # some of each class
+            shown = comparison(tokenizer, dataset, list(dict.fromkeys(evenly)))
             path = self.folder / "images" / f"step_{module.step:08d}.png"
-            images.save_grid(path, comparison(tokenizer, dataset, evenly), columns=count)
+            images.save_grid(path, shown, columns=len(shown) // 3)
         tokenizer.train(training)
         improved = values["psnr"] > self.progress["best"]
         if improved:

@@ -8,12 +8,12 @@ each semantic level in it never runs, and is not read.
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import checkpoint, distributed
 from common.config import check_range, limits, structured
@@ -45,7 +45,8 @@ _RELEASED = [
     (r"^bottleneck\.from_tokens\.", "post_quant_layer."),
 ]
 _DISCRIMINATOR = [  # from released names to ours: PatchGAN, then the heads on DINO
-    (r"^main\.", "stack."),
+    (r"^loss\.", "objective."),
+    (r"discriminator\.main\.", "discriminator.stack."),
     (r"\.1\.fn\.", ".1.block."),
     (r"\.weight_orig$", ".parametrizations.weight.original"),
     (r"\.weight_([uv])$", r".parametrizations.weight.0._\1"),
@@ -79,7 +80,7 @@ def load_tokenizer(
         named = named or ckpt_path
         if not named:
             raise UserError(f"{where}: model.params.ckpt_path: missing; expected a tokenizer")
-    tokenizer = read(named, config).build(ema)
+    tokenizer = build(read(named, config), named, ema)
     if token_scale is not None:
         check_range(token_scale, limits(above=0), "--vae_norm")
         tokenizer.token_scale.fill_(token_scale)
@@ -121,73 +122,53 @@ def _from_yaml(
     return sizes, values.get("ckpt_path")
 
 
-@dataclass(frozen=True)
-class TokenizerFile:
-    """A tokenizer as it lies in a file."""
+def read(
+    path: str | os.PathLike[str], sizes: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What a tokenizer's file holds: among others its sizes (`tokenizer`), and weights under our
+    names (`state_dict`): those of `tokenizer.`, `ema.model.` and `objective.discriminator.`.
 
-    path: str
-    content: dict[str, Any]  # all that the file holds
-    sizes: Mapping[str, Any]
-    released: bool
-
-    @property
-    def state(self) -> Mapping[str, Tensor]:
-        """Weights, under our names or the released ones."""
-        return self.content.get("state_dict", self.content)
-
-    def build(self, ema: bool = True) -> Tokenizer:
-        """The tokenizer, in evaluation mode and without gradients."""
-        tokenizer = _frozen(self.sizes, self.path)
-        checkpoint.load_weights(tokenizer, self.weights(tokenizer, ema), self.path)
-        if self.released:
-            tokenizer.token_scale.fill_(RELEASED_SCALE)
-        return tokenizer
-
-    def weights(self, tokenizer: Tokenizer, ema: bool) -> dict[str, Tensor]:
-        """Weights for `tokenizer`, the averaged ones if there are any and `ema` is set."""
-        if self.released:
-            return from_released(self.state, tokenizer, ema)
-        names = {former_name(name): name for name in tokenizer.state_dict()}
-        found = (ema and self._below("ema.model.")) or self._below("tokenizer.")
-        return {names.get(k, k): v for k, v in found.items()}
-
-    def fill_discriminator(self, discriminator: nn.Module | None) -> None:
-        """Give a discriminator the trained weights of one of its kind, if the file has them."""
-        found = self._below(f"{'loss' if self.released else 'objective'}.discriminator.")
-        found = {_renamed(k, _DISCRIMINATOR): v for k, v in found.items()}
-        names = {} if discriminator is None else discriminator.state_dict()
-        if names and names.keys() <= found.keys():
-            # a released one may hold its frozen network as well
-            checkpoint.load_weights(discriminator, {k: found[k] for k in names}, self.path)
-
-    def _below(self, prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
-
-
-def read(path: str | os.PathLike[str], sizes: Mapping[str, Any] | None = None) -> TokenizerFile:
-    """Read a checkpoint of our training, an exported folder, or a released checkpoint, which needs
-    `sizes` from elsewhere."""
-    content = load_content(path)
-    released = "tokenizer" not in content
-    if released and not sizes:
-        expected = "expected the YAML file of a released tokenizer beside it (--config_path)"
-        raise UserError(f"{path}: carries no sizes of its own; {expected}")
-    return TokenizerFile(str(path), content, sizes if released else content["tokenizer"], released)
-
-
-def load_content(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a tokenizer's file holds: tensors by name, or `state_dict` with them among others."""
+    A checkpoint of our training, an exported folder, or a released checkpoint, which needs `sizes`
+    from elsewhere.
+    """
     if (folder := Path(path)).is_dir():
         weights = {f"tokenizer.{k}": v for k, v in checkpoint.load(folder / WEIGHTS).items()}
         return {"tokenizer": read_json(folder / CONFIG), "state_dict": weights}
     content = checkpoint.load(path)
-    state, sizes = content.get("state_dict", content), content.get("tokenizer", {})
-    named = isinstance(state, Mapping) and isinstance(sizes, Mapping)
-    if not (named and all(isinstance(k, str) for k in (*state, *sizes))) or not all(
-        isinstance(v, Tensor) for v in state.values()
-    ):
+    state, own = content.get("state_dict", content), content.get("tokenizer", {})
+    sound = isinstance(state, Mapping) and isinstance(own, Mapping)
+    sound = sound and all(isinstance(k, str) for k in (*state, *own))
+    if not sound or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: no tokenizer; expected sizes and tensors by name")
-    return content
+    if "tokenizer" in content:
+        return content
+    if not sizes:
+        expected = "expected the YAML file of a released tokenizer beside it (--config_path)"
+        raise UserError(f"{path}: carries no sizes of its own; {expected}")
+    tokenizer, found = _frozen(sizes, path), {}
+    tokenizer.token_scale.fill_(RELEASED_SCALE)
+    for prefix, ema in (("tokenizer.", False), ("ema.model.", True)):
+        found |= {f"{prefix}{k}": v for k, v in from_released(state, tokenizer, ema).items()}
+    for name, tensor in state.items():
+        if name.startswith("loss.discriminator."):
+            found[_renamed(name, _DISCRIMINATOR)] = tensor
+    return {"tokenizer": tokenizer.sizes, "state_dict": found}
+
+
+def part(content: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with a prefix, without it."""
+    found = content["state_dict"].items()
+    return {k.removeprefix(prefix): v for k, v in found if k.startswith(prefix)}
+
+
+def build(content: Mapping[str, Any], where: object, ema: bool = True) -> Tokenizer:
+    """The tokenizer of what `read` gives, with the averaged weights if there are any and `ema` is
+    set, in evaluation mode and without gradients."""
+    tokenizer = _frozen(content["tokenizer"], where)
+    names = {former_name(name): name for name in tokenizer.state_dict()}
+    found = (ema and part(content, "ema.model.")) or part(content, "tokenizer.")
+    checkpoint.load_weights(tokenizer, {names.get(k, k): v for k, v in found.items()}, where)
+    return tokenizer
 
 
 def export(tokenizer: Tokenizer, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -197,7 +178,7 @@ def export(tokenizer: Tokenizer, folder: str | os.PathLike[str], overwrite: bool
     there = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     if there - {WEIGHTS, CONFIG}:
         raise UserError(f"{folder}: not empty, and no exported tokenizer; expected a new folder")
-    held = there == {WEIGHTS, CONFIG} and not overwrite and read(folder).build().fingerprint
+    held = there == {WEIGHTS, CONFIG} and not overwrite and build(read(folder), folder).fingerprint
     if held not in (False, tokenizer.fingerprint):
         raise UserError(f"{folder}: holds another tokenizer; --overwrite replaces it")
     checkpoint.save_safetensors(folder / WEIGHTS, tokenizer.state_dict())

@@ -39,11 +39,9 @@ class AutoencoderConfig:
     double_enc: Literal[False] = False  # mean and variance; the column tokenizer has the mean
 
     def __post_init__(self) -> None:
-        widths, factor = self.widths, 2 ** (len(self.ch_mult) - 1)
+        widths, size, factor = self.widths, self.resolution, 2 ** (len(self.ch_mult) - 1)
         _require(len(widths) > 0, "ch_mult", "no levels", "one or more")
-        _require(
-            self.resolution % factor == 0, "resolution", self.resolution, f"a multiple of {factor}"
-        )
+        _require(size % factor == 0, "resolution", size, f"a multiple of {factor}")
         same = self.num_res_blocks > 0 or len(set(widths)) == 1
         _require(same, "num_res_blocks", 0, "1 or more where widths differ")
         for level, width in enumerate(widths):
@@ -119,11 +117,9 @@ class TokenizerConfig:
     post_channels: int | None = None  # of a column before it becomes a token; only checked
 
     def __post_init__(self) -> None:
-        columns, deepest = self.ddconfig.z_channels * self.ddconfig.rows, self.ddconfig.widths[-1]
-        _require(
-            self.post_channels in (None, columns), "post_channels", self.post_channels, columns
-        )
+        columns, found = self.ddconfig.z_channels * self.ddconfig.rows, self.post_channels
+        _require(found in (None, columns), "post_channels", found, columns)
         if self.sematicconfig is not None:
-            entering = self.sematicconfig.widths[0]
+            entering, deepest = self.sematicconfig.widths[0], self.ddconfig.widths[-1]
             expected = f"{deepest}, those of the decoder's deepest level"
             _require(entering == deepest, "sematicconfig.ch_mult", f"{entering} channels", expected)

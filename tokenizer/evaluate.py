@@ -1,26 +1,107 @@
-"""Evaluation of reconstructions: PSNR, SSIM, LPIPS and features against their crops."""
+"""Evaluation over a data set: fidelity of reconstructions, and the scale of tokens."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from common import distributed, images
+from common import checkpoint, distributed, images
 from common.distributed import Process
+from common.errors import UserError
+from common.logger import progress_bar
 from common.metrics.extraction import Collector, Features
 from common.metrics.features import Extractor
 from common.metrics.pixel import psnr, ssim
 from common.precision import full_float32
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
+from common.signals import ignore_signals
+from tokenizer.checkpoints import build, load_on_all, read
 from tokenizer.model import Tokenizer
-from tokenizer.scale import Moments, image_batches
+from tokenizer.posterior import Posterior
 
 SHOWN = 4  # images each of the best, the median and the worst
 DIFFERENCE_GAIN = 3  # of the differences that are shown
+SCALE_IMAGES = 50_000  # more make the scale no better
+
+
+def image_batches(
+    dataset: Dataset,
+    numbers: Sequence[int],
+    process: Process,
+    name: str,
+    batch_size: int = 32,
+    num_workers: int = 0,
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Images of these numbers, uint8 [B, 3, H, W], in batches that are dealt to the processes in
+    turn: which images form a batch does not depend on how many processes there are."""
+    whole = [numbers[k : k + batch_size] for k in range(0, len(numbers), batch_size)]
+    mine = whole[process.rank :: process.world]
+    loader = DataLoader(
+        dataset, batch_sampler=mine, num_workers=num_workers, worker_init_fn=ignore_signals
+    )
+    with progress_bar(sum(map(len, mine)), name, "image", process.is_main) as bar:
+        for these, (pixels, *_) in zip(mine, loader, strict=True):
+            yield these, pixels
+            bar.update(len(these))
+
+
+class Moments:
+    """Mean and variance of the sampled tokens of all processes, in expectation over the noise."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64)  # values, their sum, sum of their squares
+
+    def add(self, posterior: Posterior) -> None:
+        mean = posterior.mean.double()
+        squares = mean.square().sum().item() + mean.numel() * posterior.noise_variance
+        self.sums += torch.tensor([mean.numel(), mean.sum().item(), squares], dtype=torch.float64)
+
+    def scale(self, device: torch.device) -> float | None:
+        """1/std over all processes; None where the tokens have collapsed or diverged."""
+        count, first, second = distributed.all_reduce_sum(self.sums.to(device)).tolist()
+        variance = second / count - (first / count) ** 2 if count else 0.0
+        return variance**-0.5 if 0 < variance < float("inf") else None
+
+
+@torch.no_grad()
+def measure_scale(
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    process: Process,
+    limit: int = SCALE_IMAGES,
+    **loading: int,
+) -> float:
+    """1/std of posterior samples over at most `limit` images, evenly spread over a data set; the
+    tokenizer keeps it. `loading`: as of `image_batches`."""
+    count, moments = min(limit, len(dataset)), Moments()
+    numbers = [k * len(dataset) // count for k in range(count)]
+    for _, batch in image_batches(dataset, numbers, process, "token scale", **loading):
+        moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
+    scale = moments.scale(process.device)
+    if scale is None:
+        raise UserError("the tokens of this tokenizer have no finite spread; was it trained?")
+    tokenizer.token_scale.fill_(scale)
+    return scale
+
+
+def rescale(path: Path, dataset: Dataset, process: Process, **options: int) -> Tokenizer:
+    """The tokenizer of our checkpoint, with the scale that `measure_scale` finds, which is stored
+    there. The first process reads the file, once, for all."""
+    content = read(path) if process.is_main else {}
+    tokenizer = load_on_all(process, lambda: build(content, path))
+    scale = measure_scale(tokenizer, dataset, process, **options)
+    if process.is_main:
+        for name, tensor in content["state_dict"].items():
+            if name.endswith("token_scale"):
+                tensor.fill_(scale)
+        checkpoint.save(path, content)
+    distributed.barrier()
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,15 +121,12 @@ def available_lpips(weights_dir: str | os.PathLike[str] | None) -> LPIPS | None:
 
 
 @torch.inference_mode()
-def reconstruct(tokenizer: Tokenizer, batch: Tensor, moments: Moments | None = None) -> Tensor:
+def reconstruct(tokenizer: Tokenizer, batch: Tensor) -> tuple[Tensor, Posterior]:
     """uint8 [B, 3, H, W] → uint8 [B, 3, H, W], rounded as a saved image is, on the tokenizer's
-    device; the posterior is added to `moments`."""
+    device, and the posterior of its tokens."""
     with full_float32():
-        real = images.to_float(batch.to(tokenizer.token_scale.device))
-        posterior = tokenizer.encode(real)
-        if moments is not None:
-            moments.add(posterior)
-        return images.to_uint8(tokenizer.decode(posterior.mode()))
+        posterior = tokenizer.encode(images.to_float(batch.to(tokenizer.token_scale.device)))
+        return images.to_uint8(tokenizer.decode(posterior.mode())), posterior
 
 
 @torch.inference_mode()
@@ -56,50 +134,44 @@ def evaluate(
     tokenizer: Tokenizer,
     dataset: Dataset,
     process: Process,
-    *,
-    batch_size: int = 32,
-    num_workers: int = 0,
     lpips: LPIPS | None = None,
     extractor: Extractor | None = None,
     attend: Callable[[], None] = lambda: None,
+    batch_size: int = 32,
+    num_workers: int = 0,
 ) -> Evaluation:
     """Reconstruct every image once, over all processes, and compare 8-bit images.
 
     Args:
         tokenizer: in evaluation mode, on the process's device.
         dataset: whose items begin with an image, uint8 [3, H, W].
-        batch_size, num_workers: of the loader.
         lpips, extractor: networks for LPIPS and for the features of the rFID.
         attend: called between batches, by all processes together.
     """
     measures = {"psnr": psnr, "ssim": ssim} | ({"lpips": lpips} if lpips else {})
     collectors = [Collector(extractor) for _ in range(2)] if extractor else []
-    moments, device = Moments(), process.device
+    moments, device, count = Moments(), process.device, len(dataset)
     rows = [torch.empty(0, 1 + len(measures), dtype=torch.float64, device=device)]
-    rounds = -(-len(dataset) // batch_size) // process.world  # some have one more batch
-    loaded = image_batches(
-        dataset, range(len(dataset)), process, "reconstructions", batch_size, num_workers
-    )
-    for index, (numbers, batch) in enumerate(loaded):
-        levels = reconstruct(tokenizer, batch, moments)
+    rounds = -(-count // batch_size) // process.world  # some have one more batch
+    loading = ("reconstructions", batch_size, num_workers)
+    for k, (numbers, batch) in enumerate(image_batches(dataset, range(count), process, *loading)):
+        levels, posterior = reconstruct(tokenizer, batch)
+        moments.add(posterior)
         real, fake = (images.to_float(x.to(device)) for x in (batch, levels))
         with full_float32():
             found = [measure(fake, real).double() for measure in measures.values()]
         rows.append(torch.stack([torch.tensor(numbers, device=device), *found], dim=1))
         for collector, pixels in zip(collectors, (batch, levels), strict=False):
             collector.add(pixels, numbers)
-        if index < rounds:
+        if k < rounds:
             attend()
     values = torch.cat(rows)  # [N, 1 + measures], an image's number first
-    means = distributed.all_reduce_sum(values[:, 1:].sum(0)) / len(dataset)
+    means = (distributed.all_reduce_sum(values[:, 1:].sum(0)) / count).tolist()
     ranked = distributed.gather(values)
     order = [] if ranked is None else ranked[ranked[:, 1].argsort(descending=True), 0].tolist()
-    return Evaluation(
-        dict(zip(measures, means.tolist(), strict=True)),
-        moments.scale(device),
-        list(map(int, order)),
-        *(collector.features() for collector in collectors),
-    )
+    features = (collector.features() for collector in collectors)
+    named = dict(zip(measures, means, strict=True))
+    return Evaluation(named, moments.scale(device), list(map(int, order)), *features)
 
 
 def extremes(order: list[int]) -> list[int]:
@@ -113,6 +185,6 @@ def comparison(tokenizer: Tokenizer, dataset: Dataset, numbers: list[int]) -> Te
     """Images of a data set, their reconstructions and their absolute differences, three times as
     bright: the rows of a grid, uint8 [3·N, 3, H, W]."""
     real = torch.stack([dataset[k][0] for k in numbers])
-    fake = torch.cat([reconstruct(tokenizer, image[None]).cpu() for image in real])
+    fake = torch.cat([reconstruct(tokenizer, image[None])[0].cpu() for image in real])
     difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)
     return torch.cat([real, fake, difference.to(torch.uint8)])

@@ -16,7 +16,7 @@ from common.logger import MetricLogger
 from common.schedule import WarmupDecay
 from tokenizer import checkpoints
 from tokenizer.blocks import Level
-from tokenizer.config import AutoencoderConfig, SemanticConfig
+from tokenizer.config import AutoencoderConfig, SemanticConfig, TokenizerConfig
 from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
 
@@ -25,17 +25,14 @@ WARM = 10**6  # updates after which the warm-up of no EMA has an effect
 
 
 class TokenizerModule(LightningModule):
-    """A tokenizer, its EMA copy and its objective.
+    """A tokenizer (sizes as in `TokenizerConfig`), its EMA copy and its objective.
 
     The number of autoencoder updates so far, `step`, decides the learning rate, which terms of the
     objective count, and the random draws; Lightning counts batches, or both optimizers' updates.
 
     Args:
-        ddconfig, sematicconfig, embed_dim, post_channels, std: sizes, see `TokenizerConfig`.
-        lossconfig: target and params of the objective.
         learning_rate: base rate of both Adams (`base_learning_rate` of the YAML file).
         scheduler_config: keys of `WarmupDecay`, flat or as target and params.
-        use_ema, ema_decay: the EMA copy, which validation, export and stage two take.
         grad_clip: largest gradient norm of either update; 0 turns clipping off.
         ckpt_path: a tokenizer to start from, with its discriminator if that is of the same kind.
         stage2: train what follows the tokens only, from the EMA weights of `ckpt_path`.
@@ -66,13 +63,8 @@ class TokenizerModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tokenizer = Tokenizer(
-            ddconfig=ddconfig,
-            embed_dim=embed_dim,
-            std=std,
-            sematicconfig=sematicconfig,
-            post_channels=post_channels,
-        )
+        sizes = TokenizerConfig(ddconfig, embed_dim, std, sematicconfig, post_channels)
+        self.tokenizer = Tokenizer(**vars(sizes))
         self.ema = EMA(self.tokenizer, ema_decay, warmup=True) if use_ema else None
         self.objective: Objective = instantiate(
             lossconfig, "model.params.lossconfig", weights_dir=weights_dir
@@ -105,21 +97,25 @@ class TokenizerModule(LightningModule):
             if isinstance(level, Level):
                 level.recompute = grad_checkpointing
         if compile:  # in place, so that the names of the weights stay
-            self.tokenizer.encoder.compile()
+            encoder, decoder = self.tokenizer.encoder, self.tokenizer.decoder
+            encoder.compile()
             # without the last convolution, for whose weight the adaptive factor asks by itself
-            decoder = self.tokenizer.decoder
             decoder.trunk = torch.compile(decoder.trunk)  # type: ignore[method-assign]
 
     def _start_from(self, path: str, stage2: bool) -> None:
         """Load a tokenizer, its average, and its discriminator if that is of the same kind."""
-        file = checkpoints.read(path, self.tokenizer.sizes)
-        average = file.weights(self.tokenizer, ema=True)
-        raw = average if stage2 else file.weights(self.tokenizer, ema=False)
+        content = checkpoints.read(path, self.tokenizer.sizes)
+        average = checkpoints.build(content, path).state_dict()
+        raw = average if stage2 else checkpoints.build(content, path, ema=False).state_dict()
         load_weights(self.tokenizer, raw, path)
         if self.ema is not None:
             load_weights(self.ema.model, average, path)
             self.ema.updates.fill_(WARM)  # so that what is loaded is not washed out at once
-        file.fill_discriminator(self.objective.discriminator)
+        if self.objective.discriminator is not None:
+            found = checkpoints.part(content, "objective.discriminator.")
+            own = self.objective.discriminator.state_dict().keys()
+            if own <= found.keys():  # a released one may hold its frozen network as well
+                load_weights(self.objective.discriminator, {k: found[k] for k in own}, path)
 
     @property
     def average(self) -> Tokenizer:

@@ -10,16 +10,11 @@ from common.seeding import BatchDraws
 
 @dataclass(frozen=True)
 class Posterior:
-    """Tokens around a mean, with a noise scale that is itself random (paper, tokenizer section).
+    """Tokens around a mean, with a noise scale that is itself random (paper, tokenizer section):
+    one an image, s ~ N(0, (std/0.8)²) clamped to [-std, std]."""
 
-    Args:
-        mean: [B, L, C].
-        std: the largest noise scale. A sample draws one scale an image,
-            s ~ N(0, (std/0.8)²) clamped to [-std, std].
-    """
-
-    mean: Tensor
-    std: float
+    mean: Tensor  # [B, L, C]
+    std: float  # the largest noise scale
 
     def mode(self) -> Tensor:
         """The mean, [B, L, C]."""

@@ -23,10 +23,9 @@ from common.errors import UserError
 from common.io import write_json
 from common.signals import PreemptionHandler
 from tokenizer.callbacks import RunFolder
-from tokenizer.checkpoints import load_content
-from tokenizer.evaluate import available_lpips, evaluate
+from tokenizer.checkpoints import read
+from tokenizer.evaluate import available_lpips, evaluate, rescale
 from tokenizer.lightning import TokenizerModule
-from tokenizer.scale import rescale
 
 # What Lightning says of this training, and its user can neither change nor need know.
 NOISE = (
@@ -108,7 +107,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         checkpoint.save(path, content)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        content = load_content(path)
+        content = read(path)
         if absent := {"state_dict", "optimizer_states", "loops", "updates"} - content.keys():
             expected = "expected a checkpoint of a training (ckpt_path takes others)"
             raise UserError(f"{path}: has no {', '.join(sorted(absent))}; {expected}")
@@ -122,7 +121,7 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
 
 def train(run: Run, settings: Settings, fit: bool = True) -> None:
     """Train a tokenizer, or without `fit` only build everything, which finds mistakes in the
-    settings (UserError). After a signal, the checkpoint is written before Preempted is raised."""
+    settings. After a signal, the checkpoint is written before Preempted is raised."""
     with PreemptionHandler(run.process) as signals:
         seeding.seed_everything(settings.seed)
         data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
@@ -133,9 +132,15 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
             rate = settings.model.base_learning_rate * images
             settings = replace(settings, model=replace(settings.model, base_learning_rate=rate))
         module = build_module(settings, run.weights_dir, run.resume)
-        check_images(module, data)
+        least = getattr(module.objective.discriminator, "least", 0)
+        for name, dataset in data.datasets.items():
+            size = dataset[0][0].shape[1:]
+            module.tokenizer.check_size(*size, f"data.params.{name}: image")
+            if min(size) < least:
+                raise UserError(f"data.params.{name}: found {size}, disc_num_layers needs {least}")
         folder = RunFolder(run.folder, settings, run.process, signals)
-        trainer = build_trainer(options, run, folder, epoch_batches(options, data, world))
+        batches = len(data.datasets["train"]) // (data.batch_size * world)
+        trainer = build_trainer(options, run, folder, batches)
         if not fit:
             return
         if run.process.is_main:
@@ -168,20 +173,13 @@ def build_module(
     )
 
 
-def check_images(module: TokenizerModule, data: DataModule) -> None:
-    """Refuse images that the tokenizer does not take, or of which no patch is left to judge."""
-    least = getattr(module.objective.discriminator, "least", 0)
-    for name, dataset in data.datasets.items():
-        size = dataset[0][0].shape[1:]
-        module.tokenizer.check_size(*size, f"data.params.{name}: image")
-        if min(size) < least:
-            raise UserError(f"data.params.{name}: found {size}, disc_num_layers needs {least}")
-
-
-def build_trainer(
-    options: TrainerConfig, run: Run, folder: RunFolder, batches: int | None
-) -> pl.Trainer:
-    """Lightning's trainer of a run, whose epochs have so many batches."""
+def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder, batches: int) -> pl.Trainer:
+    """Lightning's trainer of a run; an epoch has so many batches, and takes those that make whole
+    updates."""
+    together = options.accumulate_grad_batches
+    if 0 < batches < together:
+        key, expected = "lightning.trainer.accumulate_grad_batches", f"{batches} or less"
+        raise UserError(f"{key}: found {together}, expected {expected}, the batches of an epoch")
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
@@ -204,30 +202,20 @@ def build_trainer(
         enable_checkpointing=False,  # the callback's part
         enable_model_summary=False,
         max_epochs=epochs,
-        limit_train_batches=batches,
+        limit_train_batches=batches // together * together or None,
         log_every_n_steps=options.log_every_n_steps,
         precision=options.precision,  # type: ignore[arg-type]
         benchmark=options.benchmark,
     )
 
 
-def epoch_batches(options: TrainerConfig, data: DataModule, world: int) -> int | None:
-    """Batches of an epoch, which make whole updates; None for all there are."""
-    together = options.accumulate_grad_batches
-    batches = len(data.datasets["train"]) // (data.batch_size * world)
-    if 0 < batches < together:
-        key = "lightning.trainer.accumulate_grad_batches"
-        raise UserError(f"{key}: found {together}, expected at most {batches}, those of an epoch")
-    return batches // together * together or None
-
-
 def _measure(run: Run, data: DataModule, folder: RunFolder, last_is_best: bool) -> dict[str, Any]:
     """The scale of the checkpoints' tokens, and the fidelity of the best one (or the last)."""
     options = {"batch_size": data.batch_size, "num_workers": data.num_workers}
-    path, best, train = folder.last, folder.checkpoint("best"), data.datasets["train"]
-    tokenizer = rescale(path, train, run.process, **options)
-    if best.exists() and last_is_best:
-        folder.copy(path, "best")
+    best, train = folder.checkpoint("best"), data.datasets["train"]
+    tokenizer = rescale(folder.last, train, run.process, **options)
+    if last_is_best:
+        folder.copy(folder.last, "best")
     elif best.exists():
         tokenizer = rescale(best, train, run.process, **options)
     name = "best" if best.exists() else "last"

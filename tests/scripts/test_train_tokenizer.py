@@ -14,7 +14,7 @@ from common import checkpoint
 from common.distributed import Process
 from common.panoramas.dataset import Panoramas
 from tokenizer import load_tokenizer
-from tokenizer.scale import measure_scale
+from tokenizer.evaluate import measure_scale
 
 
 def logged(run):

@@ -46,18 +46,13 @@ class DinoDiscriminator(nn.Module):
 
 
 def to_square(images: Tensor, uniform: Tensor | None = None) -> Tensor:
-    """Images [B, 3, H, W] → [B, 3, 224, 224], all in the same way.
-
-    Where both sides exceed 224 and the first of `uniform` [3], in [0, 1), is below ½, a crop whose
-    place the others give; else resized, by averages of areas where they shrink, bicubically where
-    they grow.
-    """
+    """Images [B, 3, H, W] → [B, 3, 224, 224], all in the same way: a crop where both sides exceed
+    224 and the first of `uniform` [3], in [0, 1), is below ½, at the place that the others give;
+    else resized, by averages of areas where they shrink, bicubically where they grow."""
     height, width = images.shape[2:]
     if uniform is not None and min(height, width) > SIDE and uniform[0] < 0.5:
-        top, left = (
-            min(int(u * (side - SIDE + 1)), side - SIDE)
-            for u, side in zip(uniform[1:].tolist(), (height, width), strict=True)
-        )
+        places = zip(uniform[1:].tolist(), (height - SIDE, width - SIDE), strict=True)
+        top, left = (min(int(u * (spare + 1)), spare) for u, spare in places)
         return images[:, :, top : top + SIDE, left : left + SIDE]
     if max(height, width) > SIDE:
         images = F.interpolate(images, (min(height, SIDE), min(width, SIDE)), mode="area")
@@ -67,11 +62,8 @@ def to_square(images: Tensor, uniform: Tensor | None = None) -> Tensor:
 
 
 class LocalBatchNorm(nn.Module):
-    """Batch norm of x [B, D, N] over groups of neighbouring images, without running statistics.
-
-    As few groups as leave none larger than 8; their sizes differ by one at most. Statistics are
-    those of the group in evaluation too.
-    """
+    """Batch norm of x [B, D, N] over groups of neighbouring images, in evaluation too: as few
+    groups as leave none larger than 8, whose sizes differ by one at most."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

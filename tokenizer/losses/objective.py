@@ -72,17 +72,8 @@ class Term:
 class Objective(nn.Module):
     """The terms of stage one, and the discriminator, which is trained along with the autoencoder.
 
-    A term of weight 0 is left out, and its network is not loaded. Steps are the autoencoder's.
-
-    Args:
-        pixelloss_weight: of the absolute error, summed over pixels and channels, divided by B.
-        perceptual_weight: of LPIPS, one number an image that counts for each pixel and channel.
-        kl_weight: of the posterior's KL divergence, averaged over B.
-        disc_type, disc_loss: of the adversary; `disc_width`, `disc_num_layers` size the PatchGAN.
-        disc_weight, disc_start: of the adversarial term, before the adaptive factor; first step.
-        semantic_loss_w, semantic_iter_start: of the alignment with DINOv2; first step.
-        weights_dir: folder of the pretrained networks.
-        disc_factor, ..., logvar_init: in released files, with the one meaning they have there.
+    A term of weight 0 is left out, and its network, from `weights_dir`, is not loaded. Steps are
+    updates of the autoencoder. `disc_width` and `disc_num_layers` size the PatchGAN.
     """
 
     def __init__(
@@ -99,6 +90,7 @@ class Objective(nn.Module):
         semantic_loss_w: Weight = 5.0,
         semantic_iter_start: Natural = 20001,
         weights_dir: str | None = None,
+        # in released files, with the one meaning that they have there
         disc_factor: Annotated[float, limits(choices=(1.0,))] = 1.0,
         disc_in_channels: Literal[3] = 3,
         disc_conditional: Literal[False] = False,
@@ -153,9 +145,11 @@ class Objective(nn.Module):
         return loss, {k: v.detach() for k, v in parts.items()}
 
     def _pixel(self, fake: Reconstruction) -> Tensor:
+        """The absolute error, summed over pixels and channels, divided by B."""
         return (fake.images.float() - fake.target).abs().sum() / len(fake.target)
 
     def _lpips(self, fake: Reconstruction) -> Tensor:
+        """One number an image, which counts for each pixel and channel."""
         return fake.target[0].numel() * self.perceptual(fake.images, fake.target).mean()
 
     def _semantic(self, fake: Reconstruction) -> Tensor:

@@ -5,8 +5,8 @@ from torch.utils.data import TensorDataset
 from common import images
 from common.distributed import Process
 from common.seeding import BatchDraws
+from tokenizer.evaluate import Moments, measure_scale
 from tokenizer.posterior import Posterior
-from tokenizer.scale import Moments, measure_scale
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 
