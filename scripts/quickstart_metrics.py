@@ -39,7 +39,7 @@ def panoramas(length: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def reconstruction(tokenizer: Tokenizer, real: Tensor, labels: Tensor, file: Path) -> Figure:
     """PSNR of reconstructions of images uint8 [N, 3, H, W], some of which `file` shows."""
-    made = torch.cat([reconstruct(tokenizer, batch) for batch in real.split(90)])
+    made = torch.cat([reconstruct(tokenizer, batch)[0] for batch in real.split(90)])
     found = psnr(images.to_float(made), images.to_float(real))
     rows = range(0, min(4 * CLASSES, len(real)), CLASSES)
     grid = [part[i : i + CLASSES] for i in rows for part in (real, made)]
