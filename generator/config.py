@@ -109,7 +109,7 @@ class TrainConfig:
         return EpochSchedule(lr, self.epochs, self.warmup_epochs, self.min_lr, self.lr_schedule)
 
 
-def numbers(flag: str, text: str, count: int, names: Sequence[str] = ()) -> list[int]:
+def listed(flag: str, text: str, count: int, names: Sequence[str] = ()) -> list[int]:
     """What a flag such as `0-3,8` lists of the numbers 0 … count − 1, ends included, in its order;
     `names` stand for their places."""
     found: list[int] = []

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from common import images
 from common.config import instantiate, load, setting
@@ -123,7 +123,7 @@ class TokenSampler:
 
 
 def training_batches(
-    dataset: Dataset, config: TrainConfig, process: Process, num_workers: int
+    dataset: Dataset, config: TrainConfig, process: Process, workers: int
 ) -> DataLoader:
     """Full batches of this process, in an order that the seed and epoch decide.
 
@@ -131,16 +131,29 @@ def training_batches(
     middle of an epoch, and leaves out the images at its end that do not fill one.
     """
     share = config.batch_size * config.accumulate
-    together = share * process.world
-    if len(dataset) < together:
-        expected = f"at most the {len(dataset)} that there are"
-        raise UserError(f"--batch_size: found {together} images an update, expected {expected}")
+    if len(dataset) < share * process.world:
+        found = f"found {share * process.world} images an update"
+        raise UserError(f"--batch_size: {found}, expected at most the {len(dataset)} there are")
     return DataLoader(
         dataset,
         config.batch_size,
         sampler=DrawSampler(len(dataset), process.rank, process.world, share, config.seed),
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         pin_memory=process.device.type == "cuda",
         worker_init_fn=ignore_signals,
     )
+
+
+def evaluation_batches(
+    dataset: Dataset, config: TrainConfig, process: Process, workers: int
+) -> DataLoader:
+    """This process's batches of `eval_images` items, evenly spread over the data, or of as many as
+    make whole batches."""
+    together, length = config.batch_size * process.world, len(dataset)
+    count = min(config.eval_images, length) // together * together
+    if not count:
+        raise UserError(f"--eval_images: expected at least the {together} images of one batch")
+    chosen = [k * length // count for k in range(process.rank, count, process.world)]
+    workers_of = {"num_workers": workers, "worker_init_fn": ignore_signals}
+    return DataLoader(Subset(dataset, chosen), config.batch_size, **workers_of)

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader
 
 from common import distributed, images, seeding
 from common.distributed import Process
-from common.errors import UserError
 from common.plots import Panel, read_long, save_curves
 from common.seeding import BatchDraws
-from common.signals import ignore_signals
 from generator.checkpoints import LoadedGenerator
 from generator.config import TrainConfig
 from generator.data import Tokenizer, TokenSampler
@@ -62,42 +60,25 @@ def save_column_curves(log: Path, path: Path) -> None:
     save_curves(path, panels)
 
 
-class Evaluation:
-    """The flow-matching loss of every column: with its condition, without dropout, from position 0.
-
-    Of `eval_images` items, evenly spread over the data, as many as make whole batches, with the
-    same draws every time.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        tokens: TokenSampler,
-        config: TrainConfig,
-        process: Process,
-        num_workers: int = 0,
-    ) -> None:
-        together, length = config.batch_size * process.world, len(dataset)
-        count = min(config.eval_images, length) // together * together
-        if not count:
-            raise UserError(f"--eval_images: expected at least the {together} images of one batch")
-        self.config, self.process, self.tokens = config, process, tokens
-        chosen = [k * length // count for k in range(process.rank, count, process.world)]
-        workers = {"num_workers": num_workers, "worker_init_fn": ignore_signals}
-        self.loader = DataLoader(Subset(dataset, chosen), config.batch_size, **workers)
-
-    @torch.inference_mode()
-    def __call__(self, model: Generator) -> dict[int, float]:
-        """Mean loss by column; `model` is in evaluation mode."""
-        process, config, losses = self.process, self.config, None
-        for i, batch in enumerate(self.loader):
-            randomness = seeding.generator(config.seed, "evaluation", i, device=process.device)
-            rows = BatchDraws(randomness, process.rank, process.world)
-            tokens, labels = self.tokens(batch, rows)
-            draws = Draws.random(tokens, rows, 0, 0.0, config.diffusion_batch_mul)
-            losses = losses or ColumnLosses(tokens.shape[1], process.device)
-            losses.add(token_losses(model, tokens, labels, draws))
-        return losses.means()
+@torch.inference_mode()
+def evaluate(
+    model: Generator,
+    batches: DataLoader,
+    tokens: TokenSampler,
+    config: TrainConfig,
+    process: Process,
+) -> dict[int, float]:
+    """The mean loss by column of `evaluation_batches`, with the condition, from position 0 and with
+    the same draws every time; `model` is in evaluation mode."""
+    losses = None
+    for i, batch in enumerate(batches):
+        randomness = seeding.generator(config.seed, "evaluation", i, device=process.device)
+        rows = BatchDraws(randomness, process.rank, process.world)
+        x0, labels = tokens(batch, rows)
+        draws = Draws.random(x0, rows, 0, 0.0, config.diffusion_batch_mul)
+        losses = losses or ColumnLosses(x0.shape[1], process.device)
+        losses.add(token_losses(model, x0, labels, draws))
+    return losses.means()
 
 
 def save_preview(model: Generator, path: Path, tokenizer: Tokenizer, config: SampleConfig) -> None:

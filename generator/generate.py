@@ -3,11 +3,16 @@
 Image `k` of a seed has its own noise, laid out by column: it is the same image in every batch, on
 every process, and a longer one begins with the noise of a shorter one.
 
+Wide images are decoded in tiles, at constant memory. The tokenizer's decoder normalises and attends
+over the whole width, so tiles differ a little from the whole; neighbouring tiles share columns,
+over which one fades into the other.
+
 Shapes: B batch, L columns, C token channels, H W pixels.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,10 +25,9 @@ from common import distributed, images, seeding
 from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
-from generator import config as settings
 from generator.checkpoints import LoadedGenerator
+from generator.config import listed
 from generator.data import Tokenizer
-from generator.decode import decode, decode_strips
 from generator.sampling import COLUMNS, Columns, SampleConfig, numbered, sample, sample_columns
 
 BLOCK = 64  # columns whose noise goes to the device together
@@ -41,6 +45,57 @@ def column_noise(
         if torch.device(device).type == "cuda":  # so that copying waits for nothing
             noise = noise.pin_memory()
         yield from noise.to(device, non_blocking=True).unbind(1)
+
+
+def decode_strips(
+    tokenizer: Tokenizer, columns: Iterable[Tensor], config: SampleConfig
+) -> Iterator[Tensor]:
+    """Strips [B, 3, H, w] of varying width, from left to right, as soon as their columns [B, C]
+    are there, with or without an end.
+
+    `decode_columns` are decoded at once, and `decode_overlap` of them shared by two neighbouring
+    tiles; an image that has no more is decoded whole, as released.
+    """
+    width, size, overlap = tokenizer.column_width, config.decode_columns, config.decode_overlap
+    held: deque[Tensor] = deque(maxlen=size)
+    waiting = 0  # columns that are in no tile yet
+    tail: Tensor | None = None  # the end of the last tile, over which the next one fades in
+    for token in columns:
+        held.append(token)
+        waiting += 1
+        if waiting == size - (0 if tail is None else overlap):
+            pixels = _fade(tail, tokenizer.decode_tokens(torch.stack(tuple(held), dim=1)))
+            end = pixels.shape[3] - overlap * width
+            tail, waiting = pixels[..., end:], 0
+            yield pixels[..., :end]
+    if waiting:
+        # The last tile is as wide as the others, and begins with columns that are done already.
+        pixels = tokenizer.decode_tokens(torch.stack(tuple(held), dim=1))
+        if tail is not None:
+            pixels = pixels[..., pixels.shape[3] - (waiting + overlap) * width :]
+        yield _fade(tail, pixels)
+    elif tail is not None:
+        yield tail
+
+
+def decode(tokenizer: Tokenizer, tokens: Tensor, config: SampleConfig) -> Iterator[Tensor]:
+    """Images uint8 [3, H, W] of tokens [B, L, C], one after the other, on the CPU.
+
+    As many are decoded together as make one tile; a wider one is decoded alone, in tiles.
+    """
+    for some in tokens.split(max(1, config.decode_columns // tokens.shape[1])):
+        strips = decode_strips(tokenizer, some.unbind(1), config)
+        yield from torch.cat([images.to_uint8(strip).cpu() for strip in strips], dim=3)
+
+
+def _fade(tail: Tensor | None, pixels: Tensor) -> Tensor:
+    """The pixels of a tile, at whose beginning the last tile's tail gives way to it."""
+    if tail is None:
+        return pixels
+    width = tail.shape[3]
+    weight = (torch.arange(width, device=tail.device) + 0.5) / max(width, 1)
+    faded = torch.lerp(tail, pixels[..., :width], weight.to(tail.dtype))
+    return torch.cat([faded, pixels[..., width:]], dim=3)
 
 
 @torch.no_grad()
@@ -67,6 +122,7 @@ def generate(
     config: SampleConfig | None = None,
     numbers: Sequence[int] | None = None,
     given: Columns | None = None,
+    mirrored: bool = False,
 ) -> Iterator[Tensor]:
     """Images of classes `labels`, one after the other, uint8 [3, H, W] on the CPU.
 
@@ -75,10 +131,12 @@ def generate(
         config: how they are sampled, and how wide; as released, if not given.
         numbers: of the images, which decide their noise; 0 … B − 1 if not given.
         given: columns that are not sampled, in the model's scale; see `sample_columns`.
+        mirrored: flip the images, which then go on to the left.
     """
     config = config or SampleConfig()
     tokens = generate_tokens(generator, labels, config, numbers, given)
-    yield from decode(tokenizer, tokens, config)
+    for image in decode(tokenizer, tokens, config):
+        yield image.flip(2) if mirrored else image
 
 
 @torch.no_grad()
@@ -153,23 +211,21 @@ def continue_image(
     """
     prefix = encode_prefix(given, tokenizer, side)
     config = replace(config or SampleConfig(), columns=len(prefix) + columns)
-    for image in generate(generator, tokenizer, labels, config, None, prefix):
-        yield image.flip(2) if side == "left" else image
+    return generate(generator, tokenizer, labels, config, None, prefix, side == "left")
 
 
-def image_labels(choice: str, class_names: Sequence[str], seed: int) -> Callable[[int], int]:
-    """Which class the image of a number has, whatever the number of images.
+def image_labels(choice: str, class_names: Sequence[str], seed: int, count: int) -> list[int]:
+    """The class of each of `count` images; more images leave those of the first ones the same.
 
     The choice is `balanced`, image k has class k modulo the number of classes; `random`, evenly,
     from the image's own stream; or names and numbers of classes, taken in turn: `3,7-9,sea`.
     """
-    count = len(class_names)
+    classes = len(class_names)
     if choice == "random":
-        return lambda k: int(seeding.stream(seed, "label", k).integers(count))
-    if choice == "balanced":
-        return lambda k: k % count
-    chosen = settings.numbers("--labels", choice, count, class_names)
-    return lambda k: chosen[k % len(chosen)]
+        return [int(seeding.stream(seed, "label", k).integers(classes)) for k in range(count)]
+    balanced = choice == "balanced"
+    chosen = range(classes) if balanced else listed("--labels", choice, classes, class_names)
+    return [chosen[k % len(chosen)] for k in range(count)]
 
 
 def image_path(folder: Path, number: int) -> Path:
@@ -195,41 +251,38 @@ def whole_images(folder: Path, count: int) -> set[int]:
 
 def generate_folder(
     folder: Path,
-    count: int,
+    labels: Sequence[int],
     batch: int,
     generator: LoadedGenerator,
     tokenizer: Tokenizer,
-    label: Callable[[int], int],
     config: SampleConfig,
     process: Process,
     prefix: Columns | None = None,
-    side: str = "right",
+    mirrored: bool = False,
 ) -> int:
-    """Generate what is missing of images 0 … count − 1; all processes call this together.
+    """Generate what is missing of the images of `labels`; all processes call this together.
 
     Images are sampled in batches that are always the same ones. A batch that was begun is sampled
     again as a whole, since how a product of matrices is rounded depends on the number of its rows:
     so any number of processes, with or without a break, leaves the same bytes.
 
     Args:
-        label: of the image of a number.
-        prefix, side: columns [1, C] with which all images begin, and where they go on.
+        prefix, mirrored: columns [1, C] with which all begin, and whether to the left.
 
     Returns:
         How many images were missing.
     """
-    done = distributed.load_on_all(lambda: whole_images(folder, count))
+    count, done = len(labels), distributed.load_on_all(lambda: whole_images(folder, len(labels)))
     batches = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     batches = [numbers for numbers in batches if not done.issuperset(numbers)]
     with progress_bar(count, "images", "image", process.is_main, initial=len(done)) as bar:
         for i, numbers in enumerate(batches):
             if i % process.world == process.rank:
-                labels = [label(k) for k in numbers]
-                found = generate(generator, tokenizer, labels, config, numbers, prefix)
+                some = [labels[k] for k in numbers]
+                found = generate(generator, tokenizer, some, config, numbers, prefix, mirrored)
                 for k, image in zip(numbers, found, strict=True):
                     if k not in done:
-                        path = image_path(folder, k)
-                        images.save_image(path, image.flip(2) if side == "left" else image)
+                        images.save_image(image_path(folder, k), image)
             bar.update(len(set(numbers) - done))  # others advance at about the same pace
     distributed.barrier()
     return count - len(done)

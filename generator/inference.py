@@ -1,8 +1,6 @@
 """Inference: a generator made ready for sampling, its products in a chosen precision and with
 weights packed as the processor reads them."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,32 +13,26 @@ from generator.model import Generator
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose weight lies in the order in which oneDNN's kernels read it: a product
-    with few rows takes as long as its weight takes to be read (docs/sampling.md)."""
+class InferenceLinear(nn.Module):
+    """A linear layer that multiplies in `dtype`; what goes in and comes out is float32.
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    If it is packed, its weight lies in the order in which oneDNN's kernels read it: a product with
+    few rows takes as long as its weight takes to be read (docs/sampling.md).
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, packed: bool) -> None:
         super().__init__()
-        self.out_features, self.dtype = linear.out_features, dtype
-        self.bias = linear.bias.detach().to(dtype)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype))
+        self.out_features, self.dtype, self.packed = linear.out_features, dtype, packed
+        self.weight, self.bias = (x.detach().to(dtype) for x in (linear.weight, linear.bias))
+        if packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        if not self.packed:
+            return F.linear(x, self.weight, self.bias).float()
         product = torch.ops.mkldnn._linear_pointwise
-        return product(x.to(self.dtype), self.weight, self.bias, "none", [], "").float()
-
-
-class HalfLinear(nn.Module):
-    """A linear layer that multiplies in bfloat16; what goes in and comes out is float32."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.out_features = linear.out_features
-        self.weight = linear.weight.detach().bfloat16()
-        self.bias = linear.bias.detach().bfloat16()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.bfloat16(), self.weight, self.bias).float()
+        return product(x, self.weight, self.bias, "none", [], "").float()
 
 
 def prepare(model: Generator, precision: str = "fp32", compile: bool = False) -> Generator:
@@ -60,10 +52,9 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
     dtype = torch.bfloat16 if half else torch.float32
     # float32 products of torch are MKL's, which are slow on the processors of other makers
     packs = kind == "cpu" and not compile and (half or "Intel" not in provenance.processor())
-    if packs and can_pack(dtype):
-        _replace_linears(model, lambda linear: PackedLinear(linear, dtype))
-    elif half:
-        _replace_linears(model, HalfLinear)
+    packs = packs and can_pack(dtype)
+    if packs or half:
+        _replace_linears(model, dtype, packs)
     if compile:
         _compile(model.head, "reduce-overhead" if kind == "cuda" else None)
     return model
@@ -76,17 +67,17 @@ def can_pack(dtype: torch.dtype) -> bool:
     nn.init.ones_(linear.weight)
     nn.init.zeros_(linear.bias)
     try:
-        return PackedLinear(linear, dtype)(torch.ones(1, 2)).tolist() == [[2.0, 2.0]]
+        return InferenceLinear(linear, dtype, True)(torch.ones(1, 2)).tolist() == [[2.0, 2.0]]
     except (AttributeError, RuntimeError):
         return False
 
 
-def _replace_linears(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+def _replace_linears(module: nn.Module, dtype: torch.dtype, packed: bool) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, make(child))
+            setattr(module, name, InferenceLinear(child, dtype, packed))
         elif not isinstance(child, TimeEmbedding):
-            _replace_linears(child, make)
+            _replace_linears(child, dtype, packed)
 
 
 def _compile(head: FlowHead, mode: str | None) -> None:

@@ -13,13 +13,17 @@ from torch import Tensor
 
 from common.config import setting
 from common.errors import UserError
-from generator.guidance import SCHEDULES
 from generator.kv_cache import KVCache
 from generator.model import Generator
 from generator.solvers import METHODS, Solver
 
 Columns = Mapping[int, Tensor]
 COLUMNS = 16  # of an image, where nothing says it
+SCHEDULES = {  # the guidance scale at a column, the part `done` of the ramp there, in (0, 1]
+    "linear": lambda scale, done: 1.0 + (scale - 1.0) * done,
+    "constant": lambda scale, done: scale,
+    "none": lambda scale, done: 1.0,
+}
 
 _set = partial(setting, group="sampling")
 

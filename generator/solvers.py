@@ -1,16 +1,28 @@
 """ODE solvers: a flow followed from noise (t = 1) to data (t = 0), over any velocity v(x, t).
 
-`times` are the ends of the steps, n + 1 falling numbers from 1 to 0.
+Guidance makes one velocity of those of both its branches. `times` are the ends of the steps, n + 1 falling numbers from 1 to 0.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, float], Tensor]
 SECOND_ORDER_POWER = 1.5  # the best of those measured: docs/results/solvers.json
+
+
+def guided(both: Velocity, scale: float) -> Velocity:
+    """Classifier-free guidance, v = v_u + s·(v_c − v_u) of N tokens, both branches from the same x;
+    `both` gives the velocity of 2N tokens, the conditional branch first."""
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        conditional, unconditional = both(x.repeat(2, 1), t).chunk(2)
+        return torch.lerp(unconditional, conditional, scale)
+
+    return velocity
 
 
 def falling_times(steps: int, power: float = 1.0) -> list[float]:

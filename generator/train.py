@@ -23,10 +23,11 @@ from generator.data import (
     Tokenizer,
     TokenSampler,
     describe_tokens,
+    evaluation_batches,
     image_data,
     training_batches,
 )
-from generator.evaluate import Evaluation, save_preview
+from generator.evaluate import evaluate, save_preview
 from generator.model import Generator
 from generator.sampling import SampleConfig
 from generator.trainer import LAST, Trainer
@@ -78,22 +79,20 @@ def find_source(run: RunConfig) -> Path | None:
     one command serves the first start and all later ones; where the last checkpoint is missing,
     the latest that was kept takes its place.
     """
-    last = run.folder / LAST
-    same = run.resume is not None and Path(run.resume).resolve() == run.folder.resolve()
+    last, here = run.folder / LAST, Path(run.resume or "") / run.ckpt
+    same = run.resume is not None and here.parent.resolve() == run.folder.resolve()
     if last.exists() and not (same and run.ckpt == LAST):
         expected = f"--resume {run.folder} to go on from it, or another folder"
         raise UserError(f"--output_dir: {last} is there already; expected {expected}")
-    if run.resume is None:
-        return None
-    path = Path(run.resume) / run.ckpt
-    if run.ckpt == LAST and not path.exists():
-        kept = list(path.parent.glob("checkpoint-ckpt-*.pth"))
-        path = max(kept, key=lambda p: int(p.stem.rpartition("-")[2]), default=path)
-    return None if same and not any(path.parent.glob("*.pth")) else path
+    if run.ckpt == LAST and not here.exists():
+        kept = list(here.parent.glob("checkpoint-ckpt-*.pth"))
+        here = max(kept, key=lambda p: int(p.stem.rpartition("-")[2]), default=here)
+    begins = run.resume is None or (same and not any(here.parent.glob("*.pth")))
+    return None if begins else here
 
 
-def settings(given: Mapping[str, Any], old: TrainConfig | None, notes: list[str]) -> TrainConfig:
-    """The settings of a checkpoint but for what is given now; a note for each change."""
+def settings(given: Mapping[str, Any], old: TrainConfig | None) -> tuple[TrainConfig, list[str]]:
+    """The settings of a checkpoint but for what is given now, and a note for each change."""
     if {"lr", "blr"} <= given.keys():
         raise UserError("--blr: found together with --lr, expected one of them")
     before = asdict(old) if old else {}
@@ -101,8 +100,8 @@ def settings(given: Mapping[str, Any], old: TrainConfig | None, notes: list[str]
     changed = [k for k in sorted(before) if before[k] != after[k]]
     if "seed" in changed:
         raise UserError(f"--seed: found {after['seed']}, expected {before['seed']} as so far")
-    notes += [f"--{k}: {before[k]} so far, {after[k]} from here on" for k in changed]
-    return config.structured(TrainConfig, after, "--")
+    notes = [f"--{k}: {before[k]} so far, {after[k]} from here on" for k in changed]
+    return config.structured(TrainConfig, after, "--"), notes
 
 
 def prepare(
@@ -121,82 +120,77 @@ def prepare(
         open_tokenizer: gives the tokenizer on the device of each process, if it is needed.
         posterior: of a mean and the largest noise.
     """
-    notes: list[str] = []
     path = find_source(run)
     file = read(path, process.device) if path else GeneratorFile()
     released = is_released(file.weights)
     if path and not released and None in (file.generator, file.training, file.optimizer):
         raise UserError(f"{path}: no checkpoint of a training; expected one to go on from")
-    training = settings(given, file.training, notes)
+    training, notes = settings(given, file.training)
     if training.precision == "tf32":
         if process.device.type == "cpu":
             raise UserError("--precision: found tf32 on a CPU, expected fp32, bf16 or auto there")
         torch.set_float32_matmul_precision("high")
 
-    eval_images = (
-        training.eval_freq and run.eval_path and not run.eval_path.endswith(".safetensors")
-    )
-    tokenizer = seen = None
-    if not run.use_cached or training.sample_freq or eval_images:
+    pixels = training.eval_freq and run.eval_path and Path(run.eval_path).is_dir()
+    tokenizer = about = None
+    if not run.use_cached or training.sample_freq or pixels:
         if not run.config_path:
             raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
         tokenizer = open_tokenizer()
-        seen = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
-    if run.use_cached:
-        fingerprint = seen.tokenizer if seen else None
-        data: Dataset = LatentDataset(run.cached_path, fingerprint, training.seed)
-        about, (columns, channels) = data.header, data.means.shape[2:]
-        if run.data_path or run.img_size:
-            notes.append("--data_path, --img_size: not read, since --use_cached is given")
-    else:
-        about, channels = seen, tokenizer.channels
-        data = image_data(run, overrides, about.height, about.column_width, True, training.seed)
-        columns = data[0][0].shape[2] // about.column_width
-    if run.token_num not in (None, columns):
-        raise UserError(f"--token_num: found {run.token_num}, but the images have {columns}")
-    std = about.std if run.std is None else run.std
-    scale = float(torch.tensor(run.vae_norm or about.token_scale))
-    if tokenizer:
-        tokenizer.token_scale.fill_(scale)
-    names, workers = list(data.class_names), min(run.num_workers, cores())
+        about = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
+
+    def images(given: ImageConfig, train: bool) -> Dataset:
+        seed, size = training.seed if train else 0, (about.height, about.column_width)
+        return image_data(given, overrides, *size, train, seed)
 
     def tokens(dataset: Dataset) -> TokenSampler:
         cached = isinstance(dataset, LatentDataset)
         encode = None if cached else lambda images: tokenizer.encode(images).mode()
         return TokenSampler(encode, posterior, std, scale, process.device)
 
-    evaluate = preview = None
+    if run.use_cached:
+        data = LatentDataset(run.cached_path, about and about.tokenizer, training.seed)
+        about, (columns, channels) = data.header, data.means.shape[2:]
+        if run.data_path or run.img_size:
+            notes.append("--data_path, --img_size: not read, since --use_cached is given")
+    else:
+        data = images(run, train=True)
+        columns, channels = data[0][0].shape[2] // about.column_width, tokenizer.channels
+    if run.token_num not in (None, columns):
+        raise UserError(f"--token_num: found {run.token_num}, but the images have {columns}")
+    std = about.std if run.std is None else run.std
+    scale = float(torch.tensor(run.vae_norm or about.token_scale))
+    names, workers = list(data.class_names), min(run.num_workers, cores())
+
+    measure = preview = None
     if training.eval_freq:
         held_out = data
-        if eval_images:
-            size = about.height, about.column_width
-            images = replace(run, data_path=run.eval_path, img_size=columns * about.column_width)
-            held_out = image_data(images, overrides, *size, train=False, seed=0)
+        if pixels:
+            width = columns * about.column_width
+            held_out = images(replace(run, data_path=run.eval_path, img_size=width), train=False)
         elif run.eval_path:
             held_out = LatentDataset(run.eval_path, about.tokenizer)
         if list(held_out.class_names) != names:
             raise UserError(f"--eval_path: {run.eval_path} has other classes than the images")
-        evaluate = Evaluation(held_out, tokens(held_out), training, process, workers)
+        batches = evaluation_batches(held_out, training, process, workers)
+        used = {"tokens": tokens(held_out), "config": training, "process": process}
+        measure = partial(evaluate, batches=batches, **used)
     if training.sample_freq:
-        sampled = SampleConfig(
-            columns=run.num_iter or columns,
-            cfg=run.cfg,
-            steps=run.num_sampling_steps,
-            temperature=run.temperature,
-            seed=training.seed,
-        )
+        tokenizer.token_scale.fill_(scale)
+        flow = {"cfg": run.cfg, "steps": run.num_sampling_steps, "temperature": run.temperature}
+        sampled = SampleConfig(run.num_iter or columns, seed=training.seed, **flow)
         preview = partial(save_preview, tokenizer=tokenizer, config=sampled)
 
-    network_sizes = file.sizes(sizes, channels=channels, classes=len(names))
+    known = file.sizes(sizes, channels=channels, classes=len(names))
     loader = training_batches(data, training, process, workers)
     seeding.seed_everything(training.seed)
-    network = Generator(network_sizes).to(process.device)
+    network = Generator(known).to(process.device)
     if released:
         file.fill(network, "model", path)
     header = {"class_names": names, "tokenizer": about.tokenizer, "token_scale": scale, "std": std}
-    logs = Path(run.log_dir) if run.log_dir else None
-    given_to = (network, training, process, loader, tokens(data), columns, run.folder, header, logs)
-    trainer = Trainer(*given_to, evaluate, preview)
+    where = run.folder, header, Path(run.log_dir or run.folder)
+    learned = network, training, process, loader, tokens(data), columns
+    trainer = Trainer(*learned, *where, measure, preview)
     if released:
         file.fill(trainer.ema.model, "model_ema" if file.model_ema else "model", path)
         notes.append(f"beginning with the released weights of {path}, and a fresh optimizer")

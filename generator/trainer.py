@@ -8,7 +8,7 @@ Shapes: B batch of a process, L columns, C token channels.
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,7 @@ from common.precision import uses_bf16
 from common.seeding import BatchDraws
 from common.signals import PreemptionHandler
 from generator.checkpoints import GeneratorFile, TrainedOn
-from generator.config import TrainConfig, numbers
-from generator.data import TokenSampler
+from generator.config import TrainConfig, listed
 from generator.evaluate import ColumnLosses, save_column_curves
 from generator.model import Generator
 from generator.objective import Draws, token_losses
@@ -41,85 +40,73 @@ PATIENCE = 10  # updates left out in a row, after which the training stops
 class LossModule(nn.Module):
     """The loss as a forward pass, which is what DDP synchronises; see `token_losses`."""
 
-    def __init__(self, model: Generator, share: bool = False) -> None:
+    def __init__(self, model: Generator) -> None:
         super().__init__()
-        self.model, self.share = model, share
+        self.model = model
 
-    def forward(self, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        return token_losses(self.model, tokens, labels, draws, self.share)
+    def forward(self, *given: Any) -> Tensor:
+        return token_losses(self.model, *given)
 
 
 def parameter_groups(model: Generator, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for all but biases, norms, one-dimensional parameters and the head."""
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": weight_decay},
-        {"params": [], "weight_decay": 0.0},
-    ]
+    decayed, free = [], []
     for name, parameter in model.named_parameters():
-        exempt = parameter.ndim == 1 or name.startswith("head.")
-        groups[exempt]["params"].append(parameter)
-    return groups
+        (free if parameter.ndim == 1 or name.startswith("head.") else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
 
 
 def random_runs(tokens: Tensor, columns: int, draws: BatchDraws) -> tuple[Tensor, Tensor]:
-    """A run of so many neighbouring columns of each image [B, L, C], at a place that each draws
-    for itself: [B, S, C], and the columns that they are, [B, S]."""
+    """A run of so many columns at a random place of each image [B, L, C]: [B, S, C], and which
+    columns they are, [B, S]."""
     batch, length, channels = tokens.shape
     starts = (draws.uniform(batch, 1) * (length - columns + 1)).long()
     places = starts + torch.arange(columns, device=tokens.device)  # [B, S]
     return tokens.gather(1, places[..., None].expand(-1, -1, channels)), places
 
 
+@dataclass(eq=False)
 class Trainer:
     """A model, its average and its optimizer, brought on update by update.
 
     An update whose loss or gradient norm is not finite leaves weights and moments as they are, to
     the bit. After `PATIENCE` of them in a row nothing moves any more, and `check` says so. Nothing
     in `train_step` waits for the device.
-
-    Args:
-        loader, tokens: of `generator.data.training_batches`; tokens of one of its batches.
-        columns: L, of the training images.
-        folder, logs: where checkpoints and plots go, and logs, if elsewhere.
-        header: entries of `GeneratorFile` that checkpoints carry; one with others is refused.
-        evaluate, preview: give the loss by column, and write samples into a file, when due.
     """
 
-    def __init__(
-        self,
-        model: Generator,
-        config: TrainConfig,
-        process: Process,
-        loader: DataLoader,
-        tokens: TokenSampler | Callable[..., tuple[Tensor, Tensor]],
-        columns: int,
-        folder: Path,
-        header: dict[str, Any],
-        logs: Path | None = None,
-        evaluate: Callable[[Generator], dict[int, float]] | None = None,
-        preview: Callable[[Generator, Path], None] | None = None,
-    ) -> None:
+    model: Generator
+    config: TrainConfig
+    process: Process
+    loader: DataLoader  # of `training_batches`
+    tokens: Callable[..., tuple[Tensor, Tensor]]  # of a batch: a `TokenSampler`
+    columns: int  # of the training images
+    folder: Path  # of checkpoints and plots
+    header: dict[str, Any]  # entries of `GeneratorFile`; a checkpoint with others is refused
+    log_folder: Path
+    evaluate: Callable[[Generator], dict[int, float]] | None = None  # the loss by column
+    preview: Callable[[Generator, Path], None] | None = None  # writes samples into a file
+
+    def __post_init__(self) -> None:
+        config, process, model, columns = self.config, self.process, self.model, self.columns
         if config.subsequence > columns:
             raise UserError(
                 f"--subsequence: found {config.subsequence}, expected {columns} at most"
             )
-        self.config, self.process, self.loader, self.tokens = config, process, loader, tokens
-        self.folder, self.header, self.log_folder = folder, header, logs or folder
-        self.evaluate, self.preview = evaluate, preview
-        every = config.train_columns == "all"
-        found = () if every else numbers("--train_columns", config.train_columns, columns)
-        self.trained = list(range(columns)) if every else sorted(set(found))
+        text = f"0-{columns - 1}" if config.train_columns == "all" else config.train_columns
+        self.trained = sorted(set(listed("--train_columns", text, columns)))
         self.trained_index = torch.tensor(self.trained, device=process.device)
         self.schedule = config.schedule(process.world)
-        self.updates_an_epoch = len(loader) // config.accumulate
+        self.updates_an_epoch = len(self.loader) // config.accumulate
         self.images_an_update = config.batch_size * config.accumulate * process.world
-        self.data = TrainedOn(len(loader.dataset), columns)
-        self.unreadable = UnreadableImages(loader.dataset, "images", process.device)
+        self.data = TrainedOn(len(self.loader.dataset), columns)
+        self.unreadable = UnreadableImages(self.loader.dataset, "images", process.device)
         self.epoch = self.epoch_updates = self.step = 0  # updates: those done of this epoch
         self.resumed = False  # from a checkpoint of this very run
 
-        distributed.broadcast_module(model)
-        self.model = model.train()
+        distributed.broadcast_module(model.train())
         self.ema = EMA(model, config.ema_rate)
         groups = parameter_groups(model, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
@@ -132,7 +119,7 @@ class Trainer:
                 layer.compile()
                 layer.read_context = torch.compile(layer.read_context)
             model.head.compile()
-        self.loss_module: nn.Module = LossModule(model, config.share_classes)
+        self.loss_module: nn.Module = LossModule(model)
         if process.world > 1:
             devices = [process.device.index] if process.device.type == "cuda" else None
             self.loss_module = DistributedDataParallel(
@@ -167,8 +154,8 @@ class Trainer:
         self.loader.sampler.resume(self.epoch, self.epoch_updates)
         loaded = iter(self.loader)
         for _ in range(self.updates_an_epoch - self.epoch_updates):
-            batches = list(islice(loaded, self.config.accumulate))
             rate = self.schedule.rate(self.epoch + self.epoch_updates / self.updates_an_epoch)
+            batches = list(islice(loaded, self.config.accumulate))
             losses, norm = self.train_step(batches, rate)
             self.epoch_updates += 1
             self.bar.update()
@@ -186,7 +173,7 @@ class Trainer:
     def train_step(self, batches: Sequence[Any], rate: float) -> tuple[ColumnLosses, Tensor]:
         """Update number `step` (0 first); the loss of each column, and the gradient norm before
         clipping."""
-        losses = ColumnLosses(self.data.columns, self.process.device)
+        losses = ColumnLosses(self.columns, self.process.device)
         loss = torch.zeros((), device=self.process.device)
         for i, batch in enumerate(batches):
             joins = self.process.world == 1 or i + 1 == len(batches)
@@ -225,7 +212,8 @@ class Trainer:
         repeats = config.diffusion_batch_mul
         draws = Draws.random(tokens, rows, shift, config.label_drop_prob, repeats)
         with torch.autocast(process.device.type, torch.bfloat16, enabled=self.bf16):
-            found = self.loss_module(tokens, labels, draws)  # [repeats, B, L]
+            # [repeats, B, L]
+            found = self.loss_module(tokens, labels, draws, config.share_classes)
         losses.add(found, places)
         by_column = found.mean(dim=(0, 1))  # [L]
         if config.train_columns != "all":
@@ -237,10 +225,8 @@ class Trainer:
     def check(self) -> None:
         """Wait for the device, and refuse to go on after too many updates that were left out."""
         if self.skipped_in_a_row >= PATIENCE:
-            raise UserError(
-                f"training: not finite in {PATIENCE} updates in a row before {self.step}; expected "
-                "a smaller --blr or --precision fp32, from the last checkpoint, which is as it was"
-            )
+            found = f"training: not finite in {PATIENCE} updates in a row before {self.step}"
+            raise UserError(f"{found}, expected a smaller --blr from the last checkpoint on")
 
     def _log_step(self, losses: ColumnLosses, norm: Tensor, rate: float) -> None:
         """Read and log how an update went; the one place that waits for the device."""
@@ -266,9 +252,8 @@ class Trainer:
         log = read_long(self.log_folder / "metrics.csv") if missing and main else {}
 
         def due(every: int, done: bool, last: bool = True) -> bool:
-            if not every or not (epoch % every == 0 or (last and self.finished)):
-                return False
-            return not (missing and distributed.broadcast_object(done))
+            now = every and (epoch % every == 0 or (last and self.finished))
+            return bool(now) and not (missing and distributed.broadcast_object(done))
 
         if due(config.save_last_freq, True):
             self.save(LAST)
@@ -276,11 +261,10 @@ class Trainer:
             self.save(kept)
         if due(config.eval_freq, self.step in log.get("eval/loss", {})):
             means = self.evaluate(self.ema.model)
-            values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
             if self.logs:
-                self.logs.scalars(
-                    self.step, values | {"eval/loss": sum(means.values()) / len(means)}
-                )
+                values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
+                values["eval/loss"] = sum(means.values()) / len(means)
+                self.logs.scalars(self.step, values)
             self._plot_curves()
         if due(config.sample_freq, preview.exists()) and main:
             self.preview(self.ema.model, preview)
@@ -291,16 +275,15 @@ class Trainer:
     def _attend(self, signals: PreemptionHandler, logged: bool) -> None:
         """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs
         agree on signals where they wait for each other anyway, when the log is written."""
-        save, leave = False, 0
-        if logged or self.process.world == 1 or self.process.device.type == "cpu":
-            save, leave = signals.requested()
+        agreed = logged or self.process.world == 1 or self.process.device.type == "cpu"
+        asked, leave = signals.requested() if agreed else (False, 0)
         every = self.config.save_steps
-        if save or (every and self.step % every == 0):
+        if asked or (every and self.step % every == 0):
             self.save(LAST)
         stands = f"{self.folder / LAST} stands after {self.step} updates"
         if leave:
             raise Preempted(leave, f"{stands}; --resume goes on")
-        if save and self.process.is_main:
+        if asked and self.process.is_main:
             self.bar.write(stands)
 
     def save(self, name: str) -> None:
@@ -328,22 +311,22 @@ class Trainer:
 
         In the middle of an epoch the data must be the same, and whole updates of this size done.
         """
-        for key, value in {**self.header, "generator": self.model.config}.items():
+        done, size = file.epoch_images, self.images_an_update
+        same = {**self.header, "generator": self.model.config} | (
+            {"data": self.data} if done else {}
+        )
+        for key, value in same.items():
             if (found := getattr(file, key)) != value:
                 raise UserError(f"{source}: {key}: found {found!r}, expected {value!r}")
-        done, size = file.epoch_images, self.images_an_update
-        if done and file.data != self.data:
-            raise UserError(f"{source}: stands within an epoch of {file.data}, found {self.data}")
         if done % size:
-            expected = f"a divisor of the {done} images that {source} has done of its epoch"
+            expected = f"a divisor of the {done} that {source} has done of its epoch"
             raise UserError(f"--batch_size: found {size} images an update, expected {expected}")
         file.fill(self.model, "model", source)
         file.fill(self.ema.model, "model_ema", source)
         self.ema.updates.fill_(file.step)
         self.optimizer.load_state_dict(file.optimizer)
-        decays = (self.config.weight_decay, 0.0)
-        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
+        decayed, free = self.optimizer.param_groups
+        decayed["weight_decay"], free["weight_decay"] = self.config.weight_decay, 0.0
         self.skipped.fill_(file.skipped)
         self.skipped_in_a_row.fill_(file.skipped_in_a_row)
         self.epoch, self.step, self.epoch_updates = file.epoch, file.step, done // size

@@ -36,7 +36,7 @@ from common.io import write_json
 from common.precision import full_float32, uses_bf16
 from generator.config import SIZES, GeneratorConfig, TrainConfig
 from generator.data import TokenSampler
-from generator.decode import decode
+from generator.generate import decode
 from generator.inference import PRECISIONS, prepare
 from generator.model import Generator
 from generator.sampling import SampleConfig, sample_columns
@@ -182,7 +182,7 @@ def training(flags: argparse.Namespace, process: Process) -> Rows:
         batches: Any = [(items, labels)] * config.accumulate
         model = random_generator(name, tokenizer.channels, flags.class_num).to(device)
         loader: Any = DataLoader(batches, batch_size=None)
-        trainer = Trainer(model, config, process, loader, tokens, columns, Path(), {})
+        trainer = Trainer(model, config, process, loader, tokens, columns, Path(), {}, Path())
         images_an_update = count * config.accumulate
 
         update = partial(trainer.train_step, batches, 1e-6)

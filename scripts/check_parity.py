@@ -18,10 +18,10 @@ from common import checkpoint, cli, config, distributed
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from generator.checkpoints import from_released, released_name, to_released
-from generator.guidance import guided
 from generator.model import Generator, GeneratorConfig
 from generator.objective import Draws, token_losses
 from generator.sampling import SampleConfig, numbered, sample
+from generator.solvers import guided
 from tokenizer import checkpoints
 from tokenizer.config import TokenizerConfig
 from tokenizer.model import Tokenizer

@@ -29,9 +29,10 @@ from generator.checkpoints import load_generator
 from generator.config import IGNORED, SIZES, GeneratorConfig, TrainConfig
 from generator.inference import PRECISIONS, prepare
 from generator.sampling import COLUMNS, Columns, SampleConfig
+from generator.train import RunConfig
 from tokenizer.checkpoints import load_on_all, load_tokenizer
 
-OTHERS = ["num_workers=", "data_path=", "img_size=", "use_cached", "cached_path=", "log_dir="]
+TRAINING = (RunConfig, TrainConfig)  # whose flags are taken, and ignored
 
 _models, _images, _speed = (partial(setting, group=g) for g in ("models", "images", "speed"))
 
@@ -75,9 +76,9 @@ def main() -> None:
     cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"cfg"})
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
     cli.add_flags(parser, MetricConfig)
-    training = [f.name + "=" * (f.type is not bool) for f in fields(TrainConfig)]
+    training = [f.name + "=" * (f.type is not bool) for s in TRAINING for f in fields(s)]
     known = parser._option_string_actions
-    ignored = [n for n in (*IGNORED, *OTHERS, *training) if f"--{n.rstrip('=')}" not in known]
+    ignored = [n for n in (*IGNORED, *training) if f"--{n.rstrip('=')}" not in known]
     cli.accept_ignored(parser, ignored)
 
     flags = cli.parse(parser)
@@ -98,7 +99,8 @@ def main() -> None:
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
         config = structured(SampleConfig, {"columns": loaded.columns or COLUMNS, **sampled}, "--")
-        label = generate.image_labels(given.labels, loaded.class_names, config.seed)
+        named = given.labels, loaded.class_names, config.seed, given.num_images
+        labels = generate.image_labels(*named)
         settings = {
             "generator": process.is_main and loaded.fingerprint,
             "tokenizer": fingerprint,
@@ -130,8 +132,8 @@ def main() -> None:
                 claim_folder(folder, made)
             distributed.barrier()
             start = perf_counter()
-            what = (images, given.num_images, given.eval_bsz, loaded, tokenizer, label, point)
-            count = generate.generate_folder(*what, process, prefix, given.prefix_side)
+            what = (images, labels, given.eval_bsz, loaded, tokenizer, point, process)
+            count = generate.generate_folder(*what, prefix, given.prefix_side == "left")
             seconds = perf_counter() - start
             if process.is_main:
                 print(f"images: {images}")

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.precision import full_float32
-from generator.guidance import guided
-from generator.solvers import Solver, Velocity
+from generator.solvers import Solver, Velocity, guided
 
 FREQUENCIES = 256
 T_MIN = 1e-5
@@ -73,7 +72,10 @@ class ModulatedBlock(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """Loss and samples of tokens [N, C], given the transformer's vectors [N, D]."""
+    """Loss and samples of tokens [N, C], given the transformer's vectors [N, D].
+
+    Each block is modulated by [..., 3W] of its own, and the output by [..., 2W].
+    """
 
     def __init__(self, channels: int, condition: int, width: int, depth: int) -> None:
         super().__init__()
@@ -102,11 +104,8 @@ class FlowHead(nn.Module):
     ) -> Tensor:
         """Tokens [N, C] from noise [N, C] under conditions [N, D], by following the flow.
 
-        Args:
-            unconditional: vectors [N, D] without condition; with these both branches are followed
-                from the same noise, and their velocities are guided.
-            guidance: 1 is the conditional branch alone.
-            times: `embed_times(solver)`, for a caller that takes many samples.
+        With `unconditional` vectors [N, D] the velocities of both branches are guided by the scale
+        `guidance`. `times` are `embed_times(solver)`, for a caller that takes many samples.
         """
         times = self.embed_times(solver) if times is None else times
         if unconditional is None or guidance == 1.0:
@@ -148,16 +147,15 @@ class FlowHead(nn.Module):
 
     @property
     def modulation_layers(self) -> list[nn.Linear]:
-        """One a block, W → 3W, and that of the output, W → 2W."""
         return [*(block.modulation for block in self.blocks), self.modulation_out]
 
     def modulate(self, y: Tensor) -> list[Tensor]:
-        """[..., W] → what each block is modulated by, [..., 3W], and the output, [..., 2W]."""
+        """Times and conditions, embedded [..., W] → all modulations."""
         y = F.silu(y)
         return [layer(y) for layer in self.modulation_layers]
 
     def modulated(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
-        """Velocity [N, C] of noisy tokens [N, C]; modulations as `modulate` gives them."""
+        """Velocity [N, C] of noisy tokens [N, C], modulated by what `modulate` gives."""
         x = self.token_in(x)  # [N, W]
         for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             x = block(x, modulation)  # [N, W]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common import images
-from generator.decode import decode, decode_strips
+from generator.generate import decode, decode_strips
 from generator.sampling import SampleConfig
 
 

@@ -5,7 +5,7 @@ import torch
 
 from common import provenance
 from generator import inference
-from generator.inference import HalfLinear, PackedLinear, can_pack, prepare
+from generator.inference import InferenceLinear, can_pack, prepare
 from generator.sampling import SampleConfig, sample, sample_columns
 
 SAMPLING = SampleConfig(cfg=3.0, steps=4)
@@ -31,7 +31,7 @@ def kinds(module, kind):
 @torch.no_grad()
 def test_a_packed_product_is_the_product(shape):
     linear, x = torch.nn.Linear(32, 48), torch.randn(shape)
-    packed = PackedLinear(linear, torch.float32)
+    packed = InferenceLinear(linear, torch.float32, packed=True)
     torch.testing.assert_close(packed(x), linear(x))
     strided = torch.randn(32, 5).mT
     torch.testing.assert_close(packed(strided), linear(strided))
@@ -44,7 +44,7 @@ def test_the_same_columns_come_from_packed_weights(model, noise, expected, monke
     if can_pack(torch.float32):
         left = set(kinds(ready, torch.nn.Linear))
         assert left == {"head.time.fc1", "head.time.fc2"}
-        assert set(kinds(ready, PackedLinear)) | left == set(names)
+        assert set(kinds(ready, InferenceLinear)) | left == set(names)
     torch.testing.assert_close(sample(ready, LABELS, noise, SAMPLING), expected, atol=1e-5, rtol=0)
 
 
@@ -55,7 +55,7 @@ def test_bf16_is_near_and_keeps_the_time_in_float32(model, noise, expected, monk
     elif not can_pack(torch.bfloat16):
         pytest.skip("this processor does not multiply packed bfloat16 weights")
     ready = prepare(copy.deepcopy(model), "bf16")
-    assert kinds(ready, PackedLinear if packs else HalfLinear)
+    assert ready.token_in.packed == packs
     assert ready.head.time.fc1.weight.dtype == torch.float32
     found = sample(ready, LABELS, noise, SAMPLING)
     assert found.dtype == torch.float32
