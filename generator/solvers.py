@@ -1,6 +1,7 @@
 """ODE solvers: a flow followed from noise (t = 1) to data (t = 0), over any velocity v(x, t).
 
-Guidance makes one velocity of those of both its branches. `times` are the ends of the steps, n + 1 falling numbers from 1 to 0.
+Guidance makes one velocity of those of both its branches. `times` are the ends of the steps, n + 1
+falling numbers from 1 to 0.
 """
 
 from collections.abc import Callable, Sequence

@@ -87,7 +87,7 @@ def test_batches_of_all_processes_make_one_pass(load, accumulate):
     for rank in range(2):
         process = Process(rank, rank, 2, CPU)
         config = TrainConfig(batch_size=2 // accumulate, accumulate=accumulate)
-        loader = training_batches(data, config, process, num_workers=0)
+        loader = training_batches(data, config, process, workers=0)
         assert len(loader) == 2 * accumulate
         assert all(len(labels) == 2 // accumulate for _, labels in loader)
         draws += [draw.index for draw in loader.sampler]

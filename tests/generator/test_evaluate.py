@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from common.seeding import BatchDraws, generator
-from generator.evaluate import ColumnLosses, Evaluation
+from generator.data import evaluation_batches
+from generator.evaluate import ColumnLosses, evaluate
 from generator.objective import Draws
 
 from .plain import training_loss
@@ -26,7 +27,8 @@ def test_every_column_of_whole_batches_is_measured():
     """Eight of ten images, evenly spread, in two batches; the same each time."""
     config = dataclasses.replace(CONFIG, eval_images=9, seed=3, diffusion_batch_mul=2)
     dataset, expected, model = Tokens(), torch.zeros(5), network().eval()
-    found = Evaluation(dataset, noisy, config, ALONE)(model)
+    batches = evaluation_batches(dataset, config, ALONE, 0)
+    found = evaluate(model, batches, noisy, config, ALONE)
     for i in range(2):
         items = [dataset[(4 * i + k) * 10 // 8] for k in range(4)]
         rows = BatchDraws(generator(3, "evaluation", i))
@@ -36,4 +38,4 @@ def test_every_column_of_whole_batches_is_measured():
         with torch.no_grad():
             expected += training_loss(model, tokens, labels, draws) / 2
     assert list(found.values()) == pytest.approx(expected.tolist())
-    assert found == Evaluation(dataset, noisy, config, ALONE)(model)
+    assert found == evaluate(model, batches, noisy, config, ALONE)

@@ -97,7 +97,7 @@ def test_an_image_is_continued_to_the_right_and_to_the_left(model):
 
 
 def labels(choice, count, seed=0):
-    return [image_labels(choice, NAMES, seed)(k) for k in range(count)]
+    return image_labels(choice, NAMES, seed, count)
 
 
 def test_labels_of_images():
@@ -108,7 +108,7 @@ def test_labels_of_images():
     assert all(330 < count < 470 for count in Counter(many).values()) and len(set(many)) == 5
     for choice in ("5", "3-5", "2-1", "sea", "", "1,,2", "-1"):
         with pytest.raises(UserError, match="--labels"):
-            image_labels(choice, NAMES, 0)
+            image_labels(choice, NAMES, 0, 3)
 
 
 def test_only_whole_images_are_done(tmp_path):

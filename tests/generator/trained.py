@@ -66,7 +66,7 @@ def build(folder, process=ALONE, dataset=None, tokenise=noisy, sizes=SIZES, weig
     config = dataclasses.replace(CONFIG, **settings)
     loader = training_batches(dataset or Tokens(), config, process, workers)
     model, header = network(sizes, weights), {"tokenizer": "abc"}
-    given = (model, config, process, loader, tokenise, 5, folder, header)
+    given = (model, config, process, loader, tokenise, 5, folder, header, folder)
     return Trainer(*given, evaluate=evaluate, preview=preview)
 
 
