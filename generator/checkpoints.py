@@ -15,8 +15,8 @@ from common import checkpoint, config
 from common.config import setting
 from common.distributed import load_on_all
 from common.errors import UserError
-from generator.config import TrainConfig
-from generator.model import SIZES, Generator, GeneratorConfig
+from generator.config import GeneratorConfig, TrainConfig
+from generator.model import Generator
 
 # our names → the released ones
 RULES = [
@@ -68,10 +68,8 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Size of the training data."""
-
     images: int
-    columns: int
+    columns: int  # of an image
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,7 @@ class GeneratorFile:
             if known.get(name, value) != value:
                 flag = GeneratorConfig.__dataclass_fields__[name].metadata["flag"] or name
                 raise UserError(f"--{flag}: found {value}, expected {known[name]}")
-        values = {**given, **known}
-        if not {"width", "depth", "heads"} <= values.keys():
-            raise UserError(f"--model: not given, expected one of {', '.join(SIZES)}, or all sizes")
-        return config.structured(GeneratorConfig, values, "--")
+        return config.structured(GeneratorConfig, {**given, **known}, "--")
 
 
 def read(path: str | Path, device: torch.device | str, *unused: str) -> GeneratorFile:
@@ -136,14 +131,13 @@ def read(path: str | Path, device: torch.device | str, *unused: str) -> Generato
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator in evaluation mode and what its checkpoint, if it is ours, says of its training:
-    names of the classes, fingerprint of the tokenizer, scale of the tokens, columns an image."""
+    """A generator in evaluation mode, and what its checkpoint, if it is ours, says of training."""
 
     model: Generator
     class_names: list[str]
-    tokenizer: str | None = None
+    tokenizer: str | None = None  # its fingerprint
     token_scale: float | None = None
-    columns: int | None = None
+    columns: int | None = None  # of an image
 
     @cached_property
     def fingerprint(self) -> str:
@@ -163,24 +157,20 @@ def load_generator(
     device: torch.device | str = "cpu",
     token_scale: float | None = None,
 ) -> LoadedGenerator:
-    """The generator of a checkpoint; all processes call this together, the first one reads it.
+    """The generator of a checkpoint, ours or released; all processes call this together.
 
     Args:
-        path: a checkpoint of `scripts/train_generator.py`, or a released one.
-        sizes: of `GeneratorConfig`, which a released checkpoint needs; they must not contradict
-            those of ours.
+        sizes: of `GeneratorConfig`, which a released checkpoint needs; ours must have the same.
         ema: take the EMA weights rather than the raw ones.
-        device: of the model.
-        token_scale: of a checkpoint that does not say it, or the same (`--vae_norm`).
+        token_scale: `--vae_norm`; ours must have the same.
     """
     key, other = ("model_ema", "model") if ema else ("model", "model_ema")
     file = read(path, device, "optimizer", other)
     model = Generator(file.sizes(sizes or {}))
     file.fill(model, key, path)
-    count = model.config.classes
-    names = file.class_names or [str(i) for i in range(count)]
-    if len(names) != count:
-        raise UserError(f"{path}: found {len(names)} class names, expected {count}")
+    names = file.class_names or list(map(str, range(model.config.classes)))
+    if len(names) != model.config.classes:
+        raise UserError(f"{path}: found {len(names)} class_names, expected {model.config.classes}")
     scale = token_scale or file.token_scale
     if file.token_scale and not math.isclose(scale, file.token_scale, rel_tol=1e-3):
         raise UserError(f"--vae_norm: found {scale}, expected {file.token_scale:.6g} as trained")

@@ -59,15 +59,11 @@ class ImageConfig:
 
 
 def image_data(
-    given: ImageConfig,
-    overrides: Sequence[str],
-    height: int,
-    column_width: int,
-    train: bool,
-    seed: int,
+    given: ImageConfig, overrides: Sequence[str], of: Any, train: bool, seed: int
 ) -> Dataset:
     """Images of `data_path`, with random crops and flips if `train`, or of `data.params.train` in
-    `config_path` with `overrides`; of the tokenizer's height and of whole columns."""
+    `config_path` with `overrides`; of the height and whole columns `of` a tokenizer or header."""
+    height, column_width = of.height, of.column_width
     if given.data_path:
         where, size = "--img_size", (height, given.img_size or height)
         how: Any = {"seed": seed, "width": size[1], "interpolation": given.interpolation}
@@ -82,10 +78,8 @@ def image_data(
         dataset = instantiate(node, where)
         size = tuple(dataset[0][0].shape[1:])
     if size[0] != height or size[1] % column_width or size[1] < 2 * column_width:
-        expected = f"height {height}, and a width of two columns of {column_width} or more"
-        raise UserError(
-            f"{where}: found images of {size[0]} x {size[1]} pixels, expected {expected}"
-        )
+        expected = f"{height} x n·{column_width}, n ≥ 2"
+        raise UserError(f"{where}: found {size[0]} x {size[1]} pixels, expected {expected}")
     return dataset
 
 

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from generator.conditions import ClassCondition
-from generator.config import SIZES, GeneratorConfig
+from generator.config import GeneratorConfig
 from generator.heads.flow import FlowHead
 from generator.layout import ColumnLayout
 from generator.transformer import Context, Layer, Rotations, rotation
-
-__all__ = ["SIZES", "Generator", "GeneratorConfig"]
 
 
 class Generator(nn.Module):

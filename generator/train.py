@@ -140,8 +140,7 @@ def prepare(
         about = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
 
     def images(given: ImageConfig, train: bool) -> Dataset:
-        seed, size = training.seed if train else 0, (about.height, about.column_width)
-        return image_data(given, overrides, *size, train, seed)
+        return image_data(given, overrides, about, train, training.seed if train else 0)
 
     def tokens(dataset: Dataset) -> TokenSampler:
         cached = isinstance(dataset, LatentDataset)

@@ -235,10 +235,13 @@ class Trainer:
         trained = [means[i] for i in self.trained if i in means]
         loss = sum(trained) / len(trained)
         self.bar.set_postfix(loss=f"{loss:.4f}", epoch=self.epoch + 1, refresh=False)
+        values = {"loss": loss, "grad_norm": norm.item(), "lr": rate, "skipped": int(self.skipped)}
+        self._log("columns", means, {f"train/{name}": value for name, value in values.items()})
+
+    def _log(self, name: str, means: dict[int, float], others: dict[str, float]) -> None:
         if self.logs:
-            values = {f"columns/loss_{i:02d}": value for i, value in means.items()}
-            values |= {"train/loss": loss, "train/grad_norm": norm.item(), "train/lr": rate}
-            self.logs.scalars(self.step, values | {"train/skipped": self.skipped.item()})
+            columns = {f"{name}/loss_{i:02d}": value for i, value in means.items()}
+            self.logs.scalars(self.step, columns | others)
 
     def _plot_curves(self) -> None:
         if self.process.is_main:
@@ -261,15 +264,11 @@ class Trainer:
             self.save(kept)
         if due(config.eval_freq, self.step in log.get("eval/loss", {})):
             means = self.evaluate(self.ema.model)
-            if self.logs:
-                values = {f"eval_columns/loss_{i:02d}": value for i, value in means.items()}
-                values["eval/loss"] = sum(means.values()) / len(means)
-                self.logs.scalars(self.step, values)
+            self._log("eval_columns", means, {"eval/loss": sum(means.values()) / len(means)})
             self._plot_curves()
         if due(config.sample_freq, preview.exists()) and main:
             self.preview(self.ema.model, preview)
-        message = self.unreadable.news()
-        if message and main:
+        if (message := self.unreadable.news()) and main:
             self.bar.write(message)
 
     def _attend(self, signals: PreemptionHandler, logged: bool) -> None:

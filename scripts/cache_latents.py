@@ -54,8 +54,7 @@ def main() -> None:
         tokenizer = load_on_all(
             process, lambda: load_tokenizer(given.config_path, overrides=overrides)
         )
-        size = tokenizer.height, tokenizer.column_width
-        dataset = image_data(given, overrides, *size, train=True, seed=given.seed)
+        dataset = image_data(given, overrides, tokenizer, train=True, seed=given.seed)
         views = Views(dataset, given.crops)
         node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
         made = given.data_path or OmegaConf.to_container(node, resolve=True)

@@ -18,7 +18,8 @@ from common import checkpoint, cli, config, distributed
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from generator.checkpoints import from_released, released_name, to_released
-from generator.model import Generator, GeneratorConfig
+from generator.config import GeneratorConfig
+from generator.model import Generator
 from generator.objective import Draws, token_losses
 from generator.sampling import SampleConfig, numbered, sample
 from generator.solvers import guided

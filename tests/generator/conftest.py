@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from generator.model import Generator, GeneratorConfig
+from generator.config import GeneratorConfig
+from generator.model import Generator
 
 SIZES = {
     "width": 32,

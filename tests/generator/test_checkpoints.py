@@ -10,7 +10,8 @@ import torch
 from common import checkpoint
 from common.errors import UserError
 from generator.checkpoints import from_released, is_released, load_generator, to_released
-from generator.model import SIZES, Generator, GeneratorConfig
+from generator.config import SIZES, GeneratorConfig
+from generator.model import Generator
 
 KEYS = sorted((Path(__file__).parents[1] / "reference" / "keys").glob("generator_*.json"))
 

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,7 +42,8 @@ def load(tmp_path):
 
     def make(overrides=(), seed=0, **given):
         """Images of a tokenizer of columns of eight pixels."""
-        return image_data(ImageConfig(str(path), **given), overrides, 32, 8, True, seed)
+        size = SimpleNamespace(height=32, column_width=8)
+        return image_data(ImageConfig(str(path), **given), overrides, size, True, seed)
 
     return make
 
