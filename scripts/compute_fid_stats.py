@@ -40,7 +40,8 @@ def main() -> None:
         given = (flags.part, flags.overrides, flags.img_size, flags.crop)
         dataset, about = open_images(flags.images, *given)
         extractor = load_extractor(flags.extractor, flags.weights_dir, process.device)
-        features = extract(dataset, extractor, process, flags.batch_size, flags.num_workers)
+        loading = {"batch_size": flags.batch_size, "num_workers": flags.num_workers}
+        features = extract(dataset, extractor, process, **loading)
         warnings = warnings_of(dataset, about, process)
         if features is None:
             return

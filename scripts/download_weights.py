@@ -23,38 +23,38 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
 from common import cli
 from common.errors import UserError, run_cli
-from common.pretrained.files import AUTHORS_HUB, FILES, FORMATS, WeightFile, find, folder, present
+from common.pretrained.files import AUTHORS_HUB, FILES, FORMATS, WeightFile, folder, present
 
 
 def fetch(file: WeightFile, directory: Path, url: str | None) -> Path:
     """Fetch one file, whole or not at all, and record its SHA-256."""
-    directory.mkdir(parents=True, exist_ok=True)
     name, expected, address = Path(file.name), file.sha256, url or file.url
-    suffix = Path(urlsplit(address or "").path).suffix
-    if url and suffix in FORMATS and suffix != name.suffix in FORMATS:
+    suffix = Path(urlsplit(url or "").path).suffix
+    if suffix in FORMATS and suffix != name.suffix in FORMATS:
         name, expected = name.with_suffix(suffix), ""  # another file altogether
     parts = directory / f".{name}.parts"  # stays after a failure, for the next attempt
+    parts.mkdir(parents=True, exist_ok=True)
     if address:
-        parts.mkdir(exist_ok=True)
+        torch.hub.download_url_to_file(address, str(parts / name))
         part = parts / name
-        torch.hub.download_url_to_file(address, str(part))
     else:
-        repository, path = file.on_hub
-        about = get_hf_file_metadata(hf_hub_url(repository, path))
-        part = Path(hf_hub_download(repository, path, revision=about.commit_hash, local_dir=parts))
+        about = get_hf_file_metadata(hf_hub_url(file.hub, file.hub_name))
+        given = {"revision": about.commit_hash, "local_dir": parts}
+        part = Path(hf_hub_download(file.hub, file.hub_name, **given))
         if re.fullmatch("[0-9a-f]{64}", about.etag or ""):
-            expected = str(about.etag)
+            expected = about.etag
     digest = hashlib.sha256()
     with open(part, "rb") as stream:
         while chunk := stream.read(2**20):
             digest.update(chunk)
-    if not digest.hexdigest().startswith(expected):
-        shutil.rmtree(parts)
-        raise UserError(f"{name}: found SHA-256 {digest.hexdigest()}, expected {expected}...")
-    os.replace(part, directory / name)
+    found = digest.hexdigest()
+    if found.startswith(expected):
+        os.replace(part, directory / name)
     shutil.rmtree(parts)
+    if not found.startswith(expected):
+        raise UserError(f"{name}: found SHA-256 {found}, expected {expected}...")
     with open(directory / "SHA256SUMS", "a") as sums:
-        sums.write(f"{digest.hexdigest()}  {name}\n")
+        sums.write(f"{found}  {name}\n")
     return directory / name
 
 
@@ -72,7 +72,7 @@ def main() -> None:
         print(f"{directory.absolute()}:")
         for key, file in FILES.items():
             state = "there" if present(key, directory) else "missing"
-            print(f"{key:14}{state:9}{Path(file.name).name:44}{file.what}; {file.source}")
+            print(f"{key:14}{state:9}{file.name:44}{file.what}; {file.source}")
         return
     keys = [*dict.fromkeys([*flags.keys, *urls])] or [*FILES]
     authors = {k: WeightFile(k, "", hub=AUTHORS_HUB) for k in keys if k.endswith((".ckpt", ".npz"))}
@@ -80,12 +80,10 @@ def main() -> None:
         raise UserError(f"KEY: found {unknown[0]!r}, expected one of {', '.join(FILES)}")
     for key in keys:
         file = (FILES | authors)[key]
+        there = directory / key if key in authors else present(key, directory)
         try:
-            there = directory / key if key in authors else present(key, directory)
             if there and there.is_file():
                 print(f"{key}: {there} is there already")
-            elif file.package:
-                find(key, directory)  # says what is wrong
             else:
                 print(f"{key}: {fetch(file, directory, urls.get(key))}", flush=True)
         except Exception as error:  # network, hub and disk fail in many ways
@@ -93,7 +91,7 @@ def main() -> None:
             source = urls.get(key) or file.source
             print(f"error: {key}: {reason}; from {source}", file=sys.stderr, flush=True)
             failed = True
-    sys.exit(1 if failed else 0)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def generator_cost(name: str) -> dict[str, int]:
     tokens, labels = torch.empty(1, COLUMNS, CHANNELS), torch.zeros(1, dtype=torch.long)
 
     def forward() -> None:
-        hidden = model.hidden(tokens, model.read_condition(labels))[:, :-1]  # [1, L, D]
-        conditions = hidden[0].repeat(DRAWS, 1)  # [4·L, D]
-        model.head(tokens[0].repeat(DRAWS, 1), torch.empty(DRAWS * COLUMNS), conditions)
+        hidden = model.hidden(tokens, model.read_condition(labels))[0, :-1]  # [L, D]
+        times = torch.empty(DRAWS * COLUMNS)
+        model.head(tokens[0].repeat(DRAWS, 1), times, hidden.repeat(DRAWS, 1))
 
     return cost(model, forward)
 
@@ -59,9 +59,8 @@ def tokenizer_costs(path: Path) -> dict[str, dict[str, int]]:
         "bottleneck": cost(mixer, lambda: mixer.decode(mixer.encode(features))),
         "decoder": cost(model.decoder, lambda: model.decoder(spread)),
     }
-    semantic: Any = model.semantic_decoder
-    if semantic is not None:
-        deep = model.decoder(spread)[1]
+    if model.semantic_decoder is not None:
+        semantic, deep = model.semantic_decoder, model.decoder(spread)[1]
         costs["semantic_decoder"] = cost(semantic, lambda: semantic(deep))
     return costs
 
@@ -71,7 +70,7 @@ def main() -> None:
     add = parser.add_argument
     add("--config_path", type=Path, default=RELEASED, help="tokenizer (default: the released one)")
     add("--json", type=Path, metavar="FILE", help="write the table there too")
-    flags = parser.parse_args()
+    flags = cli.parse(parser)
     with torch.device("meta"):
         generators = {name: generator_cost(name) for name in SIZES}
         table = {"generator": generators, "tokenizer": tokenizer_costs(flags.config_path)}

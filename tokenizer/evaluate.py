@@ -1,25 +1,23 @@
 """Evaluation over a data set: fidelity of reconstructions, and the scale of tokens."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from common import checkpoint, distributed, images
 from common.distributed import Process
 from common.errors import UserError
-from common.logger import progress_bar
-from common.metrics.extraction import Collector, Features
+from common.metrics.extraction import Collector, Features, image_batches
 from common.metrics.features import Extractor
 from common.metrics.pixel import psnr, ssim
 from common.precision import full_float32
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
-from common.signals import ignore_signals
 from tokenizer.checkpoints import build, load_on_all, read
 from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior
@@ -27,27 +25,6 @@ from tokenizer.posterior import Posterior
 SHOWN = 4  # images each of the best, the median and the worst
 DIFFERENCE_GAIN = 3  # of the differences that are shown
 SCALE_IMAGES = 50_000  # more make the scale no better
-
-
-def image_batches(
-    dataset: Dataset,
-    numbers: Sequence[int],
-    process: Process,
-    name: str,
-    batch_size: int = 32,
-    num_workers: int = 0,
-) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """Images of these numbers, uint8 [B, 3, H, W], in batches that are dealt to the processes in
-    turn: which images form a batch does not depend on how many processes there are."""
-    whole = [numbers[k : k + batch_size] for k in range(0, len(numbers), batch_size)]
-    mine = whole[process.rank :: process.world]
-    loader = DataLoader(
-        dataset, batch_sampler=mine, num_workers=num_workers, worker_init_fn=ignore_signals
-    )
-    with progress_bar(sum(map(len, mine)), name, "image", process.is_main) as bar:
-        for these, (pixels, *_) in zip(mine, loader, strict=True):
-            yield these, pixels
-            bar.update(len(these))
 
 
 class Moments:

@@ -5,9 +5,9 @@ Shapes: N images, B of a batch, H W pixels, D features, K classes.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,9 +21,11 @@ from common.distributed import Process
 from common.errors import UserError
 from common.logger import UnreadableImages, progress_bar
 from common.metrics.features import Extractor
+from common.signals import ignore_signals
 
 LOSSY = ("JPEG", "MPO", "WEBP")
 YAML = (".yaml", ".yml")
+Batch: TypeAlias = Tensor | list[Tensor]  # uint8 [B, 3, H, W]; B times [3, H, W] where sizes differ
 
 
 def center_crop(image: Image.Image, size: int) -> Tensor:
@@ -134,7 +136,7 @@ class Collector:
         self.extractor = extractor
         self.rows, self.numbers = [torch.empty(0)], []
 
-    def add(self, pixels: Tensor | list[Tensor], numbers: Sequence[int]) -> None:
+    def add(self, pixels: Batch, numbers: Sequence[int]) -> None:
         """Add uint8 images [B, 3, H, W] that have these numbers in their set."""
         self.rows.append(self.extractor(pixels).cpu())
         self.numbers += numbers
@@ -151,35 +153,43 @@ class Collector:
         return Features(rows[:, :width], rows[:, width:])
 
 
-def extract(
+def image_batches(
     dataset: Dataset,
-    extractor: Extractor,
+    numbers: Sequence[int],
     process: Process,
-    batch_size: int = 64,
+    name: str,
+    batch_size: int = 32,
     num_workers: int = 0,
-) -> Features | None:
-    """Features of all images of a data set on the first process, None elsewhere.
-
-    Which images form a batch does not depend on the number of processes.
-    """
-    count, collector = len(dataset), Collector(extractor)
-    batches = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
-    batches = batches[process.rank :: process.world]
+) -> Iterator[tuple[Sequence[int], Any]]:
+    """Batches of a data set's images of these numbers, and their images, dealt to the processes in
+    turn: which images form a batch does not depend on how many there are."""
+    whole = [numbers[k : k + batch_size] for k in range(0, len(numbers), batch_size)]
+    mine = whole[process.rank :: process.world]
     loader = DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=mine,  # type: ignore[arg-type]
         num_workers=num_workers,
         collate_fn=_collate,
         pin_memory=process.device.type == "cuda",
+        worker_init_fn=ignore_signals,
     )
-    with progress_bar(len(batches), "features", "batch", process.is_main) as bar:
-        for numbers, pixels in zip(batches, loader, strict=True):
-            collector.add(pixels, numbers)
-            bar.update()
-    return collector.features()
+    with progress_bar(sum(map(len, mine)), name, "image", process.is_main) as bar:
+        for these, pixels in zip(mine, loader, strict=True):
+            yield these, pixels
+            bar.update(len(these))
 
 
-def _collate(items: list[tuple]) -> Tensor | list[Tensor]:
+def _collate(items: list[tuple]) -> Batch:
     pixels = [image for image, *_ in items]
-    alike = len({image.shape for image in pixels}) == 1
-    return torch.stack(pixels) if alike else pixels
+    return torch.stack(pixels) if len({image.shape for image in pixels}) == 1 else pixels
+
+
+def extract(
+    dataset: Dataset, extractor: Extractor, process: Process, **loading: int
+) -> Features | None:
+    """Features of all images of a data set on the first process, None elsewhere; for `loading` see
+    `image_batches`."""
+    collector, numbers = Collector(extractor), range(len(dataset))
+    for these, pixels in image_batches(dataset, numbers, process, "features", **loading):
+        collector.add(pixels, these)
+    return collector.features()

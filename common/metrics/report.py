@@ -117,8 +117,8 @@ class Evaluator:
 
     def extract(self, dataset: Dataset, about: dict[str, Any]) -> tuple[Features | None, list[str]]:
         """Features of all images, on the first process, and warnings of what is odd."""
-        loading = (self.config.metric_bsz, self.config.metric_workers)
-        features = extract(dataset, self.extractor, self.process, *loading)
+        options = {"batch_size": self.config.metric_bsz, "num_workers": self.config.metric_workers}
+        features = extract(dataset, self.extractor, self.process, **options)
         return features, warnings_of(dataset, about, self.process)
 
     def compare(

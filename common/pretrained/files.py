@@ -3,7 +3,6 @@
 Nothing here downloads: `scripts/download_weights.py` does, when its user starts it.
 """
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,32 +18,29 @@ AUTHORS_HUB = "UmiSonoda16/EquivariantModeling"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights, and where it comes from: one of `url`, `hub`, `timm` and `package`."""
+    """A file of weights, its name in the weights folder, and where it comes from."""
 
-    name: str  # of the file in the weights folder; within a package, the path there
+    name: str
     what: str  # the network and what it is for
     without: str = ""  # how to do without it
-    url: str | None = None
-    hub: str = ""  # a Hugging Face repository, whose file is of this name
-    timm: str | None = None  # the network's name in timm, whose repository is of the same name
-    package: str | None = None  # an installed one that the file comes with
+    hub: str = ""  # its Hugging Face repository
+    timm: str = ""  # the network's name in timm
+    url: str = ""  # of files that come from elsewhere
     sha256: str = ""  # the first digits
-
-    @property
-    def on_hub(self) -> tuple[str, str]:
-        """Repository and file on the Hugging Face hub, of those that come from there."""
-        return (f"timm/{self.timm}", "model.safetensors") if self.timm else (self.hub, self.name)
 
     @property
     def source(self) -> str:
         """Where it comes from, for a person to read and to follow."""
-        if self.package is not None:
-            return f"comes inside the package {self.package}, nothing to fetch"
-        return self.url or "https://huggingface.co/{}/resolve/main/{}".format(*self.on_hub)
+        return self.url or f"https://huggingface.co/{self.hub}/resolve/main/{self.hub_name}"
+
+    @property
+    def hub_name(self) -> str:
+        """Its name in the repository."""
+        return "model.safetensors" if self.timm else self.name
 
 
 def _of_timm(name: str, what: str, without: str) -> WeightFile:
-    return WeightFile(f"{name}.safetensors", what, without, timm=name)
+    return WeightFile(f"{name}.safetensors", what, without, f"timm/{name}", name)
 
 
 FILES: dict[str, WeightFile] = {
@@ -54,12 +50,6 @@ FILES: dict[str, WeightFile] = {
         f"{LOSS_KEY}.perceptual_weight=0",
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
         sha256="397923af",
-    ),
-    "lpips": WeightFile(
-        "functional/image/lpips_models/vgg.pth",
-        "LPIPS v0.1, the weights of VGG16's channels",
-        f"{LOSS_KEY}.perceptual_weight=0",
-        package="torchmetrics",
     ),
     "dino": _of_timm(
         "vit_small_patch16_224.dino",
@@ -102,11 +92,7 @@ def folder(weights_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def present(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path | None:
     """The file of `key`, one of `FILES`, or None; in the format listed there if in two."""
-    file, place = FILES[key], folder(weights_dir)
-    if file.package is not None:
-        installed = importlib.util.find_spec(file.package)
-        place = Path((installed and installed.origin) or file.package).parent
-    listed = place / file.name
+    listed = folder(weights_dir) / FILES[key].name
     return next((p for p in (listed, *map(listed.with_suffix, FORMATS)) if p.is_file()), None)
 
 

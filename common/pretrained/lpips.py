@@ -4,8 +4,10 @@ Shapes: B batch, H W pixels, C channels, h w positions of a feature map.
 """
 
 import os
+from pathlib import Path
 
 import torch
+import torchmetrics
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
@@ -29,7 +31,7 @@ class LPIPS:
         # the file holds the classifier too
         weights = {k[9:]: v for k, v in load(path).items() if k.startswith("features.")}
         load_weights(network.features, weights, path)
-        path = find("lpips")
+        path = Path(torchmetrics.__file__).parent / "functional/image/lpips_models/vgg.pth"
         weights = {k.split(".")[0].removeprefix("lin"): v for k, v in load(path).items()}
         load_weights(network.heads, weights, path)
         self.network = Frozen(network)

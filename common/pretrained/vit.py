@@ -19,7 +19,7 @@ def vision_transformer(key: str, weights_dir: str | os.PathLike[str] | None = No
     import timm  # takes seconds, which a run without such a network need not spend
 
     path = find(key, weights_dir)
-    name = str(FILES[key].timm)
+    name = FILES[key].timm
     network = timm.create_model(name, pretrained=False, num_classes=0, weight_init="skip")
     weights = load(path)
     weights.pop("mask_token", None)  # in DINOv2's first files; for its own training only

@@ -65,7 +65,7 @@ def evaluator(reference, extractor=None):
 
 def test_statistics_survive_the_file(folder, tmp_path):
     crops, about = open_images(folder, size=16)
-    seen = Statistics.of(extract(crops, Means(), ALONE, 4).pooled)
+    seen = Statistics.of(extract(crops, Means(), ALONE, batch_size=4).pooled)
     write_statistics(
         tmp_path / "s.npz", seen, {**about, "extractor": Means().about, "warnings": []}
     )
@@ -118,7 +118,7 @@ def test_what_is_odd_is_counted_and_what_is_damaged_refused(folder, tmp_path):
     Image.open(second).save(tmp_path / "c.png", format="JPEG")  # whatever it is called
     Image.open(third).resize((50, 64)).save(tmp_path / "d.png")
     files = ImageFiles(sorted(tmp_path.glob("*.png")))
-    assert len(extract(files, Means(), ALONE, 2).pooled) == 5
+    assert len(extract(files, Means(), ALONE, batch_size=2).pooled) == 5
     lossy, other = files.oddities()
     assert lossy.startswith("1 of 5 images are JPEG") and lossy.endswith("c.png")
     assert other.startswith("1 of 5 images are of another size") and other.endswith("d.png")
