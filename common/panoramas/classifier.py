@@ -55,11 +55,3 @@ def train(pixels: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:
             optimizer.step()
             schedule.step()
     return model.eval().requires_grad_(False)
-
-
-@torch.inference_mode()
-def agreement(model: nn.Module, pixels: Tensor, labels: Tensor) -> tuple[list[int], list[int]]:
-    """Images uint8 [N, 3, H, W] of each class that the model names correctly, and all [K]."""
-    named = torch.cat([model(images.to_float(x)).argmax(1) for x in pixels.split(256)])
-    count = labels.bincount()
-    return labels[named == labels].bincount(minlength=len(count)).tolist(), count.tolist()

@@ -7,8 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.config import Positive, limits
-from common.panoramas.canvas import View
-from common.panoramas.noise import derive
+from common.panoramas.canvas import View, derive
 from common.panoramas.scenes import SCENES
 
 CLASS_NAMES = tuple(SCENES)

@@ -9,8 +9,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.panoramas.canvas import View, clouds, moods, paint, ramp, stars, sun, windows, wisps
-from common.panoramas.noise import derive, mix, noise_1d, smooth
+from common.panoramas.canvas import (
+    View,
+    clouds,
+    derive,
+    mix,
+    moods,
+    noise_1d,
+    paint,
+    ramp,
+    smooth,
+    stars,
+    sun,
+    windows,
+    wisps,
+)
 
 ALPS = moods(
     # zenith horizon rock   dark   snow   blue   forest meadow
