@@ -61,13 +61,10 @@ def save_safetensors(
     tensors: Mapping[str, Tensor | Iterable[Tensor]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write named tensors and string metadata as safetensors.
+    """Write named tensors and string metadata, with `crc32` over all other bytes, as safetensors.
 
-    Args:
-        path: the file.
-        tensors: by name; several tensors under one name are put one behind the other, and need
-            not be in memory together if they are mapped from files.
-        metadata: `crc32` is added to it, over all other bytes of the file.
+    Several tensors under one name are put one behind the other, and need not be in memory together
+    if they are mapped from files.
     """
     parts = {name: [t] if isinstance(t, Tensor) else list(t) for name, t in tensors.items()}
     heading: dict[str, Any] = {"__metadata__": {**(metadata or {}), "crc32": "00000000"}}
@@ -93,11 +90,7 @@ def save_safetensors(
 
 def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: the dictionary in the file, or of a `.safetensors` file the
-    tensors by name, mapped rather than read (see `load_metadata`).
-
-    Args:
-        path: a `.safetensors` file, or a file of `torch.save` (`.ckpt`, `.pth`, ...).
-        verify: read all of it for its checksum first.
+    tensors by name, mapped rather than read. To `verify` its checksum, all of it is read first.
 
     Raises:
         UserError: the file is missing, damaged, of another kind, or holds objects other than
@@ -158,11 +151,7 @@ def _verify(path: Path) -> None:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], source: object) -> None:
-    """Load `state` into `module`, all names and shapes agreeing and all numbers finite.
-
-    Raises:
-        UserError: naming `source`, where the weights come from, and those that do not fit.
-    """
+    """Load `state` of the file `source`, all names and shapes agreeing and all numbers finite."""
     bad = [name for name, tensor in _tensors(state) if not is_finite(tensor)]
     if bad:
         raise UserError(f"{source}: not finite: {', '.join(bad)[:SHOWN]}")

@@ -27,8 +27,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser of full flags that shows `description` as it is written, with the flag that lets
-    configurations run code from anywhere; `parse` acts on it."""
+    """A parser with the flag that lets configurations run code from anywhere, for `parse`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
@@ -107,9 +106,6 @@ def parse(
     A key of the file is the name of a flag, and has the effect of that flag before all others;
     `key=value` on the command line is the same as `--key=value`. Of the flags in one of `either`,
     one that is typed hides the others in the file.
-
-    Raises:
-        UserError: the file has a key that is no flag.
     """
     known = {
         name.removeprefix("--"): action
@@ -155,6 +151,4 @@ def _words(action: argparse.Action, key: str, value: Any) -> list[str]:
             raise UserError(f"{key}: found {value!r}, expected true or false")
         off = f"--no-{key}"
         return [f"--{key}"] if value else [off] if off in action.option_strings else []
-    if isinstance(value, dict):
-        raise UserError(f"{key}: found {value!r}, expected a single value")
     return [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]

@@ -60,14 +60,8 @@ _foreign_allowed = False
 
 
 def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
-    """Read YAML files and merge them, later ones over earlier ones, then the overrides.
-
-    An override is `dotted.key=value`, the value in YAML; a new key is allowed here, and refused
-    where the configuration is used.
-
-    Raises:
-        UserError: naming the file or the override; also of a reference that leads nowhere.
-    """
+    """Read YAML files and merge them, later ones over earlier ones, then the overrides, which are
+    `dotted.key=value`. A new key is allowed here, and refused where the configuration is used."""
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     config = OmegaConf.create({})
     for file in files:
@@ -100,8 +94,8 @@ def save(config: DictConfig | Mapping[str, Any], path: str | os.PathLike[str]) -
 
 
 class limits(dict[str, Any]):
-    """Bounds of a value, for `Annotated[int, limits(min=1)]`: `min`, `above`, `max`, `below`,
-    `choices`. A sequence holds them for each of its items."""
+    """Bounds for `Annotated[int, limits(min=1)]`: `min`, `above`, `max`, `below`, `choices`; of a
+    sequence, for each of its items."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -112,14 +106,9 @@ Fraction = typing.Annotated[float, limits(min=0, max=1)]
 
 
 def setting(default: Any = dataclasses.MISSING, help: str = "", **more: Any) -> Any:
-    """A field of a schema; without a default it must be given.
-
-    Args:
-        default: of the field.
-        help: what it is, as `--help` says it.
-        more: bounds (see `limits`), and of its flag the name (`flag`, if not the field's), another
-            one (`alias`), the value without an argument (`bare`), and the `group` in `--help`.
-    """
+    """A field of a schema, with its bounds (see `limits`), and of its flag the `help`, the name
+    (`flag`, if not the field's), another one (`alias`), the value without an argument (`bare`),
+    and the `group` in `--help`. Without a default it must be given."""
     return dataclasses.field(default=default, metadata={"help": help, "flag": None, **more})
 
 
@@ -128,11 +117,7 @@ def structured(schema: type[T], values: Any, where: str = "") -> T:
 
     An int serves as a float, and so does a string such as `1e-4` that YAML left as it was; a list
     serves as a tuple. Numbers are finite. Fields that are dataclasses are made in the same way.
-
-    Args:
-        schema: fields with type hints, and with bounds by `setting`.
-        values: a mapping, or an instance, which is returned as it is.
-        where: the dotted key of `values`, for messages; `--` for flags of the command line.
+    `where` is the dotted key of `values`, for messages; `--` for flags of the command line.
 
     Raises:
         UserError: naming a key that is unknown, missing, of another type or out of its range.
@@ -143,17 +128,8 @@ def structured(schema: type[T], values: Any, where: str = "") -> T:
 
 
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
-    """Build the object that a `{target: dotted.name, params: {...}}` node describes.
-
-    Args:
-        node: the node; `params` may be left out.
-        where: the dotted key of the node, for messages.
-        injected: further arguments of the constructor, which the node may not set itself.
-
-    Raises:
-        UserError: a target that is none of ours (see `allow_foreign_targets`), or a key of
-            `params` that does not fit the constructor's signature.
-    """
+    """Build the object that a `{target: dotted.name, params: {...}}` node describes, whose
+    dotted key is `where`; `injected` are further arguments, which the node may not set itself."""
 
     def described(target: str, params: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         return target, params or {}
@@ -172,8 +148,8 @@ def allow_foreign_targets() -> None:
 
 
 def find(name: str, where: str) -> Callable[..., Any]:
-    """The class that a `target` names: a network, a data set, a data module or plain settings of
-    ours, unless others are allowed."""
+    """The class that a `target` names: one of ours that runs no code of its own (a network, a data
+    set, a data module or plain settings), unless others are allowed."""
     module, _, attribute = RELEASED.get(name, name).rpartition(".")
     if module.partition(".")[0] not in PACKAGES and not _foreign_allowed:
         raise UserError(
@@ -235,7 +211,7 @@ def arguments(
 
 
 def _converted(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:
-    """`value` as its type hint has it: the first one of several; what is none of ours stays."""
+    """`value` as its type hint has it, the first one of several; other types stay as they are."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is typing.Annotated:
         return _converted(value, inner[0], {**inner[1], **bounds}, where)

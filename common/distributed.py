@@ -43,13 +43,8 @@ class Process:
 def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[Process]:
     """Join the processes that `torchrun` started, or stand alone without it.
 
-    Args:
-        device: `auto` (a GPU where there is one), `cpu`, `cuda`, or `cuda:N` for one process.
-            Under `torchrun` each process takes the GPU of its local rank.
-        gpus: numbers of the GPUs that the processes of a machine take, in the order of their ranks.
-
-    Raises:
-        UserError: no such device, or as many `gpus` as there are not processes.
+    `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, or `cuda:N` for one process alone.
+    A process takes the GPU of its local rank, or that one of `gpus`.
     """
     alone = not {"RANK", "WORLD_SIZE"} & os.environ.keys()
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")

@@ -9,13 +9,8 @@ from torch import nn
 class EMA(nn.Module):
     """A frozen copy of a model that follows it: `average ← d·average + (1 - d)·weights`.
 
-    Buffers are copied, not averaged. The copy stays in evaluation mode, whatever a trainer calls.
-
-    Args:
-        model: the model to follow, plain or wrapped by `torch.compile`.
-        decay: `d`, in [0, 1).
-        warmup: the n-th update (1 first) has `d = min(decay, (1 + n) / (10 + n))`, so that the
-            random initial weights are soon forgotten; `updates` is saved with the weights.
+    Buffers are copied, not averaged. With `warmup` the n-th update (1 first) has `d = min(decay,
+    (1 + n) / (10 + n))`, so that the random initial weights are soon forgotten.
     """
 
     updates: torch.Tensor

@@ -6,7 +6,6 @@
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -125,20 +124,16 @@ def adm_crop(image: Image.Image, size: int) -> torch.Tensor:
 
 
 def save_image(path: str | os.PathLike[str], image: torch.Tensor) -> None:
-    """Write `image` [3, H, W], uint8 or float in [-1, 1], in the format that the name asks for."""
-    kind = Image.registered_extensions().get(Path(path).suffix.lower())
-    if kind not in Image.SAVE:
-        raise UserError(f"{path}: expected a name that ends with .png, .jpg or the like")
-    options = {"quality": 95} if kind == "JPEG" else {}
+    """Write `image` [3, H, W], uint8 or float in [-1, 1], as PNG."""
     with replacing(path, durable=False) as file:
-        _to_pil(image).save(file, format=kind, **options)
+        _to_pil(image).save(file, format="PNG")
 
 
 def save_grid(
     path: str | os.PathLike[str], images: torch.Tensor, columns: int, pad: int = 2
 ) -> None:
-    """Write `images` [N, 3, H, W], uint8 or float in [-1, 1], as one image on white: `columns` in a
-    row, `pad` pixels around each."""
+    """Write `images` [N, 3, H, W], uint8 or float in [-1, 1], as one PNG: `columns` in a row, `pad`
+    white pixels around each."""
     from torchvision.utils import make_grid  # takes seconds, which few programs need to spend
 
     images = images if images.dtype == torch.uint8 else to_uint8(images)

@@ -14,7 +14,7 @@ from common import distributed
 from common.errors import printable
 from common.io import replacing
 
-SHOWN_PATHS = 10
+SHOWN = 10  # paths
 
 
 class MetricLogger:
@@ -65,8 +65,8 @@ def progress_bar(
 
 
 class UnreadableImages:
-    """Tells of the images of a data set that could not be read, by all processes together; a data
-    set other than `ImageDataset` has none."""
+    """Counts the images of an `ImageDataset` that could not be read, by all processes together;
+    other data sets have none."""
 
     def __init__(self, dataset: Dataset, name: str, device: torch.device) -> None:
         self.dataset, self.name, self.device = dataset, name, device
@@ -77,12 +77,11 @@ class UnreadableImages:
         if not hasattr(self.dataset, "unreadable_flags"):
             return None
         flags = self.dataset.unreadable_flags.to(self.device, torch.int32)
-        met = distributed.all_reduce_sum(flags).cpu()
-        paths = [self.dataset.paths[i] for i in met.nonzero().flatten().tolist()]
-        if len(paths) == self.told:
+        met = distributed.all_reduce_sum(flags).nonzero().flatten().tolist()
+        if len(met) == self.told:
             return None
-        self.told = len(paths)
-        shown = paths[:SHOWN_PATHS] + ["..."] * (len(paths) > SHOWN_PATHS)
-        count = f"{len(paths)} of {len(self.dataset)} images could not be read"
-        first = f"{self.name}: {count}; others took their place:"
-        return printable("\n    ".join([first, *shown]))
+        self.told = len(met)
+        paths = [self.dataset.paths[i] for i in met[:SHOWN]] + ["..."] * (len(met) > SHOWN)
+        found = f"{len(met)} of {len(self.dataset)} images could not be read"
+        first = f"{self.name}: {found}; others took their place:"
+        return printable("\n    ".join([first, *paths]))

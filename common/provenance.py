@@ -16,11 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def describe() -> dict[str, Any]:
-    """Versions, hardware, commit and date, for a record beside measured numbers.
-
-    Nothing names a user, a machine or a path. `commit` ends with `+changes` where tracked files
-    differ from it, and is None where there is no git.
-    """
+    """Versions, hardware, commit (`+changes` if tracked files differ) and date, for a record beside
+    measured numbers; nothing names a user, a machine or a path."""
     head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
     return {
         "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}",

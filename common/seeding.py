@@ -14,10 +14,8 @@ import torch
 
 
 def stream(seed: int, *key: int | str) -> np.random.Generator:
-    """The random stream called `(seed, *key)`, at its beginning.
-
-    Draws are sequential: of two draws of one kind, the longer one begins with the shorter one.
-    """
+    """The random stream called `(seed, *key)`, at its beginning. Of two draws of one kind, the
+    longer one begins with the shorter one."""
     # A digest of the written-out name, because `SeedSequence` itself takes (1,) and (1, 0) for the
     # same entropy, as it does 2**32 and (0, 1), and Python's hash() of a string changes every run.
     name = repr([part if isinstance(part, str) else operator.index(part) for part in (seed, *key)])

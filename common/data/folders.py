@@ -53,19 +53,9 @@ class Paths(Sequence[str]):
 
 
 class ImageDataset(Dataset):
-    """Images from files, resized until the crop just fits inside, then cut.
-
-    An image that cannot be read is logged and flagged, and the next readable one takes its place.
-
-    Args:
-        source: where they come from, for messages.
-        size: height of the crop in pixels.
-        width: width of the crop; `size` if not given.
-        random_crop: a crop at a random place; otherwise the centre.
-        flip: flip horizontally with probability 1/2.
-        seed: for crops and flips.
-        interpolation: see `images.resize_to_cover`.
-    """
+    """Images from files, resized until the crop just fits inside, then cut: `size` pixels high and,
+    if not `width`, wide; the centre or, with `random_crop`, anywhere; with `flip`, half of them
+    mirrored. One that cannot be read is logged, and the next readable one takes its place."""
 
     kind = "images"
 
@@ -122,12 +112,8 @@ class ImageDataset(Dataset):
 
 
 class ImageFolder(ImageDataset):
-    """Images in `root/<class>/**`.
-
-    Labels count the class folders in the order of their names as strings (`10` before `2`). In
-    training images are cropped at random and, by `flip`, flipped; otherwise the centre is cropped.
-    Other arguments: see `ImageDataset`.
-    """
+    """Images in `root/<class>/**`; labels count the class folders in the order of their names as
+    strings (`10` before `2`). Unless to `train`, the centre is cropped and nothing flipped."""
 
     def __init__(
         self,
@@ -146,15 +132,10 @@ class ImageFolder(ImageDataset):
 class ImageList(ImageDataset):
     """Images listed in a text file: a path a line, maybe with a label, `forest/1.jpg 7`.
 
-    Blank lines and lines that begin with `#` are left out. Without labels the class of an image is
-    its folder as it is listed, and labels count these in the order of their names. Images that are
-    missing, but for the first one, count as unreadable.
-
-    Args:
-        file: the list.
-        root: folder that all paths start from, also those that begin with `/`, as in the lists of
-            Places365. Without it, relative paths start from the folder of the list.
-        size, train, flip, seed, width, interpolation: see `ImageFolder`.
+    Lines that are blank or begin with `#` are left out. All paths start from `root`, also if
+    they begin with `/`, as in Places365; without it, relative ones start from the folder of
+    the list. Without labels the class of an image is its folder as it is listed, and labels count
+    these in the order of their names. Images that are missing, but for the first, are unreadable.
     """
 
     def __init__(
