@@ -112,12 +112,6 @@ def paint(image: np.ndarray, colour: Any, cover: Any) -> None:
     image += (colour - image) * cover
 
 
-def moods(*rows: str) -> np.ndarray:
-    """A palette from rows of hexadecimal colours, one row a mood: [moods, colours, 3] in [0, 1]."""
-    table = [[list(bytes.fromhex(colour)) for colour in row.split()] for row in rows]
-    return np.array(table, dtype=np.float32) / 255
-
-
 @dataclass(frozen=True)
 class View:
     """A window onto a strip, and what can be asked of the strip there."""
@@ -130,6 +124,10 @@ class View:
     def fixed(self, name: str, low: float, high: float) -> float:
         """A property of the whole strip."""
         return low + (high - low) * derive(self.key, name) * 2.0**-32
+
+    def noise(self, x: np.ndarray, *names: int | str) -> np.ndarray:
+        """Smooth noise in [0, 1] at each x, with one lattice point a unit."""
+        return noise_1d(derive(self.key, *names), x)
 
     def wave(self, name: str, frequency: float, octaves: int = 1) -> np.ndarray:
         """Smooth noise along the strip in [0, 1]: [W]."""
@@ -157,8 +155,11 @@ class View:
         """Cover of what lies under the line."""
         return self.edge(line - self.y)
 
-    def colours(self, palette: np.ndarray) -> np.ndarray:
-        """The palette's colours in the mood of each column: [colours, 3, 1, W]."""
+    def colours(self, *moods: str) -> np.ndarray:
+        """The colours in the mood of each column, [colours, 3, 1, W]; each mood is a row of
+        hexadecimal ones."""
+        table = [[list(bytes.fromhex(colour)) for colour in row.split()] for row in moods]
+        palette = np.array(table, dtype=np.float32) / 255  # [moods, colours, 3] in [0, 1]
         hour = np.clip(1.5 * self.wave("hour", 0.1) - 0.25, 0, 1) * (len(palette) - 1)
         first = np.minimum(hour.astype(np.intp), len(palette) - 2)
         mixed = mix(palette[first], palette[first + 1], (hour - first)[:, None, None])  # [W, n, 3]
@@ -229,7 +230,7 @@ def stars(image: np.ndarray, view: View) -> None:
     image += 0.6 * np.square(bright) * disc
 
 
-def windows(view: View, block: Scatter, foot: float) -> np.ndarray:
+def panes(view: View, block: Scatter, foot: float) -> np.ndarray:
     """Cover of the windows of a row of buildings that stand at `foot`; some rooms are dark."""
     pitch = 0.05
     across, up = block.offset / pitch, (view.y - foot) / pitch

@@ -9,33 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.panoramas.canvas import (
-    View,
-    clouds,
-    derive,
-    mix,
-    moods,
-    noise_1d,
-    paint,
-    ramp,
-    smooth,
-    stars,
-    sun,
-    windows,
-    wisps,
-)
-
-ALPS = moods(
-    # zenith horizon rock   dark   snow   blue   forest meadow
-    "3a6ea8  f7d9b5  8a7a78 4a4a62 fff1de 9fb2d8 24453f 5b7a4a",
-    "2f74c0  d5e9f5  84868f 4d566e ffffff a9c3e6 1f4a3c 6d9a4e",
-    "4a4f92  f5a37f  8f6a72 453f63 ffd9c4 8f8fc4 252f4a 4f5a56",
-)
+from common.panoramas.canvas import View, clouds, mix, paint, panes, ramp, smooth, stars, sun, wisps
 
 
 def alps(view: View) -> np.ndarray:
     """Snow-capped ranges, lit from one side, above a wooded foreground."""
-    zenith, horizon, rock, dark, snow, blue, forest, meadow = view.colours(ALPS)
+    zenith, horizon, rock, dark, snow, blue, forest, meadow = view.colours(
+        "3a6ea8  f7d9b5  8a7a78 4a4a62 fff1de 9fb2d8 24453f 5b7a4a",
+        "2f74c0  d5e9f5  84868f 4d566e ffffff a9c3e6 1f4a3c 6d9a4e",
+        "4a4f92  f5a37f  8f6a72 453f63 ffd9c4 8f8fc4 252f4a 4f5a56",
+    )
     image = view.sky(zenith, horizon, 0.45)
     wisps(image, view)
     facets = view.texture("facets", 7, 5, 2) - 0.5
@@ -64,17 +47,13 @@ def alps(view: View) -> np.ndarray:
     return image
 
 
-DUNES = moods(
-    # zenith horizon lit    shade  far    disc
-    "5f8fc4  f6e3c0  f0b45e a8622f e6b98a fff6d8",
-    "2f7cc8  d9eaf0  f6c878 bd7a3c e8cfa4 ffffff",
-    "6a5a9c  f7a86c  e8894a 7a3f45 d98a72 ffe2a8",
-)
-
-
 def dunes(view: View) -> np.ndarray:
     """Waves of sand, each crest a crisp line between a lit and a shaded face."""
-    zenith, horizon, lit, shade, far, disc = view.colours(DUNES)
+    zenith, horizon, lit, shade, far, disc = view.colours(
+        "5f8fc4  f6e3c0  f0b45e a8622f e6b98a fff6d8",
+        "2f7cc8  d9eaf0  f6c878 bd7a3c e8cfa4 ffffff",
+        "6a5a9c  f7a86c  e8894a 7a3f45 d98a72 ffe2a8",
+    )
     image = view.sky(zenith, horizon, 0.4)
     sun(image, view, disc, 0.68, 0.85, 0.045)
     ripples = view.texture("ripples", 5, 45, 2) - 0.5
@@ -98,17 +77,13 @@ def dunes(view: View) -> np.ndarray:
     return image
 
 
-OCEAN = moods(
-    # zenith horizon light  deep   foam   cloud  shade
-    "4b8fd6  e8f3f2  4fb3c4 0f4c81 ffffff ffffff b9cadd",
-    "6c86c4  fbd9c0  5c9fb4 1d3f73 fff4ea ffeedd b79db4",
-    "48518f  f7a170  6f86a6 1c2a55 ffd8b8 f8b892 775f8e",
-)
-
-
 def ocean(view: View) -> np.ndarray:
     """Rolling waves with foaming crests under heaped clouds."""
-    zenith, horizon, light, deep, foam, cloud, shade = view.colours(OCEAN)
+    zenith, horizon, light, deep, foam, cloud, shade = view.colours(
+        "4b8fd6  e8f3f2  4fb3c4 0f4c81 ffffff ffffff b9cadd",
+        "6c86c4  fbd9c0  5c9fb4 1d3f73 fff4ea ffeedd b79db4",
+        "48518f  f7a170  6f86a6 1c2a55 ffd8b8 f8b892 775f8e",
+    )
     level = view.fixed("level", 0.46, 0.6)
     image = view.sky(zenith, horizon, level)
     clouds(image, view, "high", level + 0.2, 0.24, cloud, shade)
@@ -133,17 +108,13 @@ def ocean(view: View) -> np.ndarray:
     return image
 
 
-PINES = moods(
-    # sky glow   far    dark   mist
-    "a9c6cf eef3ea 86abab 0f2f2c dbe8e4",
-    "c9cf9f fff0c0 9cab78 1c3320 f6ebc4",
-    "9aa3cf f6d9df 8b92b8 1b2444 e6d6e4",
-)
-
-
 def pines(view: View) -> np.ndarray:
     """Ranks of conifers that fade into the mist between them."""
-    sky, glow, far, dark, mist = view.colours(PINES)
+    sky, glow, far, dark, mist = view.colours(
+        "a9c6cf eef3ea 86abab 0f2f2c dbe8e4",
+        "c9cf9f fff0c0 9cab78 1c3320 f6ebc4",
+        "9aa3cf f6d9df 8b92b8 1b2444 e6d6e4",
+    )
     image = view.sky(sky, glow, 0.3)
     sun(image, view, mix(glow, 1, 0.5), 0.72, 0.9, 0.06)
     for rank in range(5):
@@ -164,17 +135,13 @@ def pines(view: View) -> np.ndarray:
     return image
 
 
-CITY = moods(
-    # zenith glow   far    dark   lamp
-    "27306b  f59a76 8a6f98 1f2247 ffd98a",
-    "1c2a58  c78fb4 6a6798 161b3d ffe2a0",
-    "3a3f86  ffc27a a9829a 2a274f fff0b0",
-)
-
-
 def city(view: View) -> np.ndarray:
     """A skyline at dusk with lit windows, mirrored in a river."""
-    zenith, glow, far, dark, lamp = view.colours(CITY)
+    zenith, glow, far, dark, lamp = view.colours(
+        "27306b  f59a76 8a6f98 1f2247 ffd98a",
+        "1c2a58  c78fb4 6a6798 161b3d ffe2a0",
+        "3a3f86  ffc27a a9829a 2a274f fff0b0",
+    )
     shore = view.fixed("shore", 0.22, 0.34)
     depth = shore - view.y
     ripple = view.texture("ripple", 3, 50) - 0.5
@@ -195,7 +162,7 @@ def city(view: View) -> np.ndarray:
         wall = wall * (1 - 0.18 * np.sign(block.offset))
         if rank > 1:
             inside = (aside < half - 0.01) & (up.y < roof - 0.02)
-            wall = mix(wall, lamp, 0.75 * inside * windows(up, block, shore))
+            wall = mix(wall, lamp, 0.75 * inside * panes(up, block, shore))
         cover = up.below(roof + spire) * up.edge(half - aside) * block.chance("built", 0.85)
         paint(image, wall, cover)
     water = mix(mix(glow, zenith, ramp(0, 0.3, depth)), lamp, 0.5 * ramp(0.1, 0.4, ripple))
@@ -204,21 +171,17 @@ def city(view: View) -> np.ndarray:
     return image
 
 
-CANYON = moods(
-    # zenith horizon red    cream  shade  sand   bush
-    "3f8fd6  e6f0ea  c8643c ecb98a 7a3a34 d9965c 7a8450",
-    "6f9fd0  fbe6c4  d9743f f6cf96 8a4038 e3a564 86804a",
-    "6a5c9e  fbb184  b84a3c e69a72 5f2c40 c47a5a 6a5a48",
-)
-
-
 def canyon(view: View) -> np.ndarray:
     """Banded red mesas and buttes that stand in a desert plain."""
-    zenith, horizon, red, cream, shade, sand, bush = view.colours(CANYON)
+    zenith, horizon, red, cream, shade, sand, bush = view.colours(
+        "3f8fd6  e6f0ea  c8643c ecb98a 7a3a34 d9965c 7a8450",
+        "6f9fd0  fbe6c4  d9743f f6cf96 8a4038 e3a564 86804a",
+        "6a5c9e  fbb184  b84a3c e69a72 5f2c40 c47a5a 6a5a48",
+    )
     image = view.sky(zenith, horizon, 0.3)
     wisps(image, view)
     bed = (view.y + 0.08 * view.wave("tilt", 0.4)).astype(np.float64)
-    thick, thin = (noise_1d(derive(view.key, "bed", f), bed * f) for f in (14, 32))
+    thick, thin = (view.noise(bed * f, "bed", f) for f in (14, 32))
     bands = smooth(ramp(0.3, 0.7, 0.6 * thick + 0.4 * thin))
     for rank in range(3):
         near = rank / 2
@@ -241,17 +204,13 @@ def canyon(view: View) -> np.ndarray:
     return image
 
 
-AURORA = moods(
-    # zenith night  low    high   snow   blue   spruce
-    "060b2a  1d3a5c 5cf2a0 8a5ce0 c8e8ee 3f6f96 0b1d2c",
-    "0a0a30  23305e 6af0c8 d65cc0 d0d8f4 4c5f9c 0f1836",
-    "041226  14474f a0f070 3fb8d0 c4f0e0 2f7080 082026",
-)
-
-
 def aurora(view: View) -> np.ndarray:
     """Northern lights above a snowfield with dark spruces."""
-    zenith, night, low, high, snow, blue, spruce = view.colours(AURORA)
+    zenith, night, low, high, snow, blue, spruce = view.colours(
+        "060b2a  1d3a5c 5cf2a0 8a5ce0 c8e8ee 3f6f96 0b1d2c",
+        "0a0a30  23305e 6af0c8 d65cc0 d0d8f4 4c5f9c 0f1836",
+        "041226  14474f a0f070 3fb8d0 c4f0e0 2f7080 082026",
+    )
     image = view.sky(zenith, night, 0.25)
     stars(image, view)
     for curtain in range(3):
@@ -276,17 +235,13 @@ def aurora(view: View) -> np.ndarray:
     return image
 
 
-MEADOW = moods(
-    # zenith horizon far    green  dark   tree   petal  pale   shade
-    "3f93e0  dff1fb  8fb6c4 8cc63f 3f8f3a 2c6b34 ff5a5f ffffff c2d4e6",
-    "4fa3e6  eaf6f0  9fc4b4 b5d23f 5fa032 3f7a2c f4b6e0 fff7b0 cddbe6",
-    "5f8fd0  fdeed0  a4b49c a8b83f 4f7f3c 3a5f34 8f6ae0 ffd54a d6cfd4",
-)
-
-
 def meadow(view: View) -> np.ndarray:
     """Flowering hills with round trees below fair-weather clouds."""
-    zenith, horizon, far, green, dark, wood, petal, pale, shade = view.colours(MEADOW)
+    zenith, horizon, far, green, dark, wood, petal, pale, shade = view.colours(
+        "3f93e0  dff1fb  8fb6c4 8cc63f 3f8f3a 2c6b34 ff5a5f ffffff c2d4e6",
+        "4fa3e6  eaf6f0  9fc4b4 b5d23f 5fa032 3f7a2c f4b6e0 fff7b0 cddbe6",
+        "5f8fd0  fdeed0  a4b49c a8b83f 4f7f3c 3a5f34 8f6ae0 ffd54a d6cfd4",
+    )
     image = view.sky(zenith, horizon, 0.45)
     clouds(image, view, "high", 0.76, 0.24, np.float32(1), shade)
     clouds(image, view, "low", 0.6, 0.14, mix(horizon, 1, 0.6), mix(horizon, shade, 0.6))
@@ -319,17 +274,13 @@ def meadow(view: View) -> np.ndarray:
     return image
 
 
-BIRCHES = moods(
-    # light canopy shadow floor  litter bark   grey   mark
-    "fff0b8 f2b632 a8641e 8a5a24 d98a2e f7f3ea a9a49c 3a332e",
-    "fff6d0 e6c83f 8f8a2c 6f6a2c c4a83a fbf8f0 aeb0a4 3c3a30",
-    "ffe0b0 ee7f34 94381f 74341f d05a2a f6ece4 ab9c98 36292a",
-)
-
-
 def birches(view: View) -> np.ndarray:
     """White trunks in a glowing autumn wood."""
-    light, canopy, shadow, floor, litter, bark, grey, mark = view.colours(BIRCHES)
+    light, canopy, shadow, floor, litter, bark, grey, mark = view.colours(
+        "fff0b8 f2b632 a8641e 8a5a24 d98a2e f7f3ea a9a49c 3a332e",
+        "fff6d0 e6c83f 8f8a2c 6f6a2c c4a83a fbf8f0 aeb0a4 3c3a30",
+        "ffe0b0 ee7f34 94381f 74341f d05a2a f6ece4 ab9c98 36292a",
+    )
     image = mix(shadow, canopy, ramp(0.15, 0.75, view.texture("foliage", 3.5, 3.5, 2)))
     glow = smooth(ramp(0.4, 0, np.abs(view.y - 0.42))) * (0.4 + 0.6 * view.wave("glow", 1.2))
     paint(image, light, 0.8 * glow)
@@ -345,7 +296,7 @@ def birches(view: View) -> np.ndarray:
         lean = trunk.draw("lean", -0.07, 0.07) + trunk.draw("bow", -0.1, 0.1) * middle
         side = (trunk.offset + lean * middle) / width
         ring = trunk.cell * 7.31 + view.y.astype(np.float64) * (24 - 8 * near)
-        scar = ramp(0.72, 0.84, noise_1d(derive(view.key, "ring", rank), ring))
+        scar = ramp(0.72, 0.84, view.noise(ring, "ring", rank))
         scar = scar * ramp(-0.9, 0.6, side * trunk.draw("face", -1, 1))
         wood = mix(mix(bark, grey, smooth(ramp(-0.2, 1.1, side))), mark, 0.7 * scar)
         cover = view.edge(width * (1 - np.abs(side))) * view.edge(view.y - ground + 0.03 * near)
