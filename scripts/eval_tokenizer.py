@@ -72,15 +72,9 @@ def main() -> None:
             evaluator.check(about["source"], len(crops))
 
         start = time.perf_counter()
-        found = evaluate(
-            tokenizer,
-            crops,
-            process,
-            batch_size=config.metric_bsz,
-            num_workers=config.metric_workers,
-            lpips=lpips,
-            extractor=evaluator and evaluator.extractor,
-        )
+        loading = {"batch_size": config.metric_bsz, "num_workers": config.metric_workers}
+        networks = (lpips, evaluator and evaluator.extractor)
+        found = evaluate(tokenizer, crops, process, *networks, **loading)
         seconds = time.perf_counter() - start
         told = warnings_of(crops, about, process)
         if not process.is_main:

@@ -42,9 +42,8 @@ def main() -> None:
     with distributed.launch(flags.device) as process:
         dataset = config.instantiate(data, "data.params.train")
         if source.suffix in YAML:
-            tokenizer = load_on_all(
-                process, lambda: load_tokenizer(source, overrides=flags.overrides)
-            )
+            given = (source, None, flags.overrides)
+            tokenizer = load_on_all(process, lambda: load_tokenizer(*given))
             measure_scale(tokenizer, dataset, process, **options)
         else:
             tokenizer = rescale(source, dataset, process, **options)

@@ -11,7 +11,10 @@ import argparse
 import datetime
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+from pytorch_lightning.loggers import WandbLogger
 
 from common import cli, distributed
 from common.errors import UserError, run_cli
@@ -86,16 +89,6 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
     return folder, file, [folder / "configs" / "config.yaml"]
 
 
-def wandb_logger(project: str, folder: Path):
-    """Lightning's logger for Weights & Biases, whose package is an option."""
-    from pytorch_lightning.loggers import WandbLogger
-
-    try:
-        return WandbLogger(project=project, name=folder.name, save_dir=folder)
-    except ModuleNotFoundError:
-        raise UserError("--wandb: the package wandb is missing; `pip install wandb`") from None
-
-
 def main() -> None:
     flags = parse()
     try:
@@ -109,7 +102,11 @@ def main() -> None:
             raise UserError(f"-nodes, -ngpu: found {given}, but torchrun started {started}")
         folder, resume, files = locate_run(flags)
         settings = read_settings(files, flags.overrides)
-        loggers = [wandb_logger(flags.wandb, folder)] if flags.wandb and flags.train else []
+        loggers = []
+        if flags.wandb and flags.train:
+            if find_spec("wandb") is None:
+                raise UserError("--wandb: the package wandb is missing; `pip install wandb`")
+            loggers = [WandbLogger(project=flags.wandb, name=folder.name, save_dir=folder)]
         measures = (flags.weights_dir, flags.scale_lr, not flags.no_test)
         train(Run(folder, process, resume, gpus, loggers, *measures), settings, flags.train)
         last = folder / "checkpoints" / "last.ckpt"

@@ -114,7 +114,7 @@ class TokenizerModule(LightningModule):
         if self.objective.discriminator is not None:
             found = checkpoints.part(content, "objective.discriminator.")
             own = self.objective.discriminator.state_dict().keys()
-            if own <= found.keys():  # a released one may hold its frozen network as well
+            if own <= found.keys():  # of one kind; a released file has its frozen network too
                 load_weights(self.objective.discriminator, {k: found[k] for k in own}, path)
 
     @property
@@ -180,13 +180,14 @@ class TokenizerModule(LightningModule):
     def apply_gradients(self, rate: float, adversarial: bool) -> dict[str, Tensor]:
         """Both optimizers' steps, the autoencoder's at `rate` and the discriminator's at the base
         rate, and EMA; the gradients' norms before clipping."""
-        optimizers = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        found = self.optimizers()
+        optimizers = found if isinstance(found, list) else [found]
         parts = [("grad_norm", self.tokenizer, rate)]
-        if adversarial:
-            parts.append(("disc_grad_norm", self.objective.discriminator, self.learning_rate))
+        parts += [("disc_grad_norm", self.objective.discriminator, self.learning_rate)]
         norms = {}
-        for (name, module, lr), optimizer in zip(parts, optimizers, strict=False):
+        for (name, module, lr), optimizer in zip(
+            parts[: 1 + adversarial], optimizers, strict=False
+        ):
             parameters = [p for p in module.parameters() if p.grad is not None]
             distributed.average_gradients(parameters)
             norms[name] = nn.utils.clip_grad_norm_(parameters, self.grad_clip or float("inf"))

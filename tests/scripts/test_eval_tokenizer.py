@@ -14,17 +14,20 @@ from common.panoramas.dataset import Panoramas
 from common.pretrained.files import FILES
 from tokenizer import load_tokenizer
 
+from .conftest import load_script
+
 
 @pytest.fixture(scope="module")
-def evaluated(project, start, tmp_path_factory):
-    """The folder of an evaluation of nine validation images, and what was printed."""
+def evaluated(project, tmp_path_factory):
+    """The folder of an evaluation of nine validation images."""
     folder = tmp_path_factory.mktemp("evaluated")
-    checkpoint = project.run / "checkpoints" / "last.ckpt"
     weights = ("--weights_dir", folder, "--extractor", "random")  # none are there
     given = ("--output_dir", folder, *weights, "--device", "cpu", "--metric_bsz", 4)
-    done = start("eval_tokenizer", checkpoint, *given)
-    assert done.code == 0, done.err
-    return folder, done.out
+    with pytest.MonkeyPatch.context() as patch:
+        flags = (project.run / "checkpoints" / "last.ckpt", *given)
+        patch.setattr(sys, "argv", ["eval_tokenizer.py", *map(str, flags)])
+        load_script("eval_tokenizer").main()
+    return folder
 
 
 def record_of(folder):
@@ -36,8 +39,7 @@ def pixels_of(folder):
 
 
 def test_figures_and_grid_are_those_of_saved_reconstructions(project, evaluated, call, tmp_path):
-    folder, out = evaluated
-    record = record_of(folder)
+    record = record_of(evaluated)
     tokenizer = load_tokenizer(project.run / "checkpoints" / "last.ckpt")
     dataset = Panoramas(length=9, size=64, seed=1)
     real = torch.stack([dataset[k][0] for k in range(9)])
@@ -59,10 +61,9 @@ def test_figures_and_grid_are_those_of_saved_reconstructions(project, evaluated,
     assert figures["random_features_distance"] == pytest.approx(expected, rel=1e-4)
     assert not any("fid" in name for name in figures)
 
-    reason = f"{FILES['vgg16'].name} is missing in {folder}"
-    assert reason in record["not_measured"]["lpips"] and reason in out
+    assert f"{FILES['vgg16'].name} is missing" in record["not_measured"]["lpips"]
 
-    grid = pixels_of(folder)  # the best, the median and the worst: all nine fit
+    grid = pixels_of(evaluated)  # the best, the median and the worst: all nine fit
     for column, k in enumerate(ranks.argsort(descending=True).tolist()):
         for row, expected in enumerate((real[k], fake[k])):
             found = grid[2 + 66 * row :, 2 + 66 * column :][:64, :64]
@@ -78,8 +79,8 @@ def one_of_two(script, rank, port, flags):
     script.main()
 
 
-def test_two_processes_find_the_same(project, evaluated, load, free_port, tmp_path):
-    script, port = load("eval_tokenizer"), free_port()
+def test_two_processes_find_the_same(project, evaluated, free_port, tmp_path):
+    script, port = load_script("eval_tokenizer"), free_port()
     checkpoint = project.run / "checkpoints" / "last.ckpt"
     flags = (checkpoint, "--output_dir", tmp_path, "--weights_dir", tmp_path, "--device", "cpu")
     context = multiprocessing.get_context("fork")
@@ -92,11 +93,11 @@ def test_two_processes_find_the_same(project, evaluated, load, free_port, tmp_pa
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    two, one = record_of(tmp_path), record_of(evaluated[0])
+    two, one = record_of(tmp_path), record_of(evaluated)
     assert two["processes"] == 2 and two["not_measured"].keys() == {"lpips", "rfid"}
     for name in ("psnr", "ssim"):
         assert two["figures"][name] == pytest.approx(one["figures"][name], rel=1e-5)
-    assert abs(pixels_of(tmp_path) - pixels_of(evaluated[0])).max() <= 3
+    assert abs(pixels_of(tmp_path) - pixels_of(evaluated)).max() <= 3
 
 
 def test_mistakes_are_named(project, call, tmp_path):

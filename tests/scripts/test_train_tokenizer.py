@@ -132,23 +132,14 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background
     assert "Traceback" not in output and 4 <= states(run)["updates"] < 1200
 
 
-def test_the_published_command_line(project, start, free_port, tmp_path):
-    """Word for word, but for the numbers of machines and GPUs, the config and the address."""
-    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=1", "--node_rank=0",
-                "--master_addr=127.0.0.1", f"--master_port={free_port()}")  # fmt: skip
-    flags = (
-        "-t",
-        "True",
-        "-nodes",
-        "1",
-        "--gpus",
-        "0,",
-        "-b",
-        project.tokenizer_yaml,
-        "-l",
-        tmp_path,
-    )
-    done = start("train_tokenizer", *flags, "lightning.trainer.max_epochs=1", launcher=torchrun)
+def test_the_published_command_line(project, call, free_port, monkeypatch, tmp_path):
+    """Word for word, but for the numbers of machines and GPUs, and the config."""
+    of_torchrun = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    of_torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in of_torchrun.items():
+        monkeypatch.setenv(name, str(value))
+    line = f"-t True -nodes 1 --gpus 0, -b {project.tokenizer_yaml} -l {tmp_path}".split()
+    done = call("train_tokenizer", *line, "lightning.trainer.max_epochs=1")
     assert done.code == 0, done.err
     (run,) = tmp_path.iterdir()
     assert states(run)["updates"] == 4

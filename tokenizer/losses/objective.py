@@ -102,16 +102,27 @@ class Objective(nn.Module):
         self.perceptual = LPIPS(weights_dir) if perceptual_weight else None
         self.alignment = Alignment(weights_dir) if semantic_loss_w else None
         self.discriminator: DinoDiscriminator | PatchGAN | None = None
-        if disc_type == "dino":
+        if disc_type == "none":
+            disc_weight = 0.0
+        elif disc_type == "dino":
             self.discriminator = DinoDiscriminator(weights_dir)
-        elif disc_type == "patchgan":
+        else:
             self.discriminator = PatchGAN(disc_width, disc_num_layers)
-        disc_weight = 0.0 if self.discriminator is None else disc_weight
+
+        def pixel(fake: Reconstruction) -> Tensor:
+            return (fake.images.float() - fake.target).abs().sum() / len(fake.target)
+
+        def lpips(fake: Reconstruction) -> Tensor:  # one number an image counts for all its pixels
+            return fake.target[0].numel() * self.perceptual(fake.images, fake.target).mean()
+
+        def semantic(fake: Reconstruction) -> Tensor:
+            return self.alignment.loss(fake.semantics, fake.target)
+
         terms = [  # added up in this order
-            Term("pixel", pixelloss_weight, self._pixel, reconstruction=True),
-            Term("lpips", perceptual_weight, self._lpips, reconstruction=True),
+            Term("pixel", pixelloss_weight, pixel, reconstruction=True),
+            Term("lpips", perceptual_weight, lpips, reconstruction=True),
             Term("kl", kl_weight, lambda fake: fake.posterior.kl().mean()),
-            Term("semantic", semantic_loss_w, self._semantic, semantic_iter_start),
+            Term("semantic", semantic_loss_w, semantic, semantic_iter_start),
             Term("adversarial", disc_weight, self._adversarial, disc_start, adaptive=True),
         ]
         self.terms = [term for term in terms if term.weight]
@@ -143,17 +154,6 @@ class Objective(nn.Module):
         loss = self.disc_loss(real, false)
         parts = {"disc": loss, "logits_real": real.mean(), "logits_fake": false.mean()}
         return loss, {k: v.detach() for k, v in parts.items()}
-
-    def _pixel(self, fake: Reconstruction) -> Tensor:
-        """The absolute error, summed over pixels and channels, divided by B."""
-        return (fake.images.float() - fake.target).abs().sum() / len(fake.target)
-
-    def _lpips(self, fake: Reconstruction) -> Tensor:
-        """One number an image, which counts for each pixel and channel."""
-        return fake.target[0].numel() * self.perceptual(fake.images, fake.target).mean()
-
-    def _semantic(self, fake: Reconstruction) -> Tensor:
-        return self.alignment.loss(fake.semantics, fake.target)
 
     def _adversarial(self, fake: Reconstruction) -> Tensor:
         self.discriminator.requires_grad_(False)  # the gradient reaches the images alone
