@@ -1,5 +1,4 @@
 import argparse
-import pickle
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,10 @@ from common.errors import UserError
 
 def test_a_round_trip_keeps_everything(tmp_path):
     path = tmp_path / "checkpoint-last.pth"
-    payload = {"model": {"w": torch.randn(2, 3)}, "epoch": 7, "args": argparse.Namespace(lr=0.1)}
-    checkpoint.save(path, payload)
+    w, args = torch.randn(2, 3), argparse.Namespace(lr=0.1)
+    checkpoint.save(path, {"model": {"w": w}, "args": args})
     loaded = checkpoint.load(path)
-    assert torch.equal(loaded["model"]["w"], payload["model"]["w"])
-    assert (loaded["epoch"], loaded["args"].lr) == (7, 0.1)
+    assert torch.equal(loaded["model"]["w"], w) and loaded["args"] == args
 
 
 def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
@@ -70,10 +68,8 @@ class Foreign:
     ("name", "write"),
     [
         ("missing.pth", lambda path: None),
-        ("folder.ckpt", Path.mkdir),
         ("empty.pth", Path.touch),
         ("text.pth", lambda path: path.write_text("<html>not found</html>")),
-        ("cut.pth", lambda path: path.write_bytes(pickle.dumps([1])[:-3])),
         ("Foreign.pth", lambda path: torch.save({"config": Foreign()}, path)),
         ("list.pth", lambda path: torch.save([1], path)),
         ("text.safetensors", lambda path: path.write_text("x" * 99)),

@@ -7,7 +7,6 @@ from PIL import Image
 
 from common import images
 from common.errors import UserError
-from common.seeding import stream
 
 
 def test_every_byte_survives_the_way_to_floats_and_back():
@@ -22,10 +21,6 @@ def test_every_byte_survives_the_way_to_floats_and_back():
 def noise(height, width, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
-
-
-def pixel(path, x=0, y=0):
-    return images.read_rgb(path).getpixel((x, y))
 
 
 @pytest.mark.parametrize(
@@ -49,20 +44,11 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, mode, value, name, expected):
     Image.new(mode, (16, 9), value).save(path, **({"lossless": True} if name == "x.webp" else {}))
     image = images.read_rgb(path)
     assert (image.mode, image.size) == ("RGB", (16, 9))
-    assert pixel(path) == pytest.approx(expected, abs=4 if name == "x.jpg" else 1)
+    assert image.getpixel((0, 0)) == pytest.approx(expected, abs=4 if name == "x.jpg" else 1)
 
 
-def palette(transparent=None):
-    image = Image.new("P", (2, 1))
-    image.putpalette([250, 1, 2, 3, 250, 5])
-    image.putdata([0, 1])
-    if transparent is not None:
-        image.info["transparency"] = transparent
-    return image
-
-
-@pytest.mark.parametrize("kept", [0, 40, -30])
-@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tif"])
+@pytest.mark.parametrize("kept", [0, -30])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
 def test_truncated_and_empty_images_are_named(tmp_path, name, kept):
     path = tmp_path / name
     noise(64, 64).save(path)
@@ -93,12 +79,6 @@ def test_each_interpolation_is_that_of_its_library():
 def test_images_that_would_exhaust_the_memory_are_refused():
     with pytest.raises(UserError, match="narrow"):
         images.resize_to_cover(Image.new("L", (500_000, 1)).convert("RGB"), 64, 64)
-
-
-def test_random_crops_reach_every_place():
-    ramp = torch.arange(12).expand(1, 9, 12) + 100 * torch.arange(9)[:, None]
-    corners = {int(images.crop(ramp, 8, 8, stream(0, k))[0, 0, 0]) for k in range(200)}
-    assert corners == {0, 1, 2, 3, 4, 100, 101, 102, 103, 104}
 
 
 def test_pipes_and_missing_files_are_named(tmp_path):

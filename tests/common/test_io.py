@@ -1,8 +1,7 @@
 import errno
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -33,20 +32,21 @@ def test_parents_are_made_and_permissions_are_the_usual_ones(tmp_path, durable):
     assert path.stat().st_mode == plain.stat().st_mode and path.read_bytes() == b"x"
 
 
-KILLED = """
-import os, signal, sys
-from common.io import replacing
-with replacing(sys.argv[1]) as file:
-    file.write(b"half")
-    file.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
+def killed(path):
+    with replacing(path) as file:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_a_killed_writer_left_is_no_strangers_file_and_is_removed(tmp_path):
     folder = tmp_path / "results"
-    command = [sys.executable, "-c", KILLED, str(folder / "settings.json")]
-    assert subprocess.run(command, cwd=os.getcwd()).returncode == -signal.SIGKILL
+    writer = multiprocessing.get_context("fork").Process(
+        target=killed, args=(folder / "settings.json",)
+    )
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
     assert len(list(folder.iterdir())) == 1
     with replacing(tmp_path / "other") as file:  # a living writer's file stays
         io._swept.clear()

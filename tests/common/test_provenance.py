@@ -1,8 +1,6 @@
 import json
 import subprocess
 
-import torch
-
 from common import provenance
 
 
@@ -15,15 +13,11 @@ def test_a_record_names_versions_and_whether_files_differ_from_the_commit(tmp_pa
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     record = provenance.describe()
     assert record["commit"] is None and json.loads(json.dumps(record)) == record
-    assert record["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert record["cores"] >= 1 and record["processor"]
     git(tmp_path, "init", "-q")
     (tmp_path / "a").write_text("1")
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "-qm", "a")
     clean = provenance.describe()["commit"]
     assert len(clean) == 40
-    (tmp_path / "untracked").write_text("1")
-    assert provenance.describe()["commit"] == clean
     (tmp_path / "a").write_text("2")
     assert provenance.describe()["commit"] == clean + "+changes"

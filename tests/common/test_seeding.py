@@ -14,16 +14,7 @@ def test_streams_are_the_same_in_every_process_and_version():
 
 
 def test_names_that_numpy_would_confuse_are_different_streams():
-    names = [
-        (1,),
-        (1, 0),
-        (0, 1),
-        (2**32,),
-        (1, "0"),
-        (1, "a", "b"),
-        (1, "a, b"),
-        (1, "a', 'b"),
-    ]
+    names = [(1,), (1, 0), (0, 1), (2**32,), (1, "0"), (1, "a", "b"), (1, "a, b"), (1, "a', 'b")]
     for one, other in itertools.combinations(names, 2):
         assert first(*one) != first(*other), (one, other)
 

@@ -131,8 +131,6 @@ def test_both_flips_are_kept_where_training_flips(path, photographs):
     for k in range(3):
         assert reds(found.means[k, 0]) == [60 + k, 80 + k, 100 + k, 120 + k]  # the centre
         assert reds(found.means[k, 1]) == [120 + k, 100 + k, 80 + k, 60 + k]
-    cache(path.with_name("one.safetensors"), photographs(flip=False))
-    assert LatentDataset(path.with_name("one.safetensors"), "abc").means.shape == (3, 1, 4, 1)
 
 
 def test_random_crops_are_kept(path, photographs):
@@ -166,18 +164,12 @@ def test_pickled_for_a_worker_tokens_stay_in_the_file(path):
     assert torch.equal(pickle.loads(pickled).means, LatentDataset(path).means)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"kind": "other"},
-        {"token_scale": float("nan")},
-        {"class_names": ["a"]},
-        {"views": None},
-        {"more": 1},
-    ],
-)
-def test_a_header_that_lies_is_refused(path, changes):
-    write(path, torch.randn(4, 1, 2, 3), crops=0, **changes)
+LIES = {"kind": "x", "token_scale": float("nan"), "class_names": ["a"], "views": None, "more": 1}
+
+
+@pytest.mark.parametrize("key", LIES)
+def test_a_header_that_lies_is_refused(path, key):
+    write(path, torch.randn(4, 1, 2, 3), crops=0, **{key: LIES[key]})
     with pytest.raises(UserError, match=r"tokens\.safetensors"):
         LatentDataset(path)
 
