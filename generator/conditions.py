@@ -1,8 +1,5 @@
 """Conditions: what an image is to show, as one vector that the transformer reads.
 
-A condition says how its values become vectors, which value stands for "none", and which values of
-a batch are the same. The generator knows no more of it.
-
 Shapes: B batch, D width.
 """
 

@@ -94,14 +94,10 @@ def describe_tokens(
 
 @dataclass(frozen=True)
 class TokenSampler:
-    """Draws the column tokens of a batch, in the model's scale.
+    """Draws the column tokens of a batch, in the model's scale."""
 
-    `encode` turns images [B, 3, H, W] in [-1, 1] into posterior means [B, L, C]; without it batches
-    are means. `posterior` is that of a mean and the largest noise.
-    """
-
-    encode: Callable[[Tensor], Tensor] | None
-    posterior: Callable[[Tensor, float], Any]
+    encode: Callable[[Tensor], Tensor] | None  # from [-1, 1] to means; None: batches are means
+    posterior: Callable[[Tensor, float], Any]  # of means [B, L, C] and the largest noise
     std: float  # the largest noise
     scale: float  # of the model's tokens over the posterior's
     device: torch.device
@@ -119,11 +115,8 @@ class TokenSampler:
 def training_batches(
     dataset: Dataset, config: TrainConfig, process: Process, workers: int
 ) -> DataLoader:
-    """Full batches of this process, in an order that the seed and epoch decide.
-
-    `accumulate` of them make an update. The sampler counts updates, so that it can go on in the
-    middle of an epoch, and leaves out the images at its end that do not fill one.
-    """
+    """Full batches of this process, in an order that the seed and epoch decide; the sampler counts
+    updates, of `accumulate` batches, and leaves out the images at the end that do not fill one."""
     share = config.batch_size * config.accumulate
     if len(dataset) < share * process.world:
         found = f"found {share * process.world} images an update"

@@ -3,9 +3,8 @@
 Image `k` of a seed has its own noise, laid out by column: it is the same image in every batch, on
 every process, and a longer one begins with the noise of a shorter one.
 
-Wide images are decoded in tiles, at constant memory. The tokenizer's decoder normalises and attends
-over the whole width, so tiles differ a little from the whole; neighbouring tiles share columns,
-over which one fades into the other.
+Wide images are decoded in tiles, which differ a little from the whole, since the decoder normalises
+and attends over the whole width; neighbouring tiles fade into each other.
 
 Shapes: B batch, L columns, C token channels, H W pixels.
 """
@@ -51,11 +50,7 @@ def decode_strips(
     tokenizer: Tokenizer, columns: Iterable[Tensor], config: SampleConfig
 ) -> Iterator[Tensor]:
     """Strips [B, 3, H, w] of varying width, from left to right, as soon as their columns [B, C]
-    are there, with or without an end.
-
-    `decode_columns` are decoded at once, and `decode_overlap` of them shared by two neighbouring
-    tiles; an image that has no more is decoded whole, as released.
-    """
+    are there, with or without an end; an image of one tile is decoded whole, as released."""
     width, size, overlap = tokenizer.column_width, config.decode_columns, config.decode_overlap
     held: deque[Tensor] = deque(maxlen=size)
     waiting = 0  # columns that are in no tile yet
@@ -79,10 +74,7 @@ def decode_strips(
 
 
 def decode(tokenizer: Tokenizer, tokens: Tensor, config: SampleConfig) -> Iterator[Tensor]:
-    """Images uint8 [3, H, W] of tokens [B, L, C], one after the other, on the CPU.
-
-    As many are decoded together as make one tile; a wider one is decoded alone, in tiles.
-    """
+    """Images uint8 [3, H, W] of tokens [B, L, C], on the CPU; as many at once as make one tile."""
     for some in tokens.split(max(1, config.decode_columns // tokens.shape[1])):
         strips = decode_strips(tokenizer, some.unbind(1), config)
         yield from torch.cat([images.to_uint8(strip).cpu() for strip in strips], dim=3)
@@ -146,10 +138,8 @@ def scroll(
     labels: Sequence[int],
     config: SampleConfig | None = None,
 ) -> Iterator[Tensor]:
-    """Images without end, in uint8 strips [B, 3, H, w] from left to right at constant memory.
-
-    A strip comes when its tile is decoded: the smaller `config.decode_columns`, the sooner.
-    """
+    """Images without end, in uint8 strips [B, 3, H, w] from left to right at constant memory; the
+    smaller `config.decode_columns`, the sooner they come."""
     model, config = generator.model, config or SampleConfig()
     noise = column_noise(config.seed, range(len(labels)), model.config.channels, model.device)
     columns = sample_columns(model, torch.tensor(labels, device=model.device), noise, config)
@@ -206,8 +196,7 @@ def continue_image(
 ) -> Iterator[Tensor]:
     """Given images [B, 3, H, W] in [-1, 1], continued by some columns; otherwise as `generate`.
 
-    The given part is what the tokenizer makes of it. On the `left` they are continued in the
-    mirror, which suits a model that was trained with random flips, as the paper's are.
+    On the `left` they are continued in the mirror, which suits models trained with random flips.
     """
     prefix = encode_prefix(given, tokenizer, side)
     config = replace(config or SampleConfig(), columns=len(prefix) + columns)
@@ -215,11 +204,8 @@ def continue_image(
 
 
 def image_labels(choice: str, class_names: Sequence[str], seed: int, count: int) -> list[int]:
-    """The class of each of `count` images; more images leave those of the first ones the same.
-
-    The choice is `balanced`, image k has class k modulo the number of classes; `random`, evenly,
-    from the image's own stream; or names and numbers of classes, taken in turn: `3,7-9,sea`.
-    """
+    """The class of each of `count` images: `balanced`, image k has class k modulo their number;
+    `random`, from the image's own stream; or names and numbers taken in turn: `3,7-9,sea`."""
     classes = len(class_names)
     if choice == "random":
         return [int(seeding.stream(seed, "label", k).integers(classes)) for k in range(count)]
@@ -262,15 +248,10 @@ def generate_folder(
 ) -> int:
     """Generate what is missing of the images of `labels`; all processes call this together.
 
-    Images are sampled in batches that are always the same ones. A batch that was begun is sampled
-    again as a whole, since how a product of matrices is rounded depends on the number of its rows:
-    so any number of processes, with or without a break, leaves the same bytes.
-
-    Args:
-        prefix, mirrored: columns [1, C] with which all begin, and whether to the left.
-
-    Returns:
-        How many images were missing.
+    Batches are always the same ones, and one that was begun is sampled again as a whole, since how
+    a product is rounded depends on the number of its rows: so any number of processes, with or
+    without a break, leaves the same bytes. Returns how many were missing; `prefix` [1, C] is what
+    all begin with.
     """
     count, done = len(labels), distributed.load_on_all(lambda: whole_images(folder, len(labels)))
     batches = [range(start, min(start + batch, count)) for start in range(0, count, batch)]

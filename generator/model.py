@@ -20,8 +20,7 @@ from generator.transformer import Context, Layer, Rotations, rotation
 class Generator(nn.Module):
     """A windowed causal transformer over column tokens with a flow head.
 
-    Tokens are in the model's scale (posterior sample × token scale). `condition` turns what an
-    image is to show into vectors, `layout` says which columns see each other.
+    Tokens are in the model's scale (posterior sample × token scale).
     """
 
     recompute = False  # layers in the backward pass, rather than keep their activations
@@ -60,12 +59,9 @@ class Generator(nn.Module):
     def rotations(
         self, columns: Tensor, context: Tensor, last_position: int | None = None
     ) -> Rotations:
-        """For attention among columns at positions [M], and to the context from [L].
-
-        With `last_position` the queries to the context stay at it once it is reached, so that a
-        long run never leaves the positions seen in training; attention among columns depends on
-        differences of positions alone and needs no bound.
-        """
+        """For attention among columns at positions [M], and to the context from [L], which stay at
+        `last_position`, so that a long run never leaves the positions seen in training; attention
+        among columns depends on differences alone and needs no bound."""
         channels = self.config.width // self.config.heads
         if last_position is not None:
             context = context.clamp(max=last_position)

@@ -88,11 +88,7 @@ def sample_columns(
     given: Columns | None = None,
 ) -> Iterator[Tensor]:
     """Columns [B, C] of conditions `labels` [B], one after the other, for as long as there is
-    noise: [B, C] for each column, also for those that are given.
-
-    Columns `given` by their number, [B, C] in the model's scale or [1, C] for all images, are taken
-    as they are.
-    """
+    noise [B, C], also for those `given` by their number ([B, C], or [1, C] for all images)."""
     model.condition.check(labels)
     given, count = given or {}, len(labels)
     branches = [labels, model.condition.null(labels)] if config.is_guided else [labels]

@@ -73,12 +73,8 @@ class RunConfig(ImageConfig):
 
 
 def find_source(run: RunConfig) -> Path | None:
-    """The checkpoint `ckpt` in `resume`.
-
-    A command that resumes its own folder begins there if nothing has been written yet, so that
-    one command serves the first start and all later ones; where the last checkpoint is missing,
-    the latest that was kept takes its place.
-    """
+    """The checkpoint `ckpt` in `resume`, or the latest one kept if there is no last one; none in a
+    run's own folder before the first, so that one command serves all starts."""
     last, here = run.folder / LAST, Path(run.resume or "") / run.ckpt
     same = run.resume is not None and here.parent.resolve() == run.folder.resolve()
     if last.exists() and not (same and run.ckpt == LAST):
@@ -113,13 +109,8 @@ def prepare(
     open_tokenizer: Callable[[], Tokenizer],
     posterior: Callable[[Tensor, float], Any],
 ) -> tuple[Trainer, list[str]]:
-    """The trainer of a run, and what there is to say of its settings.
-
-    Args:
-        sizes, given: of the generator and of `TrainConfig`, as far as they are given.
-        open_tokenizer: gives the tokenizer on the device of each process, if it is needed.
-        posterior: of a mean and the largest noise.
-    """
+    """The trainer of a run, and what there is to say of its settings: `sizes` of the generator and
+    those `given` of `TrainConfig`. The tokenizer is opened only where it is needed."""
     path = find_source(run)
     file = read(path, process.device) if path else GeneratorFile()
     released = is_released(file.weights)

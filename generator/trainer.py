@@ -91,10 +91,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, process, model, columns = self.config, self.process, self.model, self.columns
-        if config.subsequence > columns:
-            raise UserError(
-                f"--subsequence: found {config.subsequence}, expected {columns} at most"
-            )
+        if (runs := config.subsequence) > columns:
+            raise UserError(f"--subsequence: found {runs}, expected {columns} at most")
         text = f"0-{columns - 1}" if config.train_columns == "all" else config.train_columns
         self.trained = sorted(set(listed("--train_columns", text, columns)))
         self.trained_index = torch.tensor(self.trained, device=process.device)
@@ -122,9 +120,8 @@ class Trainer:
         self.loss_module: nn.Module = LossModule(model)
         if process.world > 1:
             devices = [process.device.index] if process.device.type == "cuda" else None
-            self.loss_module = DistributedDataParallel(
-                self.loss_module, devices, gradient_as_bucket_view=True
-            )
+            kinds = {"device_ids": devices, "gradient_as_bucket_view": True}
+            self.loss_module = DistributedDataParallel(self.loss_module, **kinds)
 
     @property
     def finished(self) -> bool:
@@ -223,7 +220,7 @@ class Trainer:
         return loss.detach()
 
     def check(self) -> None:
-        """Wait for the device, and refuse to go on after too many updates that were left out."""
+        """Wait for the device, and refuse to go on after too many updates left out."""
         if self.skipped_in_a_row >= PATIENCE:
             found = f"training: not finite in {PATIENCE} updates in a row before {self.step}"
             raise UserError(f"{found}, expected a smaller --blr from the last checkpoint on")
@@ -306,14 +303,11 @@ class Trainer:
         distributed.barrier()
 
     def load(self, file: GeneratorFile, source: Path) -> None:
-        """Go on from a checkpoint of the same model and tokenizer; rates and decay are as set here.
-
-        In the middle of an epoch the data must be the same, and whole updates of this size done.
-        """
+        """Go on from a checkpoint of the same model and tokenizer with the rates that are set here;
+        within an epoch the data must be the same, and whole updates of this size done."""
         done, size = file.epoch_images, self.images_an_update
-        same = {**self.header, "generator": self.model.config} | (
-            {"data": self.data} if done else {}
-        )
+        same = self.header | {"generator": self.model.config}
+        same |= {"data": self.data} if done else {}
         for key, value in same.items():
             if (found := getattr(file, key)) != value:
                 raise UserError(f"{source}: {key}: found {found!r}, expected {value!r}")

@@ -136,11 +136,8 @@ class Layer(nn.Module):
         past: KeysValues | None,
     ) -> tuple[Tensor, KeysValues]:
         """The next L columns [B, L, D] after earlier ones whose keys and values are `past`, and the
-        keys and values of all M, [B, N, M, d].
-
-        `rotations` are of M columns and of L queries to the context, mask is [L, M]. Keys are
-        kept unrotated: without positions, so that a long run needs no large ones.
-        """
+        keys and values of all M, [B, N, M, d], not rotated: a long run needs no large positions.
+        `rotations` are of M columns and of L queries to the context, mask is [L, M]."""
         q, k, v = self.attention.project(self.norm1(x))
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)

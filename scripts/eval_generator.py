@@ -70,7 +70,6 @@ def main() -> None:
     add("--config", metavar="YAML", help="any of these flags; the command line wins")
     add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
     add("--model", choices=SIZES, help="named sizes of a released checkpoint")
-    add("--format", default="png", choices=("png",), help="of the files: 8 bits, without loss")
     cli.add_flags(parser, GeneratorConfig)
     cli.add_flags(parser, EvalConfig)
     cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"cfg"})
@@ -99,8 +98,8 @@ def main() -> None:
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
         config = structured(SampleConfig, {"columns": loaded.columns or COLUMNS, **sampled}, "--")
-        named = given.labels, loaded.class_names, config.seed, given.num_images
-        labels = generate.image_labels(*named)
+        chosen = given.labels, loaded.class_names, config.seed, given.num_images
+        labels = generate.image_labels(*chosen)
         settings = {
             "generator": process.is_main and loaded.fingerprint,
             "tokenizer": fingerprint,

@@ -120,11 +120,9 @@ class FlowHead(nn.Module):
             return self.time(torch.tensor(solver.asked, device=device))
 
     def velocity(self, condition: Tensor, solver: Solver, times: Tensor) -> Velocity:
-        """v(x, t) under conditions [N, D], for the solver's times only, embedded in `times`.
-
-        The modulations of many times come from one product each, up to `MODULATION_BYTES` at
-        once: the head's modulation weights, 3/5 of all, are read once instead of once a time.
-        """
+        """v(x, t) under conditions [N, D], for the solver's times only, embedded in `times`; their
+        modulations come from one product a layer, so that these weights, 3/5 of all, are read
+        once instead of once a time (up to `MODULATION_BYTES`)."""
         condition = self.condition_in(condition)  # [N, W]
         width = sum(layer.out_features for layer in self.modulation_layers)
         many = max(1, MODULATION_BYTES // (4 * len(condition) * width))

@@ -106,7 +106,7 @@ def test_labels_of_images():
     many = labels("random", 2000)
     assert labels("random", 20) == many[:20] != labels("random", 20, seed=1)
     assert all(330 < count < 470 for count in Counter(many).values()) and len(set(many)) == 5
-    for choice in ("5", "3-5", "2-1", "sea", "", "1,,2", "-1"):
+    for choice in ("5", "3-5", "2-1", "sea", "", "1,,2", "1,", "-1", "1-", "0:3"):
         with pytest.raises(UserError, match="--labels"):
             image_labels(choice, NAMES, 0, 3)
 

@@ -17,20 +17,14 @@ def batch():
 
 
 def test_draws():
-    tokens = torch.zeros(4000, 4, 6)
-    draws = Draws.random(tokens, rows(), shift=3, drop_probability=0.1, repeats=2)
-    assert draws.shift == 3
+    """Moments of U(0, 1) and N(0, 1), and no draw of a token twice."""
+    draws = Draws.random(torch.zeros(4000, 4, 6), rows(), shift=3, repeats=2)
+    assert draws.shift == 3 and draws.t.shape == (32000,) and draws.noise.shape == (32000, 6)
     assert draws.drop.float().mean().item() == pytest.approx(0.1, abs=0.02)
-    assert draws.t.shape == (32000,) and draws.noise.shape == (32000, 6)
-    # moments of U(0, 1) and N(0, 1)
-    assert draws.t.mean().item() == pytest.approx(1 / 2, abs=0.01)
-    assert draws.t.square().mean().item() == pytest.approx(1 / 3, abs=0.01)
-    assert draws.noise.mean().item() == pytest.approx(0, abs=0.01)
-    assert draws.noise.square().mean().item() == pytest.approx(1, abs=0.02)
-    again = Draws.random(tokens, rows(), repeats=2)
-    assert torch.equal(again.noise, draws.noise)
-    first, second = draws.noise.view(2, -1).corrcoef()[0]  # of one token
-    assert first == pytest.approx(1) and second.item() == pytest.approx(0, abs=0.01)
+    for values, mean, square in ((draws.t, 1 / 2, 1 / 3), (draws.noise, 0, 1)):
+        assert values.mean().item() == pytest.approx(mean, abs=0.01)
+        assert values.square().mean().item() == pytest.approx(square, abs=0.02)
+    assert draws.noise.view(2, -1).corrcoef()[0, 1].item() == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize("world", [2, 3])

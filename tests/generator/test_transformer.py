@@ -39,15 +39,3 @@ def test_self_attention_by_hand():
     torch.testing.assert_close(
         attention.attend(*attention.project(x), turn, mask), attention.proj(expected)
     )
-
-
-def test_products_depend_on_the_difference_of_positions_alone():
-    q, k = torch.randn(2, 8)
-
-    def product(i, j):
-        turned = [rotate(x, rotation(torch.tensor([p]), 8)) for x, p in ((q, i), (k, j))]
-        return (turned[0] * turned[1]).sum()
-
-    for shift in (1, 7, 100):
-        torch.testing.assert_close(product(5, 2), product(5 + shift, 2 + shift))
-    assert (product(5, 2) - product(6, 2)).abs() > 1e-3

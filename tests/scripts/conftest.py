@@ -1,10 +1,11 @@
 """The four scripts on tiny models: one run of each, for many tests.
 
-Most calls happen in this process, which has PyTorch loaded already; the first of each script
-is a process of its own, as a user starts it.
+Most calls happen in this process, which has PyTorch loaded already.
 """
 
+import contextlib
 import importlib.util
+import io
 import os
 import socket
 import subprocess
@@ -115,37 +116,38 @@ def load_script(name: str):
     return module
 
 
+def run_script(name: str, *flags: object) -> Done:
+    """A script in this process."""
+    module, before, out, err = load_script(name), sys.argv, io.StringIO(), io.StringIO()
+    sys.argv, code = [f"{name}.py", *map(str, flags)], 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            module.run_cli(module.main)
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = before
+    return Done(code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture
 def load() -> Callable[[str], object]:
     """A script as a module."""
     return load_script
 
 
-@pytest.fixture
-def call(monkeypatch, capsys) -> Callable[..., Done]:
-    """A script in this process."""
-
-    def run(script: str, *flags: object) -> Done:
-        module = load_script(script)
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, flags)])
-        capsys.readouterr()
-        code = 0
-        try:
-            module.run_cli(module.main)
-        except SystemExit as end:
-            code = end.code
-        return Done(code, *capsys.readouterr())
-
-    return run
+@pytest.fixture(scope="session")
+def call() -> Callable[..., Done]:
+    return run_script
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Project:
-    """Both stages, trained for two epochs on built-in images, each script as a user starts it."""
+    """Both stages, trained for two epochs on built-in images."""
     folder = tmp_path_factory.mktemp("project")
     tokenizer_yaml = write_yaml(folder / "tiny.yaml", TOKENIZER)
     given = ("-t", "True", "-b", tokenizer_yaml, "-l", folder / "logs", "--device", "cpu")
-    done = launch("train_tokenizer", *given)
+    done = run_script("train_tokenizer", *given)
     assert done.code == 0 and "Warning" not in done.err, done.err
     (run,) = (folder / "logs").iterdir()
     two = {
@@ -156,10 +158,10 @@ def project(tmp_path_factory) -> Project:
     left = run, folder / "latents.safetensors", folder / "generator"
     project = Project(folder, tokenizer_yaml, *yamls, *left)
     given = ("--config_path", project.stage_two_yaml, "--cached_path", project.cached)
-    done = launch("cache_latents", *given, "--device", "cpu")
+    done = run_script("cache_latents", *given, "--device", "cpu")
     assert (done.code, done.out) == (0, f"18 images: {project.cached}\n"), done.err
     output = ("--output_dir", project.generator)
-    done = launch("train_generator", *project.stage_two(*output, "--save_freq", 1))
+    done = run_script("train_generator", *project.stage_two(*output, "--save_freq", 1))
     assert done.code == 0, done.err
     assert f"checkpoint: {project.generator / 'checkpoint-last.pth'}" in done.out
     return project
@@ -232,11 +234,9 @@ def together(project, tmp_path_factory) -> Path:
     tokenizer = ["-b", project.tokenizer_yaml, "-l", folder / "logs", "--device", "cpu"]
     caching = ["--config_path", project.stage_two_yaml, "--device", "cpu", "--batch_size", 3]
     images = ["--resume", project.generator, "--output_dir", folder / "images"]
-    generator = ["--output_dir", folder / "generator", "--batch_size", 3]
     calls = {
         "train_tokenizer": [*tokenizer, "data.params.batch_size=2"],
         "cache_latents": [*caching, "--cached_path", folder / "latents.safetensors"],
-        "train_generator": project.stage_two(*generator),
         "eval_generator": project.drawing(*images),
     }
     write_yaml(folder / "calls.yaml", {k: [str(v) for v in flags] for k, flags in calls.items()})

@@ -79,7 +79,6 @@ def test_random_crops(cache, tmp_path):
     [
         (("--cached_path", "latents.pt"), "--cached_path"),
         (("data.params.train.params.size=32",), "data.params.train"),
-        (("data.params.train.params.sizes=32",), "data.params.train.params.sizes"),
         (("model.params.ckpt_path=no.ckpt",), "no.ckpt"),
     ],
 )

@@ -19,11 +19,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def drawn(project, start, tmp_path_factory) -> Path:
+def drawn(project, call, tmp_path_factory) -> Path:
     """Five images, in batches of two."""
     folder = tmp_path_factory.mktemp("drawn") / "out"
     flags = project.drawing("--resume", project.generator, "--output_dir", folder)
-    done = start("eval_generator", *flags)
+    done = call("eval_generator", *flags)
     assert (done.code, done.out) == (0, f"images: {folder / 'images'}\n"), done.err
     return folder
 
