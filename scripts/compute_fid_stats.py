@@ -13,9 +13,10 @@ from pathlib import Path
 
 from common import cli, distributed, provenance
 from common.errors import UserError, run_cli
-from common.metrics.extraction import CROPS, extract, open_images, warnings_of
-from common.metrics.features import EXTRACTORS, load_extractor
+from common.metrics.extraction import CROPS, open_images
+from common.metrics.features import load_extractor
 from common.metrics.fid import Statistics, write_statistics
+from common.metrics.report import Evaluator, MetricConfig
 
 
 def main() -> None:
@@ -27,29 +28,25 @@ def main() -> None:
     add("--part", default="validation", help="data.params.PART of a YAML file")
     add("--img_size", type=int, help="side of the squares to cut (default: none are cut)")
     add("--crop", choices=CROPS, default="center", help="how to cut them")
-    add("--extractor", default="inception", help=f"network of the features: {EXTRACTORS}")
-    add("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
-    add("--batch_size", type=int, default=64, help="images in a batch")
-    add("--num_workers", type=int, default=0, help="processes that read images")
     add("--force", action="store_true", help="replace a file that is there")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    settings = ("extractor", "weights_dir", "metric_bsz", "metric_workers")
+    cli.add_flags(parser, MetricConfig, settings)
     flags = cli.parse(parser)
     if flags.file.suffix != ".npz" or (flags.file.exists() and not flags.force):
         raise UserError(f"{flags.file}: expected a new file *.npz, or --force")
+    config = cli.read(MetricConfig, flags)
     with distributed.launch(flags.device) as process:
         given = (flags.part, flags.overrides, flags.img_size, flags.crop)
         dataset, about = open_images(flags.images, *given)
-        extractor = load_extractor(flags.extractor, flags.weights_dir, process.device)
-        loading = {"batch_size": flags.batch_size, "num_workers": flags.num_workers}
-        features = extract(dataset, extractor, process, **loading)
-        warnings = warnings_of(dataset, about, process)
-        if features is None:
-            return
-        record = {**about, "extractor": extractor.about, "warnings": warnings}
-        record["conditions"] = provenance.describe()
-        write_statistics(flags.file, Statistics.of(features.pooled), record)
-        print(f"{about['images']} images, {about['preparation']}: {flags.file}")
-        print("".join(f"warning: {text}\n" for text in warnings), end="")
+        extractor = load_extractor(config.extractor, config.weights_dir, process.device)
+        features, warnings = Evaluator(config, extractor, process).extract(dataset, about)
+        if features is not None:
+            record = {**about, "extractor": extractor.about, "warnings": warnings}
+            record["conditions"] = provenance.describe()
+            write_statistics(flags.file, Statistics.of(features.pooled), record)
+            print(f"{about['images']} images, {about['preparation']}: {flags.file}")
+            print("".join(f"warning: {text}\n" for text in warnings), end="")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ def fetch(file: WeightFile, directory: Path, url: str | None) -> Path:
         torch.hub.download_url_to_file(address, str(parts / name))
         part = parts / name
     else:
-        about = get_hf_file_metadata(hf_hub_url(file.hub, file.hub_name))
-        given = {"revision": about.commit_hash, "local_dir": parts}
-        part = Path(hf_hub_download(file.hub, file.hub_name, **given))
+        there = file.hub.rpartition("/")[::2]
+        about = get_hf_file_metadata(hf_hub_url(*there))
+        part = Path(hf_hub_download(*there, revision=about.commit_hash, local_dir=parts))
         if re.fullmatch("[0-9a-f]{64}", about.etag or ""):
             expected = about.etag
     digest = hashlib.sha256()
@@ -71,18 +71,18 @@ def main() -> None:
     if flags.list:
         print(f"{directory.absolute()}:")
         for key, file in FILES.items():
-            state = "there" if present(key, directory) else "missing"
+            state = "there" if present(file, directory) else "missing"
             print(f"{key:14}{state:9}{file.name:44}{file.what}; {file.source}")
         return
     keys = [*dict.fromkeys([*flags.keys, *urls])] or [*FILES]
-    authors = {k: WeightFile(k, "", hub=AUTHORS_HUB) for k in keys if k.endswith((".ckpt", ".npz"))}
-    if unknown := [key for key in keys if key not in FILES | authors]:
+    authors = [key for key in keys if key.endswith((".ckpt", ".npz"))]
+    files = FILES | {k: WeightFile(k, "", hub=f"{AUTHORS_HUB}/{k}") for k in authors}
+    if unknown := [key for key in keys if key not in files]:
         raise UserError(f"KEY: found {unknown[0]!r}, expected one of {', '.join(FILES)}")
     for key in keys:
-        file = (FILES | authors)[key]
-        there = directory / key if key in authors else present(key, directory)
+        file = files[key]
         try:
-            if there and there.is_file():
+            if there := present(file, directory):
                 print(f"{key}: {there} is there already")
             else:
                 print(f"{key}: {fetch(file, directory, urls.get(key))}", flush=True)

@@ -60,9 +60,11 @@ def main() -> None:
         left, folder = {}, pretrained.folder(config.weights_dir)
         asked = flags.extractor is not None or flags.metrics is not None
         for name, key, needed in (("lpips", "vgg16", flags.lpips), ("rfid", "inception", asked)):
-            if not needed and not pretrained.present(key, config.weights_dir):
-                file = pretrained.FILES[key].name
-                left[name] = f"{file} is missing in {folder} (scripts/download_weights.py {key})"
+            file = pretrained.FILES[key]
+            if not needed and not pretrained.present(file, config.weights_dir):
+                left[name] = (
+                    f"{file.name} is missing in {folder} (scripts/download_weights.py {key})"
+                )
         lpips = None if "lpips" in left else LPIPS(config.weights_dir)
         evaluator = None
         if "rfid" not in left:

@@ -94,7 +94,8 @@ class Evaluation:
 
 def available_lpips(weights_dir: str | os.PathLike[str] | None) -> LPIPS | None:
     """LPIPS where its network is at hand."""
-    return LPIPS(weights_dir) if pretrained.present("vgg16", weights_dir) else None
+    there = pretrained.present(pretrained.FILES["vgg16"], weights_dir)
+    return LPIPS(weights_dir) if there else None
 
 
 @torch.inference_mode()

@@ -72,11 +72,7 @@ class Evaluator:
 
     def check(self, source: str, count: int) -> tuple[list[str], dict[str, str], int]:
         """The metrics that so many images of a source allow, those left out with the reasons, and
-        the number of splits.
-
-        Raises:
-            UserError: one that was asked for cannot be measured, or there are too few images.
-        """
+        the number of splits; a UserError if that is not what was asked for."""
         asked, left = self.config.metrics, {}
         if self.reference is None:
             nothing = f"there is no reference; expected --reference, or {DEFAULT_REFERENCE}"
@@ -110,10 +106,9 @@ class Evaluator:
         start = time.perf_counter()
         features, told = self.extract(dataset, about)
         seconds = time.perf_counter() - start
-        if features is None:
-            return None
         speed = {"seconds": seconds, "images_per_second": len(dataset) / seconds}
-        return self.compare(features, about, told) | {"processes": self.process.world, **speed}
+        speed["processes"] = self.process.world
+        return self.compare(features, about, told) | speed if features else None
 
     def extract(self, dataset: Dataset, about: dict[str, Any]) -> tuple[Features | None, list[str]]:
         """Features of all images, on the first process, and warnings of what is odd."""
@@ -155,13 +150,7 @@ class Evaluator:
             "images": about,
             "reference": self.reference,
             "extractor": self.extractor.about,
-            "settings": {
-                "metrics": metrics,
-                "splits": splits,
-                "batch_size": self.config.metric_bsz,
-                "kid_subset": [fid.KID_SUBSETS, fid.KID_SUBSET],
-                "neighbours": fid.NEIGHBOURS,
-            },
+            "settings": {"metrics": metrics, "splits": splits, "batch": self.config.metric_bsz},
         }
 
 

@@ -23,7 +23,7 @@ class WeightFile:
     name: str
     what: str  # the network and what it is for
     without: str = ""  # how to do without it
-    hub: str = ""  # its Hugging Face repository
+    hub: str = ""  # its Hugging Face repository, a slash and its name there
     timm: str = ""  # the network's name in timm
     url: str = ""  # of files that come from elsewhere
     sha256: str = ""  # the first digits
@@ -31,16 +31,13 @@ class WeightFile:
     @property
     def source(self) -> str:
         """Where it comes from, for a person to read and to follow."""
-        return self.url or f"https://huggingface.co/{self.hub}/resolve/main/{self.hub_name}"
-
-    @property
-    def hub_name(self) -> str:
-        """Its name in the repository."""
-        return "model.safetensors" if self.timm else self.name
+        repository, _, name = self.hub.rpartition("/")
+        return self.url or f"https://huggingface.co/{repository}/resolve/main/{name}"
 
 
 def _of_timm(name: str, what: str, without: str) -> WeightFile:
-    return WeightFile(f"{name}.safetensors", what, without, f"timm/{name}", name)
+    hub = f"timm/{name}/model.safetensors"
+    return WeightFile(f"{name}.safetensors", what, without, hub, name)
 
 
 FILES: dict[str, WeightFile] = {
@@ -73,13 +70,13 @@ FILES: dict[str, WeightFile] = {
         "tokenizer.ckpt",
         "the authors' 256-px tokenizer",
         "model.params.ckpt_path=logs/<run>/checkpoints/last.ckpt, a tokenizer of your own",
-        hub=AUTHORS_HUB,
+        hub=f"{AUTHORS_HUB}/tokenizer.ckpt",
     ),
     "places_large": WeightFile(
         "places_large.ckpt",
         "the authors' generator of Places, large_model",
         "--resume runs/<run>, a generator of your own",
-        hub=AUTHORS_HUB,
+        hub=f"{AUTHORS_HUB}/places_large.ckpt",
     ),
 }
 
@@ -90,9 +87,9 @@ def folder(weights_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(weights_dir or os.environ.get(FOLDER_VARIABLE) or FOLDER)
 
 
-def present(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """The file of `key`, one of `FILES`, or None; in the format listed there if in two."""
-    listed = folder(weights_dir) / FILES[key].name
+def present(file: WeightFile, weights_dir: str | os.PathLike[str] | None = None) -> Path | None:
+    """Where a file lies, or None; in the format of its name if in two."""
+    listed = folder(weights_dir) / file.name
     return next((p for p in (listed, *map(listed.with_suffix, FORMATS)) if p.is_file()), None)
 
 
@@ -102,7 +99,8 @@ def find(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         UserError: it is missing; how to fetch it and how to do without it.
     """
-    path, file = present(key, weights_dir), FILES[key]
+    file = FILES[key]
+    path = present(file, weights_dir)
     if path is None:
         where = f" --weights_dir {weights_dir}" if weights_dir else ""
         raise UserError(
