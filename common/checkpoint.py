@@ -11,7 +11,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from common.errors import UserError
 from common.io import replacing
@@ -46,12 +47,11 @@ def save(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
     Raises:
         UserError: a weight or an optimizer's state is not finite; what was there stays.
     """
-    for name, tensor in _tensors({k: v for k, v in payload.items() if k != "callbacks"}):
-        if not is_finite(tensor):
-            raise UserError(
-                f"{path}: not written: {name} is no longer finite, the training has diverged; "
-                "expected a lower learning rate, from the checkpoint before"
-            )
+    states = {name: value for name, value in payload.items() if name != "callbacks"}
+    for keys, tensor in tree_flatten_with_path(states)[0]:
+        if isinstance(tensor, Tensor) and not is_finite(tensor):
+            found = f"{keystr(keys)} is no longer finite, the training has diverged"
+            raise UserError(f"{path}: not written: {found}; expected a lower learning rate")
     with replacing(path) as file:
         torch.save(dict(payload), file)
 
@@ -152,7 +152,7 @@ def _verify(path: Path) -> None:
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], source: object) -> None:
     """Load `state` of the file `source`, all names and shapes agreeing and all numbers finite."""
-    bad = [name for name, tensor in _tensors(state) if not is_finite(tensor)]
+    bad = [name for name, x in state.items() if isinstance(x, Tensor) and not is_finite(x)]
     if bad:
         raise UserError(f"{source}: not finite: {', '.join(bad)[:SHOWN]}")
     try:
@@ -174,12 +174,3 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 def is_finite(tensor: Tensor) -> bool:
     """Whether no number in `tensor` is infinite or NaN."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-
-
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors inside a checkpoint, with the keys that lead to them."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping | list | tuple):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _tensors(item, f"{name}.{key}" if name else str(key))

@@ -15,12 +15,10 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-import omegaconf
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from torch import nn
 from torch.utils.data import Dataset
@@ -37,13 +35,7 @@ BOUNDS = {  # in words, and as a comparison
     "max": ("at most", operator.le),
     "below": ("less than", operator.lt),
 }
-CONVERTERS = {
-    bool: omegaconf.BooleanNode(),
-    int: omegaconf.IntegerNode(),
-    float: omegaconf.FloatNode(),
-    str: omegaconf.StringNode(),
-    Path: omegaconf.PathNode(),
-}
+CONVERTERS = {bool: BooleanNode(), int: IntegerNode(), float: FloatNode(), str: StringNode()}
 PACKAGES = ("common", "tokenizer", "generator")
 RELEASED = {  # names in released files, and what they are called here
     "tokenizer.models.tokenizer.EquivariantTokenizer": "tokenizer.lightning.TokenizerModule",
@@ -152,10 +144,8 @@ def find(name: str, where: str) -> Callable[..., Any]:
     set, a data module or plain settings), unless others are allowed."""
     module, _, attribute = RELEASED.get(name, name).rpartition(".")
     if module.partition(".")[0] not in PACKAGES and not _foreign_allowed:
-        raise UserError(
-            f"{where}: found {name!r}, expected a class of {', '.join(PACKAGES)}; "
-            "--allow_foreign_targets runs code from anywhere that a file names"
-        )
+        expected = f"expected a class of {', '.join(PACKAGES)}, or --allow_foreign_targets"
+        raise UserError(f"{where}: found {name!r}, {expected}")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

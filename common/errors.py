@@ -86,8 +86,7 @@ def refused(error: OSError, path: str | os.PathLike[str]) -> str:
     if error.errno in FULL:
         folder = next(p for p in Path(path).absolute().parents if p.is_dir())
         free = f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB free on its disk"
-        reason = f"cannot be written ({reason}; {free}); whole files written before are safe, and "
-        reason += "the same command goes on from them"
+        reason = f"cannot be written ({reason}; {free}); what was written before is safe"
     return f"{os.fspath(path)}: {reason}" if path else reason
 
 

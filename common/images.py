@@ -65,12 +65,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """An RGB image as uint8 [3, H, W]."""
-    return _channels_last(image).contiguous()
-
-
-def _channels_last(image: Image.Image) -> torch.Tensor:
-    """[3, H, W], the three bytes of a pixel side by side in memory."""
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
 def resize_to_cover(
@@ -85,7 +80,7 @@ def resize_to_cover(
     Raises:
         UserError: it would be too large for memory.
     """
-    pixels = _channels_last(image)
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
     scale = max(height / image.height, width / image.width)
     whole = int if interpolation == "pil_bilinear" else round  # as torchvision's Resize
     size = (max(height, whole(image.height * scale)), max(width, whole(image.width * scale)))

@@ -16,7 +16,7 @@ Series = dict[float, float]  # value at each step, steps ascending
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot, of curves by name; many of them are coloured in order, from dark to light."""
+    """One plot, of curves by name."""
 
     title: str  # with the unit
     series: dict[str, Series]

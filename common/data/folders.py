@@ -39,8 +39,8 @@ class Listing(NamedTuple):
 
 
 class Paths(Sequence[str]):
-    """File names in one block of memory, which forked workers share: of a list of strings each
-    worker would come to hold a copy, because reading a string counts a reference inside it."""
+    """File names in one block of memory, which forked workers share: of a list each would come to
+    hold a copy, because reading a string counts a reference inside it."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._names = np.array([os.fsencode(path) for path in paths], dtype=bytes)
@@ -155,23 +155,15 @@ class ImageList(ImageDataset):
 
 def list_folder(root: Path) -> Listing:
     """Every image in `root/<class>/**`; see `ImageFolder`."""
-    names = class_folders(root)
-    found = [images_below(root / name) for name in names]
-    for name, paths in zip(names, found, strict=True):
-        if not paths:
-            raise UserError(f"{root / name}: a class folder without images")
-    labels = [label for label, paths in enumerate(found) for _ in paths]
-    return Listing([path for paths in found for path in paths], labels, names)
-
-
-def class_folders(root: Path) -> list[str]:
-    """The names of the folders in `root`, in order."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one with a folder for each class")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
-        raise UserError(f"{root}: found no folders in it, expected a folder for each class")
-    return names
+    found = [images_below(root / name) for name in names]
+    if not all(found) or not found:
+        empty = root / names[found.index([])] if found else root
+        raise UserError(f"{empty}: empty; expected a folder for each class, with images")
+    labels = [label for label, paths in enumerate(found) for _ in paths]
+    return Listing([path for paths in found for path in paths], labels, names)
 
 
 def images_below(
