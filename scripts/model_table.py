@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of the generator's named sizes and of a tokenizer.
 
-    python scripts/model_table.py [--config_path TOKENIZER.yaml] [--json FILE]
+    python scripts/model_table.py [--config_path TOKENIZER.yaml]
 
 Multiply-adds are those of matrix products, convolutions and attention. Generator: 1000 classes, 16
 condition tokens, tokens of 256 channels; one training forward of one image, that is 16 columns
@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import cli, provenance
 from common.errors import run_cli
-from common.io import write_json
 from generator.config import SIZES, GeneratorConfig
 from generator.model import Generator
 from tokenizer.checkpoints import untrained
@@ -67,9 +66,8 @@ def tokenizer_costs(path: Path) -> dict[str, dict[str, int]]:
 
 def main() -> None:
     parser = cli.new_parser(__doc__)
-    add = parser.add_argument
-    add("--config_path", type=Path, default=RELEASED, help="tokenizer (default: the released one)")
-    add("--json", type=Path, metavar="FILE", help="write the table there too")
+    text = "tokenizer (default: the released one)"
+    parser.add_argument("--config_path", type=Path, default=RELEASED, help=text)
     flags = cli.parse(parser)
     with torch.device("meta"):
         generators = {name: generator_cost(name) for name in SIZES}
@@ -79,8 +77,6 @@ def main() -> None:
         for name, row in costs.items():
             millions, billions = row["parameters"] / 1e6, row["multiply_adds"] / 1e9
             print(f"{name:20}{millions:12.3f} M{billions:14.3f} G")
-    if flags.json:
-        write_json(flags.json, table)
 
 
 if __name__ == "__main__":
