@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,83 +44,81 @@ class RunFolder(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.progress = dict(state_dict)
 
-    def on_train_start(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+    def setup(self, trainer: pl.Trainer, module: TokenizerModule, stage: str) -> None:
+        self.trainer, self.module, self.data = trainer, module, trainer.datamodule
+
+    def on_train_start(self, *_: Any) -> None:
         self.signals.__enter__()  # over Lightning's own handler, which would leave in mid-update
-        _, leave = self.signals.requested()
-        if leave:
+        if leave := self.signals.requested()[1]:
             raise Preempted(leave, "no update had been made")
-        self._open(trainer, module)
-        if self.progress["best_step"] == module.step and trainer.ckpt_path:
-            self.copy(Path(trainer.ckpt_path), "best")  # which a kill may have prevented
-        trainer.should_stop = self._enough(module)
+        self._open()
+        if self.progress["best_step"] == self.module.step and self.trainer.ckpt_path:
+            self.copy(Path(self.trainer.ckpt_path), "best")  # which a kill may have prevented
         if self.progress["due"]:
-            self._finish_epoch(trainer, module)
+            self._finish_epoch()
+        self.trainer.should_stop = self._enough()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: TokenizerModule, _: Any, __: Any, ___: int
-    ) -> None:
-        if module.batches:  # in the middle of an update
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.module.batches:  # in the middle of an update
             return
-        trainer.should_stop = self._enough(module)
-        if not trainer.is_last_batch:
+        self.trainer.should_stop = self._enough()
+        if not self.trainer.is_last_batch:
             every = self.settings.lightning.checkpoint_every
-            due = trainer.should_stop or (every > 0 and module.step % every == 0)
-            self._attend(trainer, module, due)
+            self._attend(self._enough() or (every > 0 and self.module.step % every == 0))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if not trainer.is_last_batch:  # stopped in the middle
+    def on_train_epoch_end(self, *_: Any) -> None:
+        if not self.trainer.is_last_batch:  # stopped in the middle
             return
         self.progress["epochs"] += 1
-        self._finish_epoch(trainer, module)
+        self._finish_epoch()
         for watched in self.unreadable:
             if message := watched.news():
-                trainer.print(f"\n{message}")
+                self.trainer.print(f"\n{message}")
 
     def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         if self.progress["due"]:  # after a resume that had no update to make
-            self._open(trainer, module)
-            self._finish_epoch(trainer, module)
-        self.on_exception(trainer, module, None)
+            self._open()
+            self._finish_epoch()
+        self.on_exception(trainer, module)
 
-    def on_exception(self, trainer: pl.Trainer, module: TokenizerModule, _: Any) -> None:
+    def on_exception(self, _: pl.Trainer, module: TokenizerModule, *__: Any) -> None:
         if module.metrics is not None:
             module.metrics.close()
 
-    def _enough(self, module: TokenizerModule) -> bool:
-        return 0 <= self.settings.lightning.trainer.max_steps <= module.step
+    def _enough(self) -> bool:
+        return 0 <= self.settings.lightning.trainer.max_steps <= self.module.step
 
-    def _open(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+    def _open(self) -> None:
         """Write into the folder: not before a run has started, or it would replace another's."""
-        self.lpips = module.objective.perceptual or available_lpips(module.weights_dir)
+        self.lpips = self.module.objective.perceptual or available_lpips(self.module.weights_dir)
         self.unreadable = [
-            UnreadableImages(dataset, f"data.params.{name}", module.device)
-            for name, dataset in trainer.datamodule.datasets.items()
+            UnreadableImages(dataset, f"data.params.{name}", self.module.device)
+            for name, dataset in self.data.datasets.items()
         ]
         if self.process.is_main:
             config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
-            module.metrics = MetricLogger(self.folder / "logs", module.step)
+            self.module.metrics = MetricLogger(self.folder / "logs", self.module.step)
 
-    def _finish_epoch(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
+    def _finish_epoch(self) -> None:
         self.progress["due"] = True
-        epochs, improved = self.progress["epochs"], False
-        dataset = trainer.datamodule.datasets.get("validation")
-        if dataset and epochs % self.settings.lightning.trainer.check_val_every_n_epoch == 0:
-            improved = self._validate(trainer, module, dataset)
+        epochs, every = self.progress["epochs"], self.settings.lightning.trainer
+        validates = "validation" in self.data.datasets
+        improved = validates and epochs % every.check_val_every_n_epoch == 0 and self._validate()
         self.progress["due"] = False
-        trainer.save_checkpoint(self.last)
+        self.trainer.save_checkpoint(self.last)
         if improved:
             self.copy(self.last, "best")
         if self.settings.lightning.checkpoint_keep_all:
             self.copy(self.last, f"epoch_{epochs:06d}")
-        self._attend(trainer, module)
+        self._attend()
 
-    def _validate(self, trainer: pl.Trainer, module: TokenizerModule, dataset: Any) -> bool:
+    def _validate(self) -> bool:
         """Measure and show reconstructions; whether they are better than all before."""
+        module, dataset = self.module, self.data.datasets["validation"]
         tokenizer, training = module.average, module.average.training
-        data, attend = trainer.datamodule, partial(self._attend, trainer, module)
-        loading = {"batch_size": data.batch_size, "num_workers": data.num_workers}
+        loading = {"batch_size": self.data.batch_size, "num_workers": self.data.num_workers}
         given = (tokenizer.eval(), dataset, self.process, self.lpips)
-        found = evaluate(*given, attend=attend, **loading)
+        found = evaluate(*given, attend=self._attend, **loading)
         values = dict(found.means)
         if found.token_scale is not None:  # neither collapsed nor diverged
             values["token_scale"] = found.token_scale
@@ -139,15 +136,15 @@ class RunFolder(pl.Callback):
             self.progress |= {"best": values["psnr"], "best_step": module.step}
         return improved
 
-    def _attend(self, trainer: pl.Trainer, module: TokenizerModule, due: bool = False) -> None:
+    def _attend(self, due: bool = False) -> None:
         """Write a checkpoint if one is due or asked for, and leave if a signal says so."""
         save, leave = self.signals.requested()
         if save or due:
-            trainer.save_checkpoint(self.last)
+            self.trainer.save_checkpoint(self.last)
         if leave:
             raise Preempted(leave, f"`-r {self.folder}` goes on from {self.last}")
         if save:
-            trainer.print(f"\ncheckpoint after {module.step} updates: {self.last}")
+            self.trainer.print(f"\ncheckpoint after {self.module.step} updates: {self.last}")
 
     def copy(self, source: Path, name: str) -> None:
         target = self.checkpoint(name)

@@ -19,28 +19,18 @@ from ..released import to_released
 ROOT = Path(__file__).parents[2]
 FOLDER, RELEASED = ROOT / "configs" / "first_stage", ROOT / "tests" / "reference" / "configs"
 SIZES = ("ddconfig", "embed_dim", "std", "sematicconfig", "post_channels")
-SMALL = [
-    "data.params.batch_size=2",
-    "data.params.num_workers=0",
-    "model.params.ddconfig.resolution=32",
-    "model.params.ddconfig.ch=8",
-    "model.params.ddconfig.ch_mult=[1,1,1]",
-    "model.params.ddconfig.num_res_blocks=1",
-    "model.params.ddconfig.z_channels=4",
-    "model.params.ddconfig.len_down_scale=2",
-    "model.params.ddconfig.norm_groups=4",
-    "model.params.embed_dim=8",
-    "model.params.post_channels=null",
-    "model.params.sematicconfig.ch=8",
-    "model.params.sematicconfig.ch_mult=[1]",
-    "model.params.sematicconfig.num_res_blocks=1",
-    "model.params.sematicconfig.norm_groups=4",
-    "lightning.trainer.max_epochs=1",
-    "lightning.trainer.log_every_n_steps=1",
-    "lightning.trainer.precision=32-true",
-    "model.params.lossconfig.params.disc_start=1",
-    "model.params.lossconfig.params.semantic_iter_start=1",
-]
+SMALL = """
+data.params.batch_size=2 data.params.num_workers=0
+model.params.ddconfig.resolution=32 model.params.ddconfig.ch=8 model.params.ddconfig.ch_mult=[1,1,1]
+model.params.ddconfig.num_res_blocks=1 model.params.ddconfig.z_channels=4
+model.params.ddconfig.len_down_scale=2 model.params.ddconfig.norm_groups=4
+model.params.embed_dim=8 model.params.post_channels=null
+model.params.sematicconfig.ch=8 model.params.sematicconfig.ch_mult=[1]
+model.params.sematicconfig.num_res_blocks=1 model.params.sematicconfig.norm_groups=4
+lightning.trainer.max_epochs=1 lightning.trainer.log_every_n_steps=1
+lightning.trainer.precision=32-true model.params.lossconfig.params.disc_start=1
+model.params.lossconfig.params.semantic_iter_start=1
+""".split()  # noqa: SIM905
 PLAIN = [
     f"model.params.lossconfig.params.{word}"
     for word in ("perceptual_weight=0", "semantic_loss_w=0", "disc_type=none")

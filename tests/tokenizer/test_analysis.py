@@ -2,47 +2,35 @@ import pytest
 import torch
 
 from tokenizer.analysis import difference, influence_width, single_replacements, token_meaning
-from tokenizer.model import Tokenizer
 
 
 @pytest.fixture
-def tokenizer():
-    torch.manual_seed(0)
-    config = {
-        "resolution": 16,
-        "ch": 8,
-        "ch_mult": [1, 1],
-        "num_res_blocks": 0,
-        "z_channels": 4,
-        "len_down_scale": 1,
-        "attn_resolutions": [],
-        "norm_groups": 2,
-    }
-    model = Tokenizer(ddconfig=config, embed_dim=6).eval()
-    model.token_scale.fill_(0.25)
-    return model
-
-
-def test_frames_lead_from_random_tokens_to_the_reconstruction(tokenizer):
+def example(tokenizer):
+    """A tokenizer, an image of 12 columns, its tokens, and random ones."""
+    tokenizer.token_scale.fill_(0.25)
     image, noise = torch.rand(3, 16, 24) * 2 - 1, torch.randn(12, 6)
+    with torch.no_grad():
+        return tokenizer, image, tokenizer.encode(image[None]).mode(), noise
+
+
+def test_frames_lead_from_random_tokens_to_the_reconstruction(example):
+    tokenizer, image, tokens, noise = example
     frames = token_meaning(tokenizer, image, noise)
     assert frames.shape == (13, 3, 16, 24)
     with torch.no_grad():
-        tokens = tokenizer.encode(image[None]).mode()
         torch.testing.assert_close(frames[:1], tokenizer.decode_tokens(noise[None]))
         torch.testing.assert_close(frames[-1:], tokenizer.decode(tokens))
         tokens[:, 5:] = noise[5:] / 0.25
         torch.testing.assert_close(frames[5:6], tokenizer.decode(tokens))
 
 
-def test_each_image_has_one_random_token(tokenizer):
-    image, noise = torch.rand(3, 16, 24) * 2 - 1, torch.randn(12, 6)
-    pictures = single_replacements(tokenizer, image, noise)
-    assert pictures.shape == (12, 3, 16, 24)
+def test_each_image_has_one_random_token(example):
+    tokenizer, image, tokens, noise = example
+    found = single_replacements(tokenizer, image, noise)
+    assert found.shape == (12, 3, 16, 24)
     with torch.no_grad():
-        tokens = tokenizer.encode(image[None]).mode()
         tokens[:, 7] = noise[7] / 0.25
-        torch.testing.assert_close(pictures[7:8], tokenizer.decode(tokens))
+        torch.testing.assert_close(found[7:8], tokenizer.decode(tokens))
 
 
 def test_black_to_white_is_a_difference_of_one():

@@ -48,8 +48,6 @@ def test_a_released_file_with_its_yaml(pair, sizes, tmp_path, ema):
     state = to_released(raw, average) | {"loss.logvar": torch.zeros(())}
     checkpoint.save(tmp_path / "tokenizer.ckpt", {"state_dict": state})
     params = {**sizes, "ckpt_path": str(tmp_path / "tokenizer.ckpt")}
-    params["ddconfig"]["ch_mult"], params["sematicconfig"]["ch_mult"] = [1, 2, 2], [2, 1]
-    params["ddconfig"]["attn_resolutions"] = [4]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
     found = [
         load_tokenizer(tmp_path / "config.yaml", ema=ema),
@@ -89,7 +87,6 @@ def test_files_from_before_the_bottleneck_load(tokenizer, tmp_path):
     "content",
     [
         {"state_dict": [torch.zeros(1)]},
-        {"state_dict": {"encoder.conv_in.weight": 1.0}, "tokenizer": {}},
         {"state_dict": {"encoder.conv_in.weight": torch.zeros(1)}, "tokenizer": [3]},
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from common import checkpoint, config
 from common.distributed import Process
@@ -21,24 +22,18 @@ from ..released import to_released
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 # The objective without networks that have to be downloaded.
-LOSS = {"perceptual_weight": 0, "disc_type": "patchgan", "semantic_loss_w": 0, "disc_start": 3,
-        "disc_width": 4, "disc_num_layers": 2}  # fmt: skip
-PARAMS = {
-    "ddconfig": {
-        "resolution": 32,
-        "ch": 4,
-        "ch_mult": [1, 1, 1],
-        "num_res_blocks": 0,
-        "z_channels": 2,
-        "len_down_scale": 2,
-        "norm_groups": 2,
-    },
-    "embed_dim": 4,
-    "std": 0.3,
-    "ema_decay": 0.9,
-    "scheduler_config": {"warm_up_steps": 2},
-    "lossconfig": {"target": "tokenizer.losses.objective.Objective", "params": LOSS},
-}
+PARAMS = yaml.safe_load("""
+ddconfig: {resolution: 32, ch: 4, ch_mult: [1, 1, 1], num_res_blocks: 0, z_channels: 2,
+           len_down_scale: 2, norm_groups: 2}
+embed_dim: 4
+std: 0.3
+ema_decay: 0.9
+scheduler_config: {warm_up_steps: 2}
+lossconfig:
+  target: tokenizer.losses.objective.Objective
+  params: {perceptual_weight: 0, disc_type: patchgan, semantic_loss_w: 0, disc_start: 3,
+           disc_width: 4, disc_num_layers: 2}
+""")
 
 
 def panoramas(length, seed=0):
@@ -78,10 +73,10 @@ def run(folder, resume=None, after=(0, 0), **given):
             os.kill(os.getpid(), number)
         return apply(module, *args)
 
-    def in_validation(folder, trainer, module, dataset):
-        if module.step == -update:
+    def in_validation(folder):
+        if folder.module.step == -update:
             os.kill(os.getpid(), number)
-        return validate(folder, trainer, module, dataset)
+        return validate(folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TokenizerModule, "apply_gradients", in_update)
