@@ -1,20 +1,14 @@
-"""Metric logs and progress: TensorBoard events, a CSV file, and images that could not be read."""
+"""Metric logs and progress: TensorBoard events, a CSV file, and progress bars."""
 
 import csv
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from common import distributed
-from common.errors import printable
 from common.io import replacing
-
-SHOWN = 10  # paths
 
 
 class MetricLogger:
@@ -62,26 +56,3 @@ def progress_bar(
     seconds = 0.1 if sys.stderr.isatty() else 10
     look: dict[str, Any] = {"unit": unit, "mininterval": seconds, "dynamic_ncols": True}
     return tqdm(None, name, total, not passing, initial=initial, disable=not shown, **look)
-
-
-class UnreadableImages:
-    """Counts the images of an `ImageDataset` that could not be read, by all processes together;
-    other data sets have none."""
-
-    def __init__(self, dataset: Dataset, name: str, device: torch.device) -> None:
-        self.dataset, self.name, self.device = dataset, name, device
-        self.told = 0
-
-    def news(self) -> str | None:
-        """A message if there are more than at the last call; all processes call this together."""
-        if not hasattr(self.dataset, "unreadable_flags"):
-            return None
-        flags = self.dataset.unreadable_flags.to(self.device, torch.int32)
-        met = distributed.all_reduce_sum(flags).nonzero().flatten().tolist()
-        if len(met) == self.told:
-            return None
-        self.told = len(met)
-        paths = [self.dataset.paths[i] for i in met[:SHOWN]] + ["..."] * (len(met) > SHOWN)
-        found = f"{len(met)} of {len(self.dataset)} images could not be read"
-        first = f"{self.name}: {found}; others took their place:"
-        return printable("\n    ".join([first, *paths]))

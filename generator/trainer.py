@@ -22,7 +22,7 @@ from common import checkpoint, distributed, seeding
 from common.distributed import Process
 from common.ema import EMA
 from common.errors import Preempted, UserError
-from common.logger import MetricLogger, UnreadableImages, progress_bar
+from common.logger import MetricLogger, progress_bar
 from common.plots import read_long
 from common.precision import uses_bf16
 from common.seeding import BatchDraws
@@ -100,7 +100,6 @@ class Trainer:
         self.updates_an_epoch = len(self.loader) // config.accumulate
         self.images_an_update = config.batch_size * config.accumulate * process.world
         self.data = TrainedOn(len(self.loader.dataset), columns)
-        self.unreadable = UnreadableImages(self.loader.dataset, "images", process.device)
         self.epoch = self.epoch_updates = self.step = 0  # updates: those done of this epoch
         self.resumed = False  # from a checkpoint of this very run
 
@@ -265,8 +264,6 @@ class Trainer:
             self._plot_curves()
         if due(config.sample_freq, preview.exists()) and main:
             self.preview(self.ema.model, preview)
-        if (message := self.unreadable.news()) and main:
-            self.bar.write(message)
 
     def _attend(self, signals: PreemptionHandler, logged: bool) -> None:
         """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs

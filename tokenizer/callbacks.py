@@ -11,7 +11,7 @@ from common import config, images
 from common.distributed import Process
 from common.errors import Preempted
 from common.io import replacing
-from common.logger import MetricLogger, UnreadableImages
+from common.logger import MetricLogger
 from common.signals import PreemptionHandler
 from tokenizer.evaluate import available_lpips, comparison, evaluate
 from tokenizer.lightning import TokenizerModule
@@ -67,13 +67,9 @@ class RunFolder(pl.Callback):
             self._attend(self._enough() or (every > 0 and self.module.step % every == 0))
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        if not self.trainer.is_last_batch:  # stopped in the middle
-            return
-        self.progress["epochs"] += 1
-        self._finish_epoch()
-        for watched in self.unreadable:
-            if message := watched.news():
-                self.trainer.print(f"\n{message}")
+        if self.trainer.is_last_batch:  # otherwise stopped in the middle
+            self.progress["epochs"] += 1
+            self._finish_epoch()
 
     def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         if self.progress["due"]:  # after a resume that had no update to make
@@ -91,10 +87,6 @@ class RunFolder(pl.Callback):
     def _open(self) -> None:
         """Write into the folder: not before a run has started, or it would replace another's."""
         self.lpips = self.module.objective.perceptual or available_lpips(self.module.weights_dir)
-        self.unreadable = [
-            UnreadableImages(dataset, f"data.params.{name}", self.module.device)
-            for name, dataset in self.data.datasets.items()
-        ]
         if self.process.is_main:
             config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
             self.module.metrics = MetricLogger(self.folder / "logs", self.module.step)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common import images
+from common import distributed, images
 from common.config import Positive
 from common.data.sampler import Draw
 from common.errors import UserError, printable, refused
@@ -109,6 +109,12 @@ class ImageDataset(Dataset):
                 reason = str(error).removeprefix(f"{path}: ")
                 log.warning("%s; the next one takes its place", printable(f"{path}: {reason}"))
         raise UserError(f"{self.source}: none of its {len(self)} images can be read")
+
+
+def count_unreadable(dataset: Dataset, device: torch.device) -> int:
+    """Images of a data set that could not be read so far; all processes call this together."""
+    flags = getattr(dataset, "unreadable_flags", torch.zeros(1))
+    return int(distributed.all_reduce_sum(flags.to(device, torch.int32)).count_nonzero())
 
 
 class ImageFolder(ImageDataset):

@@ -30,7 +30,7 @@ from common.data.sampler import Draw
 from common.distributed import Process
 from common.errors import UserError
 from common.io import check_same, claim_folder
-from common.logger import UnreadableImages, progress_bar
+from common.logger import progress_bar
 from common.seeding import stream
 from common.signals import ignore_signals
 
@@ -242,6 +242,3 @@ def _encode(
             if not checkpoint.is_finite(tensors["means"]):
                 raise UserError(f"{file}: the tokenizer's means are not finite")
             checkpoint.save_safetensors(file, tensors)
-    message = UnreadableImages(views.dataset, "images", process.device).news()
-    if message and process.is_main:
-        print(message)

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, distributed, images
-from common.data.folders import Paths, images_below
+from common.data.folders import Paths, count_unreadable, images_below
 from common.distributed import Process
 from common.errors import UserError
-from common.logger import UnreadableImages, progress_bar
+from common.logger import progress_bar
 from common.metrics.features import Extractor
 from common.signals import ignore_signals
 
@@ -115,10 +115,11 @@ def open_images(
 def warnings_of(dataset: Dataset, about: dict[str, Any], process: Process) -> list[str]:
     """What a reader of figures must know of images that have been read; all processes call this
     together."""
-    replaced = UnreadableImages(dataset, about["source"], process.device).news()
-    odd = dataset.oddities() if isinstance(dataset, ImageFiles) and process.is_main else []
-    told = [" ".join(replaced.split())] if replaced else []
-    return told + [f"{about['source']}: {text}" for text in odd]
+    unreadable = count_unreadable(dataset, process.device)
+    told = [f"{unreadable} images cannot be read; others took their place"] if unreadable else []
+    if isinstance(dataset, ImageFiles) and process.is_main:
+        told += dataset.oddities()
+    return [f"{about['source']}: {text}" for text in told]
 
 
 class Features(NamedTuple):

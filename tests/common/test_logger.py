@@ -1,13 +1,8 @@
 import pytest
-import torch
 from PIL import Image
 
-from common.data.folders import ImageFolder
-from common.logger import MetricLogger, UnreadableImages
-from common.panoramas.dataset import Panoramas
+from common.logger import MetricLogger
 from common.plots import Panel, read_long, save_curves
-
-CPU = torch.device("cpu")
 
 
 def log(folder, steps, resumed=None):
@@ -36,18 +31,3 @@ def test_a_damaged_log_stops_nothing(tmp_path, damage):
     assert read_long(tmp_path / "metrics.csv")["train/loss"] == {1: 0.5, 2: 1.0, 3: 1.5}
     save_curves(tmp_path / "x.png", [Panel("loss", read_long(tmp_path / "metrics.csv"))])
     assert Image.open(tmp_path / "x.png").size[0] > 100
-
-
-def test_unreadable_images_are_told_once(tmp_path):
-    (tmp_path / "a").mkdir(parents=True)
-    Image.new("RGB", (40, 40)).save(tmp_path / "a" / "z.png")
-    for k in range(3):
-        (tmp_path / "a" / f"{k}.png").write_text("no image")
-    data = ImageFolder(str(tmp_path), 32)
-    watched = UnreadableImages(data, "images", CPU)
-    assert watched.news() is None
-    data[0]
-    first, *paths = watched.news().splitlines()
-    assert first.startswith("images: 3 of 4 ") and len(paths) == 3 and "1.png" in paths[1]
-    assert watched.news() is None
-    assert UnreadableImages(Panoramas(length=2, size=32), "images", CPU).news() is None
