@@ -48,10 +48,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
     """
     alone = not {"RANK", "WORLD_SIZE"} & os.environ.keys()
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    try:
-        numbers = (0, 0, 1, 1) if alone else [int(os.environ[name]) for name in names]
-    except (KeyError, ValueError):
-        raise UserError(f"environment: expected numbers in {', '.join(names)}") from None
+    numbers = (0, 0, 1, 1) if alone else (int(os.environ[name]) for name in names)
     rank, local_rank, world, local_world = numbers
     if gpus is not None and len(gpus) != local_world:
         raise UserError(f"--gpus: found {len(gpus)}, expected {local_world}, one a process")

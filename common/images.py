@@ -27,7 +27,9 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Floats of any shape to uint8: [-1, 1] to 0..255, rounded; what lies outside is clamped."""
+    """Floats of any shape to uint8: [-1, 1] to 0..255, rounded, clamped; uint8 stays as it is."""
+    if images.dtype == torch.uint8:
+        return images
     return images.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -131,7 +133,7 @@ def save_grid(
     white pixels around each."""
     from torchvision.utils import make_grid  # takes seconds, which few programs need to spend
 
-    images = images if images.dtype == torch.uint8 else to_uint8(images)
+    images = to_uint8(images)
     save_image(path, make_grid(images, min(columns, len(images)), pad, pad_value=255))
 
 
@@ -145,5 +147,4 @@ def save_gif(
 
 
 def _to_pil(image: torch.Tensor) -> Image.Image:
-    image = image if image.dtype == torch.uint8 else to_uint8(image)
-    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy())

@@ -54,15 +54,15 @@ class ViewsHeader:
 class LatentHeader:
     """What a file of tokens holds, and all that training needs to know of their tokenizer."""
 
-    tokenizer: str = setting(help="fingerprint of its weights")
+    tokenizer: str  # fingerprint of its weights
     token_scale: float = setting(help="factor from the posterior's to the model's scale", above=0)
     std: float = setting(help="noise range of the posterior", min=0)
     height: int = setting(help="of the images in pixels", min=1)
     column_width: int = setting(help="of a token in pixels", min=1)
     class_names: list[str] = setting(help="names of the classes")
-    views: ViewsHeader | None = setting(None, "filled in by `cache_latents`")
-    data: Any = setting(None, "the images, in plain values")
-    seed: int = setting(0, "of the crops")
+    views: ViewsHeader | None = None  # filled in by `cache_latents`
+    data: Any = None  # the images, in plain values
+    seed: int = 0  # of the crops
     layout: str = setting(LAYOUT, choices=(LAYOUT,))
     kind: str = setting(KIND, choices=(KIND,))
 
@@ -159,11 +159,10 @@ class Views(Dataset):
         height, width = self[0][0].shape[2:]
         digest = hashlib.sha256()
         if isinstance(self.dataset, ImageDataset):
-            for path in self.dataset.paths:
-                digest.update(os.fsencode(path) + b"\n")
+            digest.update(b"".join(os.fsencode(path) + b"\n" for path in self.dataset.paths))
             digest.update(self.dataset.labels.tobytes())
-        files = digest.hexdigest()[:16]
-        return ViewsHeader(len(self), (height, width), self.crops, self.flips, files)
+        shape, files = (height, width), digest.hexdigest()[:16]
+        return ViewsHeader(len(self), shape, self.crops, self.flips, files)
 
 
 def cache_latents(

@@ -14,19 +14,6 @@ from common import distributed
 from common.errors import UserError
 
 
-def launcher(rank, port):
-    """The environment that torchrun gives to one of two processes of a machine."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    numbers["MASTER_PORT"] = port
-    return {"MASTER_ADDR": "localhost", **{name: str(n) for name, n in numbers.items()}}
-
-
-@pytest.fixture(autouse=True)
-def no_launcher(monkeypatch):
-    for name in launcher(0, 0):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_the_device_that_is_chosen(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -39,7 +26,9 @@ def test_the_device_that_is_chosen(monkeypatch):
 
 
 def one_of_two(rank, port, folder):
-    os.environ.update(launcher(rank, port))
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    numbers["MASTER_PORT"] = port
+    os.environ.update({name: str(n) for name, n in numbers.items()}, MASTER_ADDR="localhost")
     with distributed.launch("cpu") as process:
         x = torch.tensor([1.0 + process.rank, 10.0])
         layer = torch.nn.Linear(1, 1)
