@@ -9,7 +9,7 @@ tests/reference/README.md describes the files.
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -62,49 +62,30 @@ class Deviation(NamedTuple):
         return self.error <= self.tolerance  # false for NaN
 
 
-class Parts(dict):
-    """What a reference file has, by name; a UserError names what it lacks."""
+class Reference(dict):
+    """The tensors of a reference file by name, its `weights` by released name, `config` and
+    `grad_norms`; what it lacks is a KeyError."""
 
-    def __init__(self, path: str, values: Mapping[str, Any]) -> None:
-        super().__init__(values)
-        self.path = path
-
-    def __missing__(self, name: str) -> Any:
-        raise UserError(f"{self.path}: has no {name}; is this a reference file?")
-
-
-class Reference:
-    """A reference file: `tensors`, among them outputs and draws, `weights`, `config`, and
-    `grad_norms`; a UserError where it is none."""
-
-    def __init__(self, path: str, device: torch.device | str = "cpu") -> None:
-        self.path = path
-        metadata = Parts(path, checkpoint.load_metadata(path))
-        try:
-            self.config = Parts(path, json.loads(metadata["config"]))
-            self.grad_norms = Parts(path, json.loads(metadata.get("grad_norms", "{}")))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: metadata: not a JSON mapping ({error})") from None
-        tensors = {name: tensor.to(device) for name, tensor in checkpoint.load(path).items()}
-        self.tensors = Parts(path, tensors)
-        weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k[:8] == "weights."}
-        self.weights = Parts(path, weights)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+    def __init__(self, path: str, device: torch.device | str) -> None:
+        super().__init__({k: v.to(device) for k, v in checkpoint.load(path).items()})
+        metadata = checkpoint.load_metadata(path)
+        self.weights = {k[8:]: v for k, v in self.items() if k.startswith("weights.")}
+        self.config = json.loads(metadata["config"])
+        self.grad_norms = json.loads(metadata.get("grad_norms", "{}"))
 
     def deviation(self, name: str, found: Tensor | Mapping[str, Tensor]) -> Deviation:
         """Of an output; or of weights that were converted, and are written back by their names."""
         if isinstance(found, Tensor):
-            return Deviation(name, self._distance(name, found, self[name]), TOLERANCE)
-        errors = [self._distance(k, v, self.weights[k]) for k, v in found.items()]
-        return Deviation(name, largest(errors), 0)
+            return Deviation(name, self._distance(name, found), TOLERANCE)
+        return Deviation(
+            name, largest([self._distance(f"weights.{k}", found[k]) for k in found]), 0
+        )
 
-    def _distance(self, name: str, found: Tensor, expected: Tensor) -> float:
-        if found.shape != expected.shape:
-            shapes = f"found {list(expected.shape)}, expected {list(found.shape)}"
-            raise UserError(f"{self.path}: {name}: {shapes} from the other tensors")
-        return (found - expected).abs().max().item()
+    def _distance(self, name: str, found: Tensor) -> float:
+        if found.shape != self[name].shape:
+            shapes = f"found {[*self[name].shape]}, expected {[*found.shape]}"
+            raise UserError(f"{name}: {shapes} from the other tensors")
+        return (found - self[name]).abs().max().item()
 
 
 def largest(errors: list[float]) -> float:
@@ -113,19 +94,25 @@ def largest(errors: list[float]) -> float:
 
 
 def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviation]:
-    """Everything that the reference file at `path` lets one compare, of either model."""
-    reference = Reference(path, device)
-    if "ddconfig" not in reference.config:
-        yield from generator_deviations(reference, device)
-        return
-    with torch.no_grad():
-        for name, found in tokenizer_outputs(reference, device):
-            yield reference.deviation(name, found)
+    """Everything that the reference file at `path` lets one compare, of either model; a UserError
+    where it is of another form."""
+    try:
+        reference = Reference(path, device)
+        if "ddconfig" not in reference.config:
+            yield from generator_deviations(reference, device)
+            return
+        with torch.no_grad():
+            for name, found in tokenizer_outputs(reference, device):
+                yield reference.deviation(name, found)
+    except KeyError as error:
+        raise UserError(f"{path}: has no {error}; is this a reference file?") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def tokenizer_outputs(reference: Reference, device: torch.device | str) -> Iterator[Output]:
     """Name and value of all that the tokenizer gives."""
-    sizes = config.structured(TokenizerConfig, reference.config, f"{reference.path}: config")
+    sizes = config.structured(TokenizerConfig, reference.config, "config")
     model = Tokenizer(**vars(sizes)).to(device).eval()
     written = []
     for ema, rename in ((True, checkpoints.ema_name), (False, checkpoints.released_name)):
@@ -134,7 +121,7 @@ def tokenizer_outputs(reference: Reference, device: torch.device | str) -> Itera
         written.append({rename(k): v for k, v in state.items()})
         yield "weights_ema" if ema else "weights", written[-1]
     if all(map(torch.equal, *(weights.values() for weights in written))):
-        raise UserError(f"{reference.path}: the EMA weights have the raw values, expected others")
+        raise UserError("the EMA weights have the raw values, expected others")
 
     posterior = model.encode(reference["image"])
     yield from {"posterior_mean": posterior.mean, "kl": posterior.kl()}.items()
@@ -161,9 +148,9 @@ def generator_deviations(reference: Reference, device: torch.device | str) -> It
     loss = losses.mean(dim=(0, 1)).mean()
     yield reference.deviation("train_loss", loss.detach())
     loss.backward()
-    errors = []
+    norms, errors = reference.grad_norms, []
     for name, parameter in model.named_parameters():
-        expected = reference.grad_norms[released_name(name)]
+        expected = norms[released_name(name)]
         error = abs(parameter.grad.norm().item() - expected)
         errors.append(error / max(expected, GRADIENT_FLOOR))
     yield Deviation("grad_norms", largest(errors), GRADIENT_TOLERANCE)
@@ -183,14 +170,13 @@ def generator_outputs(reference: Reference, model: Generator) -> Iterator[Output
     velocity = guided(lambda x, _: model.head(x, t, condition), 3.0)
     yield "head_velocity_cfg3", velocity(x.chunk(2)[0], 0.0).repeat(2, 1)
 
-    steps, prefix = reference.config["num_sampling_steps"], reference.config["prefix"]
-    columns = reference.config["token_num"]
+    columns, steps = reference.config["token_num"], reference.config["num_sampling_steps"]
     noise = reference["sample_noise"].transpose(0, 1)  # [B, L, C]
     for name, cfg, schedule, given in (
         ("sample_cfg1", 1.0, "linear", 0),
         ("sample_cfg4_linear", 4.0, "linear", 0),
         ("sample_cfg4_constant", 4.0, "constant", 0),
-        ("sample_cfg4_linear_prefix", 4.0, "linear", prefix),
+        ("sample_cfg4_linear_prefix", 4.0, "linear", reference.config["prefix"]),
     ):
         config = SampleConfig(columns, cfg=cfg, cfg_schedule=schedule, steps=steps)
         yield name, sample(model, labels, noise, config, numbered(tokens[:, :given]))
