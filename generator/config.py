@@ -76,20 +76,15 @@ class TrainConfig:
     shift_num: int = _loss(16, "number of random shifts of positions; 1: no shift", min=1)
     diffusion_batch_mul: int = _loss(4, "flow draws of each token", min=1)
     train_columns: str = _loss("all", "columns whose loss is trained, such as 0-3,8-11")
-    subsequence: int = _loss(
-        0, "train on random runs of so many columns, as if they were images; 0: no", min=0
-    )
+    subsequence: int = _loss(0, "columns of random runs to train on, as images; 0: whole", min=0)
     precision: str = _speed(
         "fp32",
-        "precision of products; auto: bf16 where the device multiplies in it. The default is that "
-        "of the published line, --float32; without this flag the release takes bf16",
+        "precision of products; auto: bf16 where that is fast. The release without --float32: bf16",
         choices=("fp32", "tf32", "bf16", "auto"),
     )
     compile: bool = _speed(False, "compile layers and flow head")
     grad_checkpointing: bool = _speed(False, "recompute layers in the backward pass")
-    share_classes: bool = _speed(
-        False, "read each class once a batch; its images share its tokens' dropout"
-    )
+    share_classes: bool = _speed(False, "read each class once a batch, with one dropout for all")
     log_freq: int = _record(20, "updates between two entries of the logs", min=1)
     save_last_freq: int = _record(1, "epochs between two writes of the last checkpoint", min=1)
     save_freq: int = _record(50, "epochs between two checkpoints that are kept; 0: none", min=0)

@@ -5,7 +5,7 @@ Shapes: B batch, L columns, C token channels, H W pixels.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from omegaconf import OmegaConf
@@ -52,9 +52,7 @@ class ImageConfig:
     )
     img_size: int | None = setting(None, "width of these images (default: their height)", min=1)
     interpolation: str = setting(
-        "bicubic",
-        "resizing of the images of --data_path; released: pil_bilinear",
-        choices=("bicubic", "pil_bilinear", "cv2_bilinear"),
+        "bicubic", "resizing; released: pil_bilinear", choices=get_args(images.Interpolation)
     )
 
 

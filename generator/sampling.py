@@ -33,26 +33,17 @@ class SampleConfig:
     """What decides an image beside weights, condition and number, with the released defaults."""
 
     columns: int | None = _set(
-        None,
-        f"columns of an image (default: as trained, or {COLUMNS})",
-        min=2,
-        flag="token_num",
-        alias="num_iter",
+        None, "columns of an image (default: as trained)", min=2, flag="token_num", alias="num_iter"
     )
     cfg: float = _set(1.0, "guidance scale; 1: no guidance")
     cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=tuple(SCHEDULES))
     cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
     solver: str = _set("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
     steps: int = _set(100, "solver steps of a column", min=1, flag="num_sampling_steps")
-    time_power: float | None = _set(
-        None, "solver times are (i/steps)^power (default: 1 for euler, else 1.5)", above=0
-    )
+    time_power: float | None = _set(None, "power of solver times (default: 1 or 1.5)", above=0)
     temperature: float = _set(1.0, "scale of the starting noise", min=0)
     last_position: int | None = _set(
-        None,
-        "position at which wide images' queries to the condition stay, such as the training "
-        "images' columns (default: none, as released)",
-        min=0,
+        None, "position at which wide images' queries to the condition stay (default: none)", min=0
     )
     seed: int = _set(0, "random seed of noise and labels")
     decode_columns: int = _set(256, "columns decoded at once; wider images in tiles", min=2)

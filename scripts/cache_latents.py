@@ -30,9 +30,7 @@ class CacheConfig(ImageConfig):
     crops: int = setting(0, "random crops of each image; 0: the centre crop", min=0)
     seed: int = setting(0, "random seed of the crops")
     batch_size: int = setting(64, "images of one process in one batch", min=1)
-    num_workers: int = setting(
-        10, "loader processes of each process, no more than there are cores", min=0
-    )
+    num_workers: int = setting(10, "loader processes, no more than there are cores", min=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:

@@ -47,16 +47,10 @@ class EvalConfig:
     vae_norm: float | None = _models(None, "scale of the tokens (default: as trained)", above=0)
     num_images: int = _images(64, "number of images", min=1)
     labels: str = _images(
-        "balanced",
-        "classes: balanced, image k has class k modulo their number; random; or names and numbers "
-        "taken in turn: 3,7-9,sea",
+        "balanced", "classes: balanced, random, or names and numbers taken in turn: 3,7-9,sea"
     )
     prefix_image: str | None = _images(None, "image that all images continue")
-    prefix_side: str = _images(
-        "right",
-        "side on which they continue it; left mirrors it, which suits models trained with flips",
-        choices=("right", "left"),
-    )
+    prefix_side: str = _images("right", "side on which they do", choices=("right", "left"))
     cfg: tuple[float, ...] = setting((1.0,), "guidance scale, or several", group="sampling")
     eval_bsz: int = _speed(64, "images of one batch of a process", min=1)
     device: str = _speed("auto", "auto, cpu, cuda or cuda:N")

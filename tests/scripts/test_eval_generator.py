@@ -132,8 +132,6 @@ def test_a_given_image_is_continued(drawn, draw, tmp_path, side):
         (("--labels", "9"), "--labels"),
         (("--decode_overlap", 200), "decode_overlap"),
         (("--precision", "tf32"), "--precision"),
-        (("--solver", "rk4"), "--solver"),
-        (("--config_path", "no.yaml"), "no.yaml"),
     ],
 )
 def test_mistakes_are_named(draw, tmp_path, flags, name):

@@ -18,28 +18,19 @@ def test_the_paths_own_velocity_has_no_loss():
     assert flow.velocity_loss(noise - x0, x0, noise).tolist() == [0.0] * 5
 
 
-def best_slope(t, s):
-    """Of the velocity v = a·x of data N(0, s²): E[(ε − x_0)·x_t] / E[x_t²]."""
-    return (t - (1 - t) * s * s) / (t * t + (1 - t) ** 2 * s * s)
-
-
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
 def test_the_loss_of_a_linear_velocity_on_gaussian_data(t):
     """E‖a·x_t − (ε − x_0)‖² = a²(t² + (1−t)²s²) − 2a(t − (1−t)s²) + 1 + s²."""
     s, n = 0.6, 400_000
     generator = torch.Generator().manual_seed(0)
-    x0 = s * torch.randn(n, 1, generator=generator)
-    noise = torch.randn(n, 1, generator=generator)
+    x0, noise = torch.randn(2, n, 1, generator=generator)
+    x0 = s * x0
     x = flow.path(x0, noise, torch.full((n,), t))
-    best = best_slope(t, s)
-    for a in (0.0, 1.0, best):
+    for a in (0.0, 0.5, 1.0):
         expected = a * a * (t * t + (1 - t) ** 2 * s * s)
         expected += -2 * a * (t - (1 - t) * s * s) + 1 + s * s
         loss = flow.velocity_loss(a * x, x0, noise).mean()
         assert loss.item() == pytest.approx(expected, rel=0.01)
-    # and no other slope does better
-    curve = [flow.velocity_loss(a * x, x0, noise).mean() for a in (best - 0.1, best, best + 0.1)]
-    assert curve[1] == min(curve)
 
 
 @torch.no_grad()
