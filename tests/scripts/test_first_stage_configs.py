@@ -104,7 +104,7 @@ def test_released_files_are_sound_as_they_are(name, call, imagenet, tmp_path):
 
 
 def test_a_released_tokenizer_through_the_scripts(call, imagenet, tmp_path):
-    """Export, scale and evaluation of its file and YAML."""
+    """Export and evaluation of its file and YAML."""
     path = RELEASED / "second_stage_tokenizer_config.yaml"
     words = [word for word in SMALL if ".lossconfig." not in word and not word.startswith("data.")]
     sizes = small_sizes(path, words)
@@ -117,8 +117,6 @@ def test_a_released_tokenizer_through_the_scripts(call, imagenet, tmp_path):
     for name, value in average.state_dict().items():
         assert name == "token_scale" or torch.equal(found.state_dict()[name], value), name
     data = FOLDER / "tokenizer_config.yaml"
-    done = call("measure_token_scale", path, "-b", data, *words, *imagenet, "--device", "cpu")
-    assert done.code == 0 and "token scale" in done.out, done.err
     out = ("--output_dir", tmp_path / "out", "--weights_dir", tmp_path, "--device", "cpu")
     done = call("eval_tokenizer", path, "-b", data, *words, *imagenet, *out)
     assert done.code == 0 and "psnr" in done.out, done.err
