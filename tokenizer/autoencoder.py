@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.blocks import Downsample, Level, Middle, Upsample, conv3, norm
+from tokenizer.blocks import Downsample, Level, Upsample, conv3, middle, norm
 from tokenizer.config import AutoencoderConfig, SemanticConfig
 
 
@@ -27,7 +27,7 @@ class Encoder(nn.Module):
         )
         downsamples = [Downsample(width, config.stride(i)) for i, width in enumerate(widths[:-1])]
         self.downsamples = nn.ModuleList([*downsamples, nn.Identity()])
-        self.middle = Middle(widths[-1], *options)
+        self.middle = middle(widths[-1], *options)
         self.norm_out = norm(widths[-1], config.norm_groups)
         self.conv_out = conv3(widths[-1], config.z_channels)
 
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         widths, options = config.widths, (config.dropout, config.norm_groups)
         deepest = widths[-1]
         self.conv_in = conv3(config.z_channels, deepest)
-        self.middle = Middle(deepest, *options)
+        self.middle = middle(deepest, *options)
         # level 0 is the shallowest, as in the encoder
         self.levels = nn.ModuleList(
             Level(below, width, config.num_res_blocks + 1, config.attends(i), *options)

@@ -1,5 +1,6 @@
 """Residual, attention and resampling blocks of the convolutional autoencoder."""
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Literal
 
@@ -90,17 +91,12 @@ class Upsample(nn.Module):
         return shuffle(self.conv(x) + repeated, self.stride)
 
 
-class Middle(nn.Module):
+def middle(channels: int, dropout: float, groups: int) -> nn.Sequential:
     """Residual block, attention, residual block at the deepest level."""
-
-    def __init__(self, channels: int, dropout: float, groups: int) -> None:
-        super().__init__()
-        self.block1 = ResidualBlock(channels, channels, dropout, groups)
-        self.attention = AttentionBlock(channels, groups)
-        self.block2 = ResidualBlock(channels, channels, dropout, groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block2(self.attention(self.block1(x)))
+    parts = OrderedDict(block1=ResidualBlock(channels, channels, dropout, groups))
+    parts["attention"] = AttentionBlock(channels, groups)
+    parts["block2"] = ResidualBlock(channels, channels, dropout, groups)
+    return nn.Sequential(parts)
 
 
 class Level(nn.Module):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -24,6 +24,7 @@ from common.io import read_json, write_json
 from tokenizer.config import TokenizerConfig
 from tokenizer.model import Tokenizer, former_name
 
+PathLike: TypeAlias = str | os.PathLike[str]
 YAML = (".yaml", ".yml")
 RELEASED_SCALE = 0.05493  # of the tokens of the released tokenizer, whose file does not say it
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of an export
@@ -54,8 +55,8 @@ _DISCRIMINATOR = [  # from released names to ours: PatchGAN, then the heads on D
 
 
 def load_tokenizer(
-    path: str | os.PathLike[str],
-    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    path: PathLike,
+    config: PathLike | Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     token_scale: float | None = None,
     ema: bool = True,
@@ -63,9 +64,8 @@ def load_tokenizer(
     """The tokenizer of a file, in evaluation mode and without gradients.
 
     Args:
-        path: a checkpoint of `scripts/train_tokenizer.py`, a folder of
-            `scripts/export_tokenizer.py`, a released checkpoint, or a YAML file that names one of
-            these as `model.params.ckpt_path`.
+        path: a checkpoint of our training, an exported folder, a released checkpoint, or a YAML
+            file that names one of these as `model.params.ckpt_path`.
         config: the YAML file of a released checkpoint, or its sizes: it carries none of its own.
         overrides: `key=value` over the YAML file.
         token_scale: overrides the measured scale of the tokens (`--vae_norm`), which a released
@@ -87,7 +87,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def untrained(path: str | os.PathLike[str]) -> Tokenizer:
+def untrained(path: PathLike) -> Tokenizer:
     """A tokenizer of the sizes that a YAML file states, with random weights."""
     return _frozen(_from_yaml(path)[0], path)
 
@@ -110,9 +110,7 @@ def _frozen(sizes: Mapping[str, Any], where: object) -> Tokenizer:
     return tokenizer.eval().requires_grad_(False)
 
 
-def _from_yaml(
-    path: str | os.PathLike[str], overrides: Sequence[str] = ()
-) -> tuple[dict[str, Any], str | None]:
+def _from_yaml(path: PathLike, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Any]:
     """The sizes in `model.params` of a YAML file, and the checkpoint that it names."""
     params = OmegaConf.select(load_yaml(path, overrides), "model.params")
     if not isinstance(params, DictConfig):
@@ -122,9 +120,7 @@ def _from_yaml(
     return sizes, values.get("ckpt_path")
 
 
-def read(
-    path: str | os.PathLike[str], sizes: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
+def read(path: PathLike, sizes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a tokenizer's file holds: among others its sizes (`tokenizer`), and weights under our
     names (`state_dict`): those of `tokenizer.`, `ema.model.` and `objective.discriminator.`.
 
@@ -171,7 +167,7 @@ def build(content: Mapping[str, Any], where: object, ema: bool = True) -> Tokeni
     return tokenizer
 
 
-def export(tokenizer: Tokenizer, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+def export(tokenizer: Tokenizer, folder: PathLike, overwrite: bool = False) -> None:
     """Write a tokenizer with its sizes and the scale of its tokens into a folder of its own; the
     export of another tokenizer is replaced if `overwrite` is set."""
     folder = Path(folder)

@@ -26,6 +26,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         given = structured(TokenizerConfig, sizes)
         self.config, self.channels, self.std = given.ddconfig, given.embed_dim, given.std
+        self.height, self.column_width = self.config.resolution, self.config.column_width
         self.encoder = Encoder(self.config)
         self.bottleneck = ColumnBottleneck(self.config.z_channels, self.config.rows, self.channels)
         self.decoder = Decoder(self.config)
@@ -34,14 +35,6 @@ class Tokenizer(nn.Module):
         self.sizes = asdict(given)  # plain values that build the same network
         # 1/std of sampled tokens, measured in training; the methods below alone scale by it
         self.register_buffer("token_scale", torch.ones(()))
-
-    @property
-    def height(self) -> int:
-        return self.config.resolution
-
-    @property
-    def column_width(self) -> int:
-        return self.config.column_width
 
     @property
     def fingerprint(self) -> str:
@@ -62,9 +55,7 @@ class Tokenizer(nn.Module):
         if height != self.height:
             raise UserError(f"{name} height: found {height}, expected {self.height} pixels")
         if width % column or width < 2 * column:
-            raise UserError(
-                f"{name} width: found {width}, expected a multiple of {column} above it"
-            )
+            raise UserError(f"{name} width: found {width}, expected 2 or more columns of {column}")
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens [B, L, C], L ≥ 2, in the posterior's scale → images [B, 3, H, L·f_w]."""
