@@ -134,10 +134,11 @@ def train(run: Run, settings: Settings, fit: bool = True) -> None:
         module = build_module(settings, run.weights_dir, run.resume)
         least = getattr(module.objective.discriminator, "least", 0)
         for name, dataset in data.datasets.items():
-            size = dataset[0][0].shape[1:]
-            module.tokenizer.check_size(*size, f"data.params.{name}: image")
-            if min(size) < least:
-                raise UserError(f"data.params.{name}: found {size}, disc_num_layers needs {least}")
+            height, width = dataset[0][0].shape[1:]
+            module.tokenizer.check_size(height, width, f"data.params.{name}: image")
+            if min(height, width) < least:
+                found = f"{height} × {width} in data.params.{name}"
+                raise UserError(f"disc_num_layers: found {found}, expected {least} pixels or more")
         folder = RunFolder(run.folder, settings, run.process, signals)
         batches = len(data.datasets["train"]) // (data.batch_size * world)
         trainer = build_trainer(options, run, folder, batches)
