@@ -90,10 +90,14 @@ def accept_ignored(parser: argparse.ArgumentParser, names: Sequence[str]) -> Non
     """Take flags of the released scripts that have no effect here; `parse` says so in one line.
     The name of one that takes a value ends with `=`."""
     for name in names:
-        takes = {"nargs": "?", "const": ""}
-        options: Any = takes if name.endswith("=") else {"action": "store_true"}
+        nargs: Any = "?" if name.endswith("=") else 0
         flag = f"--{name.rstrip('=')}"
-        parser.add_argument(flag, dest=f"ignored {flag}", help=argparse.SUPPRESS, **options)
+        parser.add_argument(flag, nargs=nargs, action=_Ignored, help=argparse.SUPPRESS)
+
+
+class _Ignored(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        namespace.ignored = dict.fromkeys([*getattr(namespace, "ignored", ()), option_string])
 
 
 def parse(
@@ -132,13 +136,8 @@ def parse(
     flags = parser.parse_intermixed_args(words)
     if flags.allow_foreign_targets:
         config.allow_foreign_targets()
-    ignored = [
-        n.split()[1]
-        for n, x in vars(flags).items()
-        if n[:8] == "ignored " and x not in (None, False)
-    ]
-    if ignored:
-        print("ignored, without effect here:", *ignored, file=sys.stderr)
+    if "ignored" in flags:
+        print("ignored, without effect here:", *flags.ignored, file=sys.stderr)
     return flags
 
 

@@ -140,8 +140,8 @@ def allow_foreign_targets() -> None:
 
 
 def find(name: str, where: str) -> Callable[..., Any]:
-    """The class that a `target` names: one of ours that runs no code of its own (a network, a data
-    set, a data module or plain settings), unless others are allowed."""
+    """The class that a `target` names: one of ours (a network, a data set, a data module or plain
+    settings), unless others are allowed."""
     module, _, attribute = RELEASED.get(name, name).rpartition(".")
     if module.partition(".")[0] not in PACKAGES and not _foreign_allowed:
         expected = f"expected a class of {', '.join(PACKAGES)}, or --allow_foreign_targets"

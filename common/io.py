@@ -105,8 +105,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Keep a folder for results of these settings, which `settings.json` in it records; refuse one
-    with results of other settings, or files of unknown origin."""
+    """Keep a folder for results of these settings, which `settings.json` in it records."""
     path = folder / SETTINGS
     if path.exists():
         check_same(folder, read_json(path), settings)
@@ -120,5 +119,4 @@ def check_same(path: Path, found: Mapping[str, Any], settings: Mapping[str, Any]
     """Refuse what was made with other settings than these."""
     for key, value in settings.items():
         if found.get(key) != value:
-            made = f"made with {key} {found.get(key)!r}, not {value!r}"
-            raise UserError(f"{path}: {made}; expected another path, or this one removed")
+            raise UserError(f"{path}: made with {key} {found.get(key)!r}, not {value!r}")
