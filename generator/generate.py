@@ -29,12 +29,14 @@ from generator.config import listed
 from generator.data import Tokenizer
 from generator.sampling import COLUMNS, Columns, SampleConfig, numbered, sample, sample_columns
 
+Ints = Sequence[int]
+RELEASED = SampleConfig()
 BLOCK = 64  # columns whose noise goes to the device together
 PNG_END = b"IEND\xaeB`\x82"
 
 
 def column_noise(
-    seed: int, numbers: Sequence[int], channels: int, device: torch.device | str = "cpu"
+    seed: int, numbers: Ints, channels: int, device: torch.device | str = "cpu"
 ) -> Iterator[Tensor]:
     """The starting noise [B, C] of images `numbers` of a seed, column by column without end."""
     streams = [seeding.stream(seed, "image", number) for number in numbers]
@@ -93,9 +95,9 @@ def _fade(tail: Tensor | None, pixels: Tensor) -> Tensor:
 @torch.no_grad()
 def generate_tokens(
     generator: LoadedGenerator,
-    labels: Sequence[int],
+    labels: Ints,
     config: SampleConfig,
-    numbers: Sequence[int] | None = None,
+    numbers: Ints | None = None,
     given: Columns | None = None,
 ) -> Tensor:
     """Tokens [B, L, C] in the model's scale; arguments are those of `generate`."""
@@ -110,9 +112,9 @@ def generate_tokens(
 def generate(
     generator: LoadedGenerator,
     tokenizer: Tokenizer,
-    labels: Sequence[int],
-    config: SampleConfig | None = None,
-    numbers: Sequence[int] | None = None,
+    labels: Ints,
+    config: SampleConfig = RELEASED,
+    numbers: Ints | None = None,
     given: Columns | None = None,
     mirrored: bool = False,
 ) -> Iterator[Tensor]:
@@ -125,7 +127,6 @@ def generate(
         given: columns that are not sampled, in the model's scale; see `sample_columns`.
         mirrored: flip the images, which then go on to the left.
     """
-    config = config or SampleConfig()
     tokens = generate_tokens(generator, labels, config, numbers, given)
     for image in decode(tokenizer, tokens, config):
         yield image.flip(2) if mirrored else image
@@ -133,14 +134,11 @@ def generate(
 
 @torch.no_grad()
 def scroll(
-    generator: LoadedGenerator,
-    tokenizer: Tokenizer,
-    labels: Sequence[int],
-    config: SampleConfig | None = None,
+    generator: LoadedGenerator, tokenizer: Tokenizer, labels: Ints, config: SampleConfig = RELEASED
 ) -> Iterator[Tensor]:
     """Images without end, in uint8 strips [B, 3, H, w] from left to right at constant memory; the
     smaller `config.decode_columns`, the sooner they come."""
-    model, config = generator.model, config or SampleConfig()
+    model = generator.model
     noise = column_noise(config.seed, range(len(labels)), model.config.channels, model.device)
     columns = sample_columns(model, torch.tensor(labels, device=model.device), noise, config)
     for strip in decode_strips(tokenizer, columns, config):
@@ -149,7 +147,7 @@ def scroll(
 
 def redraw(
     generator: LoadedGenerator,
-    labels: Sequence[int],
+    labels: Ints,
     tokens: Tensor,
     replaced: Mapping[int, Tensor | None],
     config: SampleConfig,
@@ -189,17 +187,17 @@ def continue_image(
     generator: LoadedGenerator,
     tokenizer: Tokenizer,
     given: Tensor,
-    labels: Sequence[int],
+    labels: Ints,
     columns: int,
     side: str = "right",
-    config: SampleConfig | None = None,
+    config: SampleConfig = RELEASED,
 ) -> Iterator[Tensor]:
     """Given images [B, 3, H, W] in [-1, 1], continued by some columns; otherwise as `generate`.
 
     On the `left` they are continued in the mirror, which suits models trained with random flips.
     """
     prefix = encode_prefix(given, tokenizer, side)
-    config = replace(config or SampleConfig(), columns=len(prefix) + columns)
+    config = replace(config, columns=len(prefix) + columns)
     return generate(generator, tokenizer, labels, config, None, prefix, side == "left")
 
 
@@ -237,7 +235,7 @@ def whole_images(folder: Path, count: int) -> set[int]:
 
 def generate_folder(
     folder: Path,
-    labels: Sequence[int],
+    labels: Ints,
     batch: int,
     generator: LoadedGenerator,
     tokenizer: Tokenizer,

@@ -35,6 +35,14 @@ class InferenceLinear(nn.Module):
         return product(x, self.weight, self.bias, "none", [], "").float()
 
 
+def set_tf32(precision: str, device: torch.device) -> None:
+    """Let products of float32 be TF32 on this process's GPU, or not."""
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError(f"--precision: found tf32 on {device.type}, expected another")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
 def prepare(model: Generator, precision: str = "fp32", compile: bool = False) -> Generator:
     """Make a generator ready for sampling, in place: it cannot be trained or saved any more.
 
@@ -45,10 +53,7 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
             packed then.
     """
     kind, half = model.device.type, precision == "bf16"
-    if precision == "tf32" and kind != "cuda":
-        raise UserError(f"--precision: found tf32 on {kind}, expected fp32 or bf16")
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    set_tf32(precision, model.device)
     dtype = torch.bfloat16 if half else torch.float32
     # float32 products of torch are MKL's, which are slow on the processors of other makers
     packs = kind == "cpu" and not compile and (half or "Intel" not in provenance.processor())

@@ -28,6 +28,7 @@ from generator.data import (
     training_batches,
 )
 from generator.evaluate import evaluate, save_preview
+from generator.inference import set_tf32
 from generator.model import Generator
 from generator.sampling import SampleConfig
 from generator.trainer import LAST, Trainer
@@ -117,10 +118,7 @@ def prepare(
     if path and not released and None in (file.generator, file.training, file.optimizer):
         raise UserError(f"{path}: no checkpoint of a training; expected one to go on from")
     training, notes = settings(given, file.training)
-    if training.precision == "tf32":
-        if process.device.type == "cpu":
-            raise UserError("--precision: found tf32 on a CPU, expected fp32, bf16 or auto there")
-        torch.set_float32_matmul_precision("high")
+    set_tf32(training.precision, process.device)
 
     pixels = training.eval_freq and run.eval_path and Path(run.eval_path).is_dir()
     tokenizer = about = None
@@ -139,7 +137,7 @@ def prepare(
         return TokenSampler(encode, posterior, std, scale, process.device)
 
     if run.use_cached:
-        data = LatentDataset(run.cached_path, about and about.tokenizer, training.seed)
+        data = LatentDataset(run.cached_path, about.tokenizer if about else None, training.seed)
         about, (columns, channels) = data.header, data.means.shape[2:]
         if run.data_path or run.img_size:
             notes.append("--data_path, --img_size: not read, since --use_cached is given")
@@ -167,8 +165,9 @@ def prepare(
         measure = partial(evaluate, batches=batches, **used)
     if training.sample_freq:
         tokenizer.token_scale.fill_(scale)
-        flow = {"cfg": run.cfg, "steps": run.num_sampling_steps, "temperature": run.temperature}
-        sampled = SampleConfig(run.num_iter or columns, seed=training.seed, **flow)
+        sampled = SampleConfig(run.num_iter or columns, run.cfg, seed=training.seed)
+        steps, temperature = run.num_sampling_steps, run.temperature
+        sampled = replace(sampled, steps=steps, temperature=temperature)
         preview = partial(save_preview, tokenizer=tokenizer, config=sampled)
 
     known = file.sizes(sizes, channels=channels, classes=len(names))
