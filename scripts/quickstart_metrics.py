@@ -71,23 +71,13 @@ def agreement(model: nn.Module, pixels: Tensor, labels: Tensor) -> Figure:
     return {"value": totals["right"] / len(labels), **totals, "by_class": by_class}
 
 
-def show_tokens(tokenizer: Tokenizer, image: Tensor, file: Path) -> None:
-    """An animation of what each token stands for."""
-    shape = (image.shape[2] // tokenizer.column_width, tokenizer.channels)
-    noise = seeding.normal(0, "meaning", shape=shape)
-    frames = token_meaning(tokenizer, images.to_float(image), noise)
-    frames = frames.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    images.save_gif(file, torch.cat([frames, frames[-1:].expand(6, -1, -1, -1)]), ms=250)
-
-
 def main() -> None:
     parser = cli.new_parser(__doc__)
     parser.add_argument("run", type=Path, help="folder of the quickstart")
     parser.add_argument("--unseen", type=int, default=540, help="images to reconstruct")
     parser.add_argument("--lessons", type=int, default=1800, help="images for the classifier")
     flags = cli.parse(parser)
-    run = flags.run
-    tokenizer = load_tokenizer(run / "tokenizer.ckpt")
+    run, tokenizer = flags.run, load_tokenizer(flags.run / "tokenizer.ckpt")
     size = tokenizer.height
     unseen = panoramas(flags.unseen, size, UNSEEN)
     model = classifier.train(*panoramas(flags.lessons, size, LESSONS), CLASSES, seed=0)
@@ -98,7 +88,11 @@ def main() -> None:
     crops = strips[..., width - count * size :].unfold(3, size, size).permute(0, 3, 1, 2, 4)
     far = agreement(model, crops.flatten(0, 1), kinds.repeat_interleave(count))
     far |= {"crop_size": size, "first_pixel": width - count * size, "strip_width": width}
-    show_tokens(tokenizer, unseen[0][0], run / "token_meaning.gif")
+    noise = seeding.normal(0, "meaning", shape=(size // tokenizer.column_width, tokenizer.channels))
+    frames = token_meaning(tokenizer, images.to_float(unseen[0][0]), noise)
+    frames = frames.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    frames = torch.cat([frames, frames[-1:].expand(6, -1, -1, -1)])  # the last one stays
+    images.save_gif(run / "token_meaning.gif", frames, ms=250)
     figures: dict[str, Figure] = {
         "psnr": reconstruction(tokenizer, *unseen, run / "reconstructions.png"),
         "agreement": agreement(model, samples, labels),

@@ -56,10 +56,14 @@ class ImageFiles(Dataset):
         """A sentence for each way in which files, taken as they are, differ from others."""
         if self.size:
             return []
-        formats, sizes = zip(*map(_heading, self.paths), strict=True)
+        lossy, sizes = [], []
+        for path in self.paths:
+            with Image.open(path) as file:  # reads the heading only
+                lossy.append(file.format in LOSSY)
+                sizes.append(file.size)
         usual = Counter(sizes).most_common(1)[0][0]
         kinds = {
-            "JPEG or WebP, whose compression changes every figure": [f in LOSSY for f in formats],
+            "JPEG or WebP, whose compression changes every figure": lossy,
             "of another size than most": [size != usual for size in sizes],
         }
         return [
@@ -67,15 +71,6 @@ class ImageFiles(Dataset):
             for what, odd in kinds.items()
             if any(odd)
         ]
-
-
-def _heading(path: str) -> tuple[str | None, tuple[int, int]]:
-    """Format and size of an image file, whose pixels are not read."""
-    try:
-        with Image.open(path) as file:
-            return file.format, file.size
-    except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{path}: not a readable image ({error})") from None
 
 
 def open_images(

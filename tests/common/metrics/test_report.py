@@ -148,44 +148,38 @@ def test_crops(folder, tmp_path):
             open_images(source, part=part)
 
 
-def one_of_several(rank, world, port, given, folder):
-    if world > 1:
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        numbers |= {"MASTER_PORT": port, "MASTER_ADDR": "localhost"}
-        os.environ.update({name: str(value) for name, value in numbers.items()})
+def measured(process, folders):
+    one, other = map(open_images, folders)
+    found = Evaluator(MetricConfig(splits=2, metric_bsz=2), Means(), process)
+    features, _ = found.extract(*other)
+    found = replace(found, reference=other[1], pooled=features and features.pooled)
+    return found.measure(*one)
+
+
+def one_of_several(rank, port, folders, file):
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 3, "LOCAL_WORLD_SIZE": 3}
+    numbers |= {"MASTER_PORT": port, "MASTER_ADDR": "localhost"}
+    os.environ.update({name: str(value) for name, value in numbers.items()})
     torch.set_num_threads(1)
-    one, other = given
     with distributed.launch("cpu") as process:
-        config = MetricConfig(splits=2, metric_bsz=2)
-        found, (dataset, about) = Evaluator(config, Means(), process), open_images(other)
-        features, _ = found.extract(dataset, about)
-        found = replace(found, reference=about, pooled=features and features.pooled)
-        record = found.measure(*open_images(one))
+        record = measured(process, folders)
         assert (record is not None) == process.is_main
         if record is not None:
-            (folder / f"{world}.json").write_text(json.dumps(record))
+            file.write_text(json.dumps(record))
 
 
 def test_any_number_of_processes_gives_the_same_figures(image_folders, tmp_path):
-    context = multiprocessing.get_context("fork")
-    for world in (1, 3):  # 5 batches: uneven for 3 processes
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        processes = [
-            context.Process(
-                target=one_of_several, args=(rank, world, port, image_folders, tmp_path)
-            )
-            for rank in range(world)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            assert process.exitcode == 0
-    records = [json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 3)]
-    assert [r["processes"] for r in records] == [1, 3]
-    assert len(records[0]["figures"]) == 7
-    one, three = (record["figures"] for record in records)
-    one.pop("kid_std")  # of one subset there is none
-    assert {name: three[name] for name in one} == pytest.approx(one, rel=1e-6)
+    context, file = multiprocessing.get_context("fork"), tmp_path / "record.json"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        given = (free.getsockname()[1], image_folders, file)
+    processes = [context.Process(target=one_of_several, args=(k, *given)) for k in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    three, one = json.loads(file.read_text()), measured(ALONE, image_folders)  # 5 batches: uneven
+    assert (one["processes"], three["processes"]) == (1, 3) and len(one["figures"]) == 7
+    del one["figures"]["kid_std"], three["figures"]["kid_std"]  # of one subset there is none
+    assert three["figures"] == pytest.approx(one["figures"], rel=1e-6)
