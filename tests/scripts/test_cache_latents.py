@@ -50,7 +50,7 @@ def test_a_folder_of_images_of_another_width(cache, tmp_path, caplog):
         images.save_image(tmp_path / "images" / f"{name}.png", pixels)
     bad = tmp_path / "images" / "a" / "1.png"
     bad.write_text("no image")
-    done = cache("--data_path", tmp_path / "images", "--img_size", 128)
+    done = cache("--data_path", tmp_path / "images", "--img_size", 128, "--num_workers", 0)
     assert done.code == 0 and str(bad) in caplog.text, done.err
     assert f"4 images x 2 flips: {tmp_path / 'x.safetensors'}" in done.out
     latents = checkpoint.load(tmp_path / "x.safetensors")
