@@ -26,7 +26,7 @@ from common.metrics.features import load_extractor
 from common.metrics.report import Evaluator, MetricConfig, table
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
-from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer, run_config
+from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer
 from tokenizer.evaluate import comparison, evaluate, extremes
 
 METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
@@ -51,7 +51,8 @@ def main() -> None:
     flags = parse()
     config, source = cli.read(MetricConfig, flags), flags.source
     with distributed.launch(flags.device) as process:
-        base = run_config(source, flags.base)
+        run = source.parent.parent / "configs" / "config.yaml"
+        base = flags.base or (source if source.suffix in YAML else run)
         given = (source, flags.config_path, flags.overrides if source.suffix in YAML else ())
         tokenizer = load_on_all(process, lambda: load_tokenizer(*given))
         crops, about = open_images(base, flags.part, flags.overrides)

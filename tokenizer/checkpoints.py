@@ -213,12 +213,3 @@ def from_released(
         ignored += rf"|(ema_)?semantic_decoder\.down\.?\d+\.?block\.?{surplus}\.?(norm|conv)\d"
     kept = {k: v for k, v in state.items() if k not in others and not re.match(ignored, k)}
     return {found.get(k, k): v for k, v in kept.items()} | {"token_scale": tokenizer.token_scale}
-
-
-def run_config(source: Path, base: Path | None) -> Path:
-    """The YAML file with the data of a checkpoint: `base`, the source itself, or its run's."""
-    run = source.parent.parent / "configs" / "config.yaml"
-    found = base or (source if source.suffix in YAML else run)
-    if not found.is_file():
-        raise UserError(f"{source}: lies in no run with {found}; expected -b/--base CONFIG.yaml")
-    return found

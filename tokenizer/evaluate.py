@@ -46,16 +46,13 @@ class Moments:
 
 
 @torch.no_grad()
-def measure_scale(
-    tokenizer: Tokenizer,
-    dataset: Dataset,
-    process: Process,
-    limit: int = SCALE_IMAGES,
-    **loading: int,
-) -> float:
-    """1/std of posterior samples over at most `limit` images, evenly spread over a data set; the
-    tokenizer keeps it. `loading`: as of `image_batches`."""
-    count, moments = min(limit, len(dataset)), Moments()
+def rescale(path: Path, dataset: Dataset, process: Process, **loading: int) -> Tokenizer:
+    """The tokenizer of our checkpoint with its tokens' scale, 1/std of posterior samples over at
+    most `SCALE_IMAGES` images, evenly spread over a data set, which is stored there. The first
+    process reads the file, once, for all. `loading`: as of `image_batches`."""
+    content = read(path) if process.is_main else {}
+    tokenizer = load_on_all(process, lambda: build(content, path))
+    count, moments = min(SCALE_IMAGES, len(dataset)), Moments()
     numbers = [k * len(dataset) // count for k in range(count)]
     for _, batch in image_batches(dataset, numbers, process, "token scale", **loading):
         moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
@@ -63,15 +60,6 @@ def measure_scale(
     if scale is None:
         raise UserError("the tokens of this tokenizer have no finite spread; was it trained?")
     tokenizer.token_scale.fill_(scale)
-    return scale
-
-
-def rescale(path: Path, dataset: Dataset, process: Process, **options: int) -> Tokenizer:
-    """The tokenizer of our checkpoint, with the scale that `measure_scale` finds, which is stored
-    there. The first process reads the file, once, for all."""
-    content = read(path) if process.is_main else {}
-    tokenizer = load_on_all(process, lambda: build(content, path))
-    scale = measure_scale(tokenizer, dataset, process, **options)
     if process.is_main:
         for name, tensor in content["state_dict"].items():
             if name.endswith("token_scale"):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 
 import pytest
@@ -14,7 +15,7 @@ from common import checkpoint
 from common.distributed import Process
 from common.panoramas.dataset import Panoramas
 from tokenizer import load_tokenizer
-from tokenizer.evaluate import measure_scale
+from tokenizer.evaluate import rescale
 
 
 def logged(run):
@@ -30,7 +31,7 @@ def states(run, name="last"):
     return checkpoint.load(run / "checkpoints" / f"{name}.ckpt")
 
 
-def test_a_run_leaves_its_folder(project):
+def test_a_run_leaves_its_folder(project, tmp_path):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_tiny", project.run.name)
     names = {p.name for p in project.run.iterdir()}
     assert names == {"checkpoints", "configs", "images", "logs", "results.json"}
@@ -59,7 +60,8 @@ def test_a_run_leaves_its_folder(project):
     assert tokenizer.fingerprint != raw.fingerprint
     expected = float(tokenizer.token_scale)
     process, dataset = Process(0, 0, 1, torch.device("cpu")), Panoramas(length=18, size=64)
-    scale = measure_scale(tokenizer, dataset, process, batch_size=4)
+    shutil.copy(path, tmp_path)
+    scale = float(rescale(tmp_path / path.name, dataset, process, batch_size=4).token_scale)
     assert scale != 1 and expected == float(raw.token_scale) == pytest.approx(scale)
 
 

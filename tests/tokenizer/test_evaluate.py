@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from common import images
+from common import checkpoint, images
 from common.distributed import Process
 from common.seeding import BatchDraws
-from tokenizer.evaluate import Moments, measure_scale
+from tokenizer import evaluate, load_tokenizer
+from tokenizer.evaluate import Moments, rescale
 from tokenizer.posterior import Posterior
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
@@ -32,21 +33,17 @@ def test_tokens_without_spread_have_no_scale(value):
     assert moments.scale(ALONE.device) is None
 
 
-def test_batches_and_shares_do_not_matter(tokenizer):
-    dataset = some_images(7)
+def test_the_scale_is_stored_whatever_the_batches(tokenizer, tmp_path, monkeypatch):
+    path, dataset = tmp_path / "last.ckpt", some_images(7)
+    state = {f"tokenizer.{k}": v for k, v in tokenizer.state_dict().items()}
+    checkpoint.save(path, {"state_dict": state, "tokenizer": tokenizer.sizes})
     whole = images.to_float(torch.stack([dataset[i][0] for i in range(7)]))
-    moments = Moments()
-    with torch.no_grad():
-        moments.add(tokenizer.encode(whole))
-    expected = moments.scale(ALONE.device)
-    for batch_size in (2, 7):
-        assert measure_scale(tokenizer, dataset, ALONE, batch_size=batch_size) == pytest.approx(
-            expected
-        )
-    # every second image
-    some = Moments()
-    with torch.no_grad():
-        some.add(tokenizer.encode(whole[[0, 2, 4]]))
-    found = measure_scale(tokenizer, dataset, ALONE, limit=3)
-    assert found == pytest.approx(some.scale(ALONE.device))
-    assert found != pytest.approx(expected)
+    for limit, numbers in ((50_000, range(7)), (3, [0, 2, 4])):
+        monkeypatch.setattr(evaluate, "SCALE_IMAGES", limit)
+        moments = Moments()
+        with torch.no_grad():
+            moments.add(tokenizer.encode(whole[[*numbers]]))
+        expected = moments.scale(ALONE.device)
+        for batch_size in (2, 7):
+            found = rescale(path, dataset, ALONE, batch_size=batch_size).token_scale
+            assert load_tokenizer(path).token_scale == found == pytest.approx(expected)
