@@ -11,13 +11,8 @@ def lpips(pretrained_folder):
 
 
 @pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture
-def pair(generator):
-    return torch.rand(2, 3, 3, 32, 48, generator=generator) * 2 - 1
+def pair():
+    return torch.rand(2, 3, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_the_distance_follows_its_definition(lpips, pair):
