@@ -174,14 +174,9 @@ def arguments(
 
     Those `injected` may not be among them; all others without a default must, if `complete`.
     """
-    values = _plain(values, where)
+    values, (named, others) = _plain(values, where), _parameters(build)
     fields = dataclasses.fields(build) if dataclasses.is_dataclass(build) else ()
     metadata: dict[str, Mapping[str, Any]] = {field.name: field.metadata for field in fields}
-    hinted = build.__init__ if inspect.isclass(build) and not fields else build
-    hints = typing.get_type_hints(hinted, include_extras=True)
-    parameters = inspect.signature(build).parameters.values()
-    named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    others = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if not isinstance(values, Mapping):
         place = where or "configuration"
         raise UserError(f"{place}: found {values!r}, expected a mapping with {', '.join(named)}")
@@ -194,10 +189,29 @@ def arguments(
     for name, p in named.items():
         if complete and p.default is p.empty and name not in {*values, *injected}:
             raise UserError(f"{shown[name]}: missing")
+    hints = {name: named[name].annotation if name in named else Any for name in values}
     return {
-        name: _converted(value, hints.get(name, Any), metadata.get(name, {}), shown[name])
+        name: _converted(value, hints[name], metadata.get(name, {}), shown[name])
         for name, value in values.items()
     }
+
+
+def _parameters(build: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The parameters of `build` by name, with their type hints, and whether it takes others too.
+    What a constructor takes as `**options` are the parameters of its base class."""
+    functions: list[Callable[..., Any]] = [build]
+    if inspect.isclass(build) and not dataclasses.is_dataclass(build):
+        functions = [vars(c)["__init__"] for c in build.__mro__ if "__init__" in vars(c)]
+    named: dict[str, inspect.Parameter] = {}
+    for function in functions:
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = inspect.signature(function).parameters.values()
+        for p in parameters:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self":
+                named.setdefault(p.name, p.replace(annotation=hints.get(p.name, Any)))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return named, False
+    return named, True
 
 
 def _converted(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:

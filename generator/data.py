@@ -64,8 +64,8 @@ def image_data(
     height, column_width = of.height, of.column_width
     if given.data_path:
         where, size = "--img_size", (height, given.img_size or height)
-        how: Any = {"seed": seed, "width": size[1], "interpolation": given.interpolation}
-        dataset: Dataset = ImageFolder(given.data_path, height, train, **how)
+        how = {"seed": seed, "width": size[1], "interpolation": given.interpolation}
+        dataset: Dataset = ImageFolder(given.data_path, size=height, train=train, **how)
     elif given.img_size:
         raise UserError("--img_size: given without --data_path, whose images it is the width of")
     else:

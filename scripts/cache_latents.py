@@ -3,9 +3,9 @@
     python scripts/cache_latents.py --config_path STAGE_TWO.yaml --cached_path latents.safetensors
     torchrun --nproc_per_node=8 scripts/cache_latents.py ...
 
-Of each image the centre crop is encoded, or --crops random ones; where training would flip at
-random, both flips of each. The same command goes on with what was stopped, on any number of
-processes; what is done lies in <cached_path>.parts until then.
+Of each image the centre crop is encoded; where training would flip at random, both flips. The same
+command goes on with what was stopped, on any number of processes; what is done lies in
+<cached_path>.parts until then.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common import cli, config, distributed
 from common.config import setting
-from common.data.latents import Views, cache_latents
+from common.data.latents import cache_latents
 from common.errors import UserError, run_cli
 from common.precision import full_float32
 from common.provenance import cores
@@ -27,8 +27,6 @@ from tokenizer.checkpoints import load_on_all, load_tokenizer
 @dataclass(frozen=True)
 class CacheConfig(ImageConfig):
     cached_path: str = setting("", "file to write, *.safetensors")
-    crops: int = setting(0, "random crops of each image; 0: the centre crop", min=0)
-    seed: int = setting(0, "random seed of the crops")
     batch_size: int = setting(64, "images of one process in one batch", min=1)
     num_workers: int = setting(10, "loader processes, no more than there are cores", min=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
@@ -52,13 +50,12 @@ def main() -> None:
         tokenizer = load_on_all(
             process, lambda: load_tokenizer(given.config_path, overrides=overrides)
         )
-        dataset = image_data(given, overrides, tokenizer, train=True, seed=given.seed)
-        views = Views(dataset, given.crops)
+        dataset = image_data(given, overrides, tokenizer, train=True, seed=0)
         node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
         made = given.data_path or OmegaConf.to_container(node, resolve=True)
         if given.interpolation != ImageConfig.interpolation:
             made = [made, given.interpolation]
-        header = describe_tokens(tokenizer, dataset.class_names, data=made, seed=given.seed)
+        header = describe_tokens(tokenizer, dataset.class_names, data=made)
 
         def means(images: Tensor) -> Tensor:
             with full_float32():
@@ -66,11 +63,10 @@ def main() -> None:
 
         path = Path(given.cached_path)
         batches = given.batch_size, min(given.num_workers, cores())
-        fresh = cache_latents(views, means, header, process, *batches, path)
+        fresh = cache_latents(dataset, means, header, process, *batches, path)
         if process.is_main:
-            crops = f" x {views.crops} crops" if views.crops else ""
-            flips = " x 2 flips" if views.flips else ""
-            print(f"{len(views)} images{crops}{flips}: {path}{'' if fresh else ' (there already)'}")
+            flips = " x 2 flips" if getattr(dataset, "flip", False) else ""
+            print(f"{len(dataset)} images{flips}: {path}{'' if fresh else ' (there already)'}")
 
 
 if __name__ == "__main__":

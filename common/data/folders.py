@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,24 +38,10 @@ class Listing(NamedTuple):
     class_names: list[str]
 
 
-class Paths(Sequence[str]):
-    """File names in one block of memory, which forked workers share: of a list each would come to
-    hold a copy, because reading a string counts a reference inside it."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._names = np.array([os.fsencode(path) for path in paths], dtype=bytes)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, i):
-        return os.fsdecode(self._names[i])
-
-
 class ImageDataset(Dataset):
-    """Images from files, resized until the crop just fits inside, then cut: `size` pixels high and,
-    if not `width`, wide; the centre or, with `random_crop`, anywhere; with `flip`, half of them
-    mirrored. One that cannot be read is logged, and the next readable one takes its place."""
+    """Images of a listing, resized until the crop just fits inside, then cut: `size` pixels high
+    and, if not `width`, wide; to `train` anywhere, or as `random_crop` says, and with `flip` half
+    of them mirrored. One that cannot be read is logged; the next readable one takes its place."""
 
     kind = "images"
 
@@ -63,18 +49,22 @@ class ImageDataset(Dataset):
         self,
         source: str | Path,
         listing: Listing,
-        size: int,
-        width: int | None = None,
-        random_crop: bool = False,
-        flip: bool = False,
+        /,
+        size: Positive,
+        train: bool = False,
+        flip: bool = True,
         seed: int = 0,
+        width: Positive | None = None,
         interpolation: images.Interpolation = "bicubic",
+        random_crop: bool | None = None,
     ) -> None:
         self.source, self.height, self.width = source, size, width or size
-        self.random_crop, self.flip, self.seed = random_crop, flip, seed
-        self.interpolation = interpolation
-        self.paths, self.labels = Paths(listing.paths), np.asarray(listing.labels)
-        self.class_names = listing.class_names
+        self.random_crop = train if random_crop is None else random_crop
+        self.flip, self.seed, self.interpolation = train and flip, seed, interpolation
+        # In one block of memory, which forked workers share: of a list of strings each would come
+        # to hold a copy, because reading a string counts a reference inside it.
+        self.paths = np.array([os.fsencode(path) for path in listing.paths], dtype=bytes)
+        self.labels, self.class_names = np.asarray(listing.labels), listing.class_names
         # One flag an image, in memory that workers share: an image met twice counts once.
         self.unreadable_flags = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
 
@@ -100,8 +90,8 @@ class ImageDataset(Dataset):
             index = (start + step) % len(self)
             if self.unreadable_flags[index]:
                 continue
+            path, size = os.fsdecode(self.paths[index]), (self.height, self.width)
             try:
-                path, size = self.paths[index], (self.height, self.width)
                 image = images.read_rgb(path)
                 return images.resize_to_cover(image, *size, self.interpolation), index
             except UserError as error:
@@ -119,20 +109,10 @@ def count_unreadable(dataset: Dataset, device: torch.device) -> int:
 
 class ImageFolder(ImageDataset):
     """Images in `root/<class>/**`; labels count the class folders in the order of their names as
-    strings (`10` before `2`). Unless to `train`, the centre is cropped and nothing flipped."""
+    strings (`10` before `2`)."""
 
-    def __init__(
-        self,
-        root: str,
-        size: Positive,
-        train: bool = False,
-        flip: bool = True,
-        seed: int = 0,
-        width: Positive | None = None,
-        interpolation: images.Interpolation = "bicubic",
-    ) -> None:
-        found = list_folder(Path(root))
-        super().__init__(root, found, size, width, train, train and flip, seed, interpolation)
+    def __init__(self, root: str, **options: Any) -> None:
+        super().__init__(root, list_folder(Path(root)), **options)
 
 
 class ImageList(ImageDataset):
@@ -144,19 +124,8 @@ class ImageList(ImageDataset):
     these in the order of their names. Images that are missing, but for the first, are unreadable.
     """
 
-    def __init__(
-        self,
-        file: str,
-        size: Positive,
-        train: bool = False,
-        flip: bool = True,
-        seed: int = 0,
-        width: Positive | None = None,
-        root: str | None = None,
-        interpolation: images.Interpolation = "bicubic",
-    ) -> None:
-        found = read_list(file, root)
-        super().__init__(file, found, size, width, train, train and flip, seed, interpolation)
+    def __init__(self, file: str, root: str | None = None, **options: Any) -> None:
+        super().__init__(file, read_list(file, root), **options)
 
 
 def list_folder(root: Path) -> Listing:

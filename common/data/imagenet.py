@@ -6,8 +6,8 @@ images are `data/<synset>/*.JPEG`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from common import images
 from common.config import Positive, structured
 from common.data.folders import ImageDataset, list_folder
 from common.errors import UserError
@@ -27,8 +27,7 @@ class ImageNetConfig:
 class ImageNetTrain(ImageDataset):
     """The training images; labels count the synsets in the order of their names.
 
-    `config` has `datadir`, and maybe `random_crop` (default true) and `size`, which may also be
-    given beside it; other arguments as of `ImageDataset`, `flip` by default true.
+    `config` has `datadir`, and maybe `random_crop` and `size`, which may be given beside it too.
     """
 
     part, train = "ILSVRC2012_train", True
@@ -37,23 +36,18 @@ class ImageNetTrain(ImageDataset):
         self,
         config: ImageNetConfig | None = None,
         size: Positive | None = None,
-        flip: bool | None = None,
-        seed: int = 0,
-        width: Positive | None = None,
-        interpolation: images.Interpolation = "bicubic",
+        **options: Any,
     ) -> None:
         settings = structured(ImageNetConfig, config or {}, "config")
         size = settings.size or size
         if size is None or not settings.datadir:
             name = "datadir" if size else "size"
-            raise UserError(
-                f"config.{name}: missing; expected the folder above {BELOW}, and pixels"
-            )
+            raise UserError(f"config.{name}: missing; the folder above {BELOW}, and pixels")
         root = Path(settings.datadir) / BELOW / self.part / "data"
         if not root.is_dir():
             raise UserError(f"config.datadir: no such folder {root}")
-        crop, flip = (self.train if x is None else x for x in (settings.random_crop, flip))
-        super().__init__(root, list_folder(root), size, width, crop, flip, seed, interpolation)
+        options = {"train": self.train, "random_crop": settings.random_crop, **options}
+        super().__init__(root, list_folder(root), size=size, **options)
 
 
 class ImageNetValidation(ImageNetTrain):

@@ -1,9 +1,9 @@
 """Cached tokens: the posterior means of a data set, encoded once and then trained on.
 
-Means rather than samples, so that the posterior's noise stays fresh in every epoch. Crops and flips
-are drawn when the images are encoded; of these views training takes one at a time.
+Means rather than samples, so that the posterior's noise stays fresh in every epoch. Where training
+flips at random, both flips of an image are encoded, of which it takes one at a time.
 
-Shapes: N images, V views of each, L columns, C token channels, H W pixels.
+Shapes: N images, V flips of each (1 or 2), L columns, C token channels, H W pixels.
 """
 
 import copy
@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -36,18 +36,7 @@ from common.signals import ignore_signals
 
 SHARD = 256  # images
 KIND = "column latents"
-LAYOUT = "means [image, crop and flip, column, channel], in the posterior's scale"
-
-
-@dataclass(frozen=True)
-class ViewsHeader:
-    """The views that a file of tokens holds of its images."""
-
-    images: int = setting(min=1)
-    pixels: tuple[int, int] = setting(help="height and width", min=1)
-    crops: int = setting(help="random crops an image; 0: the centre crop", min=0)
-    flips: bool = setting(help="whether each crop is followed by its flip")
-    files: str = setting(help="digest of the images' names and labels")
+LAYOUT = "means [image, flip, column, channel], in the posterior's scale"
 
 
 @dataclass(frozen=True)
@@ -60,9 +49,11 @@ class LatentHeader:
     height: int = setting(help="of the images in pixels", min=1)
     column_width: int = setting(help="of a token in pixels", min=1)
     class_names: list[str] = setting(help="names of the classes")
-    views: ViewsHeader | None = None  # filled in by `cache_latents`
     data: Any = None  # the images, in plain values
-    seed: int = 0  # of the crops
+    images: int = 0  # their number; this and what follows is filled in by `cache_latents`
+    width: int = 0  # in pixels
+    flips: bool = False  # whether each image is followed by its flip
+    files: str = ""  # digest of the images' names and labels
     layout: str = setting(LAYOUT, choices=(LAYOUT,))
     kind: str = setting(KIND, choices=(KIND,))
 
@@ -70,9 +61,9 @@ class LatentHeader:
 class LatentDataset(Dataset):
     """Posterior means [L, C] and labels from a file of `cache_latents`, read as they are needed.
 
-    An item is a `Draw`, whose number with `seed` chooses the view as it would choose crop and flip
-    of the image, or an int, for the first view. `tokenizer` is the fingerprint of the one in use,
-    for which the file must have been made. The first process verifies the file's checksum.
+    An item is a `Draw`, whose number with `seed` chooses the flip, or an int, for the image as it
+    is. `tokenizer` is the fingerprint of the one in use, for which the file must have been made.
+    The first process verifies the file's checksum.
     """
 
     kind = "latents"
@@ -85,20 +76,17 @@ class LatentDataset(Dataset):
         made = self.header.tokenizer
         if tokenizer not in (None, made):
             raise UserError(f"{path}: found tokens of tokenizer {made}, expected of {tokenizer}")
-        self.class_names, views = self.header.class_names, self.header.views
-        self.crops, self.flips = views.crops, views.flips
-        counts = (views.images, max(self.crops, 1) * (1 + self.flips))
+        self.class_names, self.flips = self.header.class_names, self.header.flips
         first = os.environ.get("RANK", "0") == "0" and not multiprocessing.parent_process()
         tensors = checkpoint.load(path, verify=first)  # mapped, not read
-        self.means, self.labels = tensors.get("means"), tensors.get("labels")
+        self.means, self.labels = (tensors.get(k, torch.empty(0)) for k in ("means", "labels"))
         if (
-            self.means is None
-            or self.labels is None
-            or self.means.shape != (*counts, *self.means.shape[-2:])
-            or self.labels.shape != counts[:1]
+            self.means.ndim != 4
+            or self.means.shape[:2] != (self.header.images, 1 + self.flips)
+            or self.labels.shape != (self.header.images,)
             or not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names)
         ):
-            raise UserError(f"{path}: damaged: its tokens are not those of its header ({views})")
+            raise UserError(f"{path}: damaged: its tokens are not those of its header")
 
     def __len__(self) -> int:
         return len(self.means)
@@ -106,12 +94,8 @@ class LatentDataset(Dataset):
     def __getitem__(self, i: int | Draw) -> tuple[Tensor, int]:
         if isinstance(i, int):
             return self.means[i, 0], int(self.labels[i])
-        view, randomness = 0, stream(self.seed, "crop", i.number)
-        if self.means.shape[1] > 1:
-            view = int(randomness.integers(max(self.crops, 1)))
-        if self.flips:
-            view = 2 * view + int(randomness.random() < 0.5)
-        return self.means[i.index, view], int(self.labels[i.index])
+        flip = self.flips and stream(self.seed, "crop", i.number).random() < 0.5
+        return self.means[i.index, int(flip)], int(self.labels[i.index])
 
     def __reduce__(self) -> tuple[Any, ...]:  # a worker that is not forked maps the file itself
         return LatentDataset, (self.path, None, self.seed)
@@ -122,51 +106,17 @@ def read_header(path: str | os.PathLike[str]) -> LatentHeader:
     try:
         values = json.loads(checkpoint.load_metadata(path).get("header", "null"))
         header = structured(LatentHeader, values, "header")
-        if header.views is None or not header.class_names:
-            raise UserError("header: has no views or no class names")
+        if not header.images or not header.class_names:
+            raise UserError("header: has no images or no class names")
     except (ValueError, RecursionError) as error:
         made = "a file of cached tokens of this version of scripts/cache_latents.py"
         raise UserError(f"{path}: not {made} ({error})") from None
     return header
 
 
-class Views(Dataset):
-    """The views to cache of each image of `dataset`, which is as training would open it: `crops`
-    random crops, or the centre crop for 0; where training flips at random, both flips of each."""
-
-    def __init__(self, dataset: Dataset, crops: int = 0) -> None:
-        self.flips = bool(getattr(dataset, "flip", False))
-        if isinstance(dataset, ImageDataset):
-            dataset = copy.copy(dataset)
-            dataset.flip, dataset.random_crop = False, crops > 0
-        elif crops:
-            raise UserError("--crops: given, but this data draws no crops")
-        self.dataset, self.crops = dataset, crops
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        """The crops of image i, uint8 [crops, 3, H, W], not flipped, and its label."""
-        if not self.crops:
-            image, label = self.dataset[i]
-            return image[None], label
-        found = [self.dataset[Draw(i, crop * len(self) + i)] for crop in range(self.crops)]
-        return torch.stack([image for image, _ in found]), found[0][1]
-
-    def describe(self) -> ViewsHeader:
-        """For the file's header."""
-        height, width = self[0][0].shape[2:]
-        digest = hashlib.sha256()
-        if isinstance(self.dataset, ImageDataset):
-            digest.update(b"".join(os.fsencode(path) + b"\n" for path in self.dataset.paths))
-            digest.update(self.dataset.labels.tobytes())
-        shape, files = (height, width), digest.hexdigest()[:16]
-        return ViewsHeader(len(self), shape, self.crops, self.flips, files)
-
-
+@torch.inference_mode()
 def cache_latents(
-    views: Views,
+    dataset: Dataset,
     encode: Callable[[Tensor], Tensor],
     header: LatentHeader,
     process: Process,
@@ -174,7 +124,8 @@ def cache_latents(
     num_workers: int,
     path: Path,
 ) -> bool:
-    """Encode every view of every image once; False if the file is there already, and is the same.
+    """Encode every image of `dataset` once, cut at its centre; where training flips at random, both
+    flips of each. False if the file is there already, and is the same.
 
     Each `SHARD` of images goes to a file of its own in `path`.parts, shared out to the processes;
     an attempt that was stopped goes on with those that are missing, on any number of processes.
@@ -184,60 +135,51 @@ def cache_latents(
         header: what makes the means; a file, or the beginning of one, with another is refused.
         batch_size: images in a batch of one process.
     """
-    values = _plain(dataclasses.replace(header, views=views.describe()))
-    parts = path.with_name(f"{path.name}.parts")
+    flips, digest = bool(getattr(dataset, "flip", False)), hashlib.sha256()
+    if isinstance(dataset, ImageDataset):
+        dataset = copy.copy(dataset)
+        dataset.flip = dataset.random_crop = False
+        digest.update(b"".join(name + b"\n" for name in dataset.paths))
+        digest.update(dataset.labels.tobytes())
+    size = {"images": len(dataset), "width": dataset[0][0].shape[2], "flips": flips}
+    header = dataclasses.replace(header, **size, files=digest.hexdigest()[:16])
+    values, parts = dataclasses.asdict(header), path.with_name(f"{path.name}.parts")
     if path.exists():
-        check_same(path, _plain(read_header(path)), values)
+        check_same(path, dataclasses.asdict(read_header(path)), values)
         if process.is_main:
             shutil.rmtree(parts, ignore_errors=True)
         return False
     if process.is_main:
         claim_folder(parts, values)
     distributed.barrier()
-    files = [parts / f"{k:06d}.safetensors" for k in range(-(-len(views) // SHARD))]
+    files = [parts / f"{k:06d}.safetensors" for k in range(-(-len(dataset) // SHARD))]
     missing = distributed.broadcast_object([k for k, file in enumerate(files) if not file.exists()])
-    mine = {k: files[k] for k in missing[process.rank :: process.world]}
-    _encode(views, encode, mine, process, batch_size, num_workers)
-    distributed.barrier()
-    if process.is_main:
-        shards = [checkpoint.load(file) for file in files]  # mapped, not read
-        tensors = {name: [shard[name] for shard in shards] for name in ("means", "labels")}
-        checkpoint.save_safetensors(path, tensors, {"header": json.dumps(values)})
-        shutil.rmtree(parts)
-    distributed.barrier()
-    return True
+    mine = missing[process.rank :: process.world]
 
-
-def _plain(header: LatentHeader) -> dict[str, Any]:
-    """As JSON gives it back, which knows no tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(header)))
-
-
-@torch.inference_mode()
-def _encode(
-    views: Views,
-    encode: Callable[[Tensor], Tensor],
-    shards: Mapping[int, Path],
-    process: Process,
-    batch_size: int,
-    num_workers: int,
-) -> None:
-    parts = [range(k * SHARD, min((k + 1) * SHARD, len(views))) for k in shards]
-    batches = [list(BatchSampler(part, batch_size, drop_last=False)) for part in parts]
+    shards = [range(k * SHARD, min((k + 1) * SHARD, len(dataset))) for k in mine]
+    batches = [list(BatchSampler(shard, batch_size, drop_last=False)) for shard in shards]
     order = list(chain.from_iterable(batches))
     options = {"num_workers": num_workers, "worker_init_fn": ignore_signals}
-    items = iter(DataLoader(views, batch_sampler=order, **options))
+    items = iter(DataLoader(dataset, batch_sampler=order, **options))
     with progress_bar(len(order), "encoding", "batch", process.is_main) as bar:
-        for file, part in zip(shards.values(), batches, strict=True):
+        for k, shard in zip(mine, batches, strict=True):
             means, labels = [], []
-            for crops, names in islice(items, len(part)):
-                pixels = images.to_float(crops.to(process.device, non_blocking=True))
-                kinds = [pixels, pixels.flip(4)] if views.flips else [pixels]
-                found = torch.stack([encode(kind.flatten(0, 1)) for kind in kinds], dim=1)
-                means.append(found.unflatten(0, crops.shape[:2]).flatten(1, 2).float().cpu())
-                labels.append(names)
+            for pixels, classes in islice(items, len(shard)):
+                x = images.to_float(pixels.to(process.device, non_blocking=True))
+                both = [encode(x), encode(x.flip(3))] if flips else [encode(x)]
+                means.append(torch.stack(both, dim=1).float().cpu())
+                labels.append(classes)
                 bar.update()
             tensors = {"means": torch.cat(means), "labels": torch.cat(labels)}
             if not checkpoint.is_finite(tensors["means"]):
-                raise UserError(f"{file}: the tokenizer's means are not finite")
-            checkpoint.save_safetensors(file, tensors)
+                raise UserError(f"{files[k]}: the tokenizer's means are not finite")
+            checkpoint.save_safetensors(files[k], tensors)
+    distributed.barrier()
+
+    if process.is_main:
+        loaded = [checkpoint.load(file) for file in files]  # mapped, not read
+        joined = {name: [tensors[name] for tensors in loaded] for name in ("means", "labels")}
+        checkpoint.save_safetensors(path, joined, {"header": json.dumps(values)})
+        shutil.rmtree(parts)
+    distributed.barrier()
+    return True

@@ -4,11 +4,13 @@ Shapes: N images, B of a batch, H W pixels, D features, K classes.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -16,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, distributed, images
-from common.data.folders import Paths, count_unreadable, images_below
+from common.data.folders import count_unreadable, images_below
 from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
@@ -43,13 +45,14 @@ class ImageFiles(Dataset):
     def __init__(
         self, paths: Sequence[str | Path], size: int | None = None, crop: str = "center"
     ) -> None:
-        self.paths, self.size, self.crop = Paths([str(path) for path in paths]), size, crop
+        self.paths = np.array([os.fsencode(path) for path in paths], dtype=bytes)
+        self.size, self.crop = size, crop
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[Tensor]:
-        image = images.read_rgb(self.paths[i])
+        image = images.read_rgb(os.fsdecode(self.paths[i]))
         return (CROPS[self.crop](image, self.size) if self.size else images.to_tensor(image),)
 
     def oddities(self) -> list[str]:
@@ -57,7 +60,8 @@ class ImageFiles(Dataset):
         if self.size:
             return []
         lossy, sizes = [], []
-        for path in self.paths:
+        paths = [os.fsdecode(path) for path in self.paths]
+        for path in paths:
             with Image.open(path) as file:  # reads the heading only
                 lossy.append(file.format in LOSSY)
                 sizes.append(file.size)
@@ -67,7 +71,7 @@ class ImageFiles(Dataset):
             "of another size than most": [size != usual for size in sizes],
         }
         return [
-            f"{sum(odd)} of {len(self)} images are {what}, such as {self.paths[odd.index(True)]}"
+            f"{sum(odd)} of {len(self)} images are {what}, such as {paths[odd.index(True)]}"
             for what, odd in kinds.items()
             if any(odd)
         ]

@@ -58,22 +58,6 @@ def test_a_folder_of_images_of_another_width(cache, tmp_path, caplog):
     assert latents["labels"].tolist() == [0, 1, 1, 1]  # the next readable one took its place
 
 
-def test_random_crops(cache, tmp_path):
-    """Of a data set that crops and flips at random, as its config says."""
-    for k in range(4):
-        pixels = torch.randint(256, (3, 70, 140), dtype=torch.uint8)
-        images.save_image(tmp_path / "images" / "a" / f"{k}.png", pixels)
-    node = "data.params.train"
-    overrides = (f"{node}.target=common.data.folders.ImageFolder", f"{node}.params=null")
-    params = f"{node}.params={{root: {tmp_path / 'images'}, size: 64, train: true}}"
-    done = cache("--crops", 3, *overrides, params)
-    assert done.code == 0 and "4 images x 3 crops x 2 flips" in done.out
-    means = checkpoint.load(tmp_path / "x.safetensors")["means"]
-    assert means.shape == (4, 6, 8, 4)
-    crops = means[1, ::2].flatten(1)
-    assert any(not torch.equal(crops[0], crop) for crop in crops)
-
-
 @pytest.mark.parametrize(
     ("flags", "name"),
     [

@@ -9,7 +9,7 @@ from PIL import Image
 from common import checkpoint
 from common.data import latents
 from common.data.folders import ImageFolder
-from common.data.latents import LatentDataset, LatentHeader, Views, ViewsHeader, cache_latents
+from common.data.latents import LatentDataset, LatentHeader, cache_latents
 from common.data.sampler import Draw
 from common.distributed import Process
 from common.errors import UserError
@@ -37,15 +37,15 @@ def encode(pictures):
     return pictures[:, 0, 0, :, None].contiguous()
 
 
-def cache(path, dataset=None, header=HEADER, crops=0, process=ALONE, workers=0):
-    views = Views(Colours() if dataset is None else dataset, crops)
-    return cache_latents(views, encode, header, process, 3, workers, path)
+def cache(path, dataset=None, header=HEADER, process=ALONE, workers=0):
+    dataset = Colours() if dataset is None else dataset
+    return cache_latents(dataset, encode, header, process, 3, workers, path)
 
 
-def write(path, means, crops=1, flips=False, **changes):
+def write(path, means, flips=False, **changes):
     """Means [N, V, L, C], of classes 0, 1, 0, …"""
-    views = ViewsHeader(len(means), (4, 4), crops, flips, "")
-    header = dataclasses.asdict(dataclasses.replace(HEADER, views=views)) | changes
+    filled = dataclasses.replace(HEADER, images=len(means), width=4, flips=flips)
+    header = dataclasses.asdict(filled) | changes
     tensors = {"means": means, "labels": torch.arange(len(means)) % 2}
     checkpoint.save_safetensors(path, tensors, {"header": json.dumps(header)})
 
@@ -69,7 +69,7 @@ def photographs(tmp_path):
         image = Image.new("RGB", (10, 4))
         image.putdata([(20 * x + k, 0, 0) for _ in range(4) for x in range(10)])
         image.save(folder / f"{k}.png")
-    return lambda **given: ImageFolder(str(folder.parent), 4, **{"train": True, **given})
+    return lambda **given: ImageFolder(str(folder.parent), size=4, **{"train": True, **given})
 
 
 def reds(mean):
@@ -119,7 +119,7 @@ def test_nothing_is_overwritten(path, small_shards):
     other = dataclasses.replace(HEADER, tokenizer="xyz")
     with pytest.raises(UserError, match=r"tokens\.safetensors: made with tokeni"):
         cache(path, header=other)
-    with pytest.raises(UserError, match=r"made with views .*'images': 7"):
+    with pytest.raises(UserError, match="made with images 7, not 8"):
         cache(path, Colours(8))
     assert path.stat().st_mtime_ns == before
 
@@ -133,28 +133,15 @@ def test_both_flips_are_kept_where_training_flips(path, photographs):
         assert reds(found.means[k, 1]) == [120 + k, 100 + k, 80 + k, 60 + k]
 
 
-def test_random_crops_are_kept(path, photographs):
-    cache(path, photographs(), crops=5)
-    means = LatentDataset(path, "abc").means
-    assert means.shape == (3, 10, 4, 1)
-    starts = {(reds(means[k, 2 * c])[0] - k) // 20 for k in range(3) for c in range(5)}
-    assert len(starts) > 2 and starts <= set(range(7))
-    for view in range(0, 10, 2):
-        assert torch.equal(means[:, view + 1], means[:, view].flip(1))
-    with pytest.raises(UserError, match="--crops: given, but this data draws no crops"):
-        Views(Colours(), crops=2)
-
-
-def test_training_takes_a_view_at_random(path):
-    means = torch.arange(12.0).view(2, 6, 1, 1)
-    write(path, means, crops=3, flips=True)
+def test_training_takes_a_flip_at_random(path):
+    means = torch.arange(4.0).view(2, 2, 1, 1)
+    write(path, means, flips=True)
     found = LatentDataset(path, "abc", seed=1)
-    taken = torch.tensor([int(found[Draw(1, number)][0]) - 6 for number in range(600)])
-    shares = taken.bincount(minlength=6) / 600
-    assert shares.tolist() == pytest.approx([1 / 6] * 6, abs=0.05)
+    taken = [int(found[Draw(1, number)][0]) - 2 for number in range(600)]
+    assert sum(taken) / 600 == pytest.approx(0.5, abs=0.05)
     again = LatentDataset(path, "abc", seed=1)
-    assert [int(again[Draw(1, k)][0]) - 6 for k in range(9)] == taken[:9].tolist()
-    assert int(found[1][0]) == 6
+    assert [int(again[Draw(1, k)][0]) - 2 for k in range(9)] == taken[:9]
+    assert int(found[1][0]) == 2
 
 
 def test_pickled_for_a_worker_tokens_stay_in_the_file(path):
@@ -164,12 +151,12 @@ def test_pickled_for_a_worker_tokens_stay_in_the_file(path):
     assert torch.equal(pickle.loads(pickled).means, LatentDataset(path).means)
 
 
-LIES = {"kind": "x", "token_scale": float("nan"), "class_names": ["a"], "views": None, "more": 1}
+LIES = {"kind": "x", "token_scale": float("nan"), "class_names": ["a"], "images": 0, "more": 1}
 
 
 @pytest.mark.parametrize("key", LIES)
 def test_a_header_that_lies_is_refused(path, key):
-    write(path, torch.randn(4, 1, 2, 3), crops=0, **{key: LIES[key]})
+    write(path, torch.randn(4, 1, 2, 3), **{key: LIES[key]})
     with pytest.raises(UserError, match=r"tokens\.safetensors"):
         LatentDataset(path)
 
