@@ -34,24 +34,16 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_a_file_is_fetched_and_recorded(fetch, directory, source, monkeypatch):
-    known = replace(FILES["vgg16"], url=source, sha256=DIGEST[:8])
-    monkeypatch.setitem(FILES, "vgg16", known)
-    done = fetch("vgg16")
-    path = directory / "vgg16-397923af.pth"
-    assert (done.code, done.out) == (0, f"vgg16: {path}\n")
-    assert path.read_bytes() == CONTENT
-    assert names(directory) == ["SHA256SUMS", path.name]
-    assert (directory / "SHA256SUMS").read_text() == f"{DIGEST}  {path.name}\n"
+def test_a_file_is_fetched_and_compared(fetch, directory, source, monkeypatch):
+    for known, code in (("0" * 8, 1), (DIGEST[:8], 0)):
+        file = replace(FILES["vgg16"], url=source, sha256=known)
+        monkeypatch.setitem(FILES, "vgg16", file)
+        done = fetch("vgg16")
+        assert done.code == code and known in done.err + DIGEST
+        assert names(directory) == ([] if code else [file.name])
+    assert (directory / file.name).read_bytes() == CONTENT
     assert "is there already" in fetch("vgg16").out
     assert "vgg16         there" in fetch("--list").out
-
-
-def test_one_that_fails_is_not_kept_and_does_not_stop_the_others(fetch, directory, source):
-    done = fetch("--url", f"vgg16={source}", "--url", f"other.ckpt={source}")
-    assert done.code == 1
-    assert DIGEST in done.err and "expected 397923af" in done.err
-    assert names(directory) == ["SHA256SUMS", "other.ckpt"]
 
 
 @pytest.fixture
@@ -92,16 +84,9 @@ def test_a_file_of_the_hub(fetch, directory, hub):
     done = fetch("dino", "imagenet_huge.ckpt")
     assert done.code == 0, done.err
     name = "vit_small_patch16_224.dino.safetensors"
-    assert names(directory) == ["SHA256SUMS", "imagenet_huge.ckpt", name]
+    assert names(directory) == ["imagenet_huge.ckpt", name]
     assert (directory / name).read_bytes() == CONTENT
     repository = "/timm/vit_small_patch16_224.dino/resolve/"
     assert hub.asked[0] == f"{repository}main/model.safetensors"
     authors = "/UmiSonoda16/EquivariantModeling/resolve/"
-    assert hub.asked[-1] == f"{authors}{'0' * 40}/imagenet_huge.ckpt"
-
-
-def test_a_file_of_the_hub_that_is_not_what_it_declares(fetch, directory, hub):
-    hub.digest = "1" * 64
-    done = fetch("dino")
-    assert done.code == 1
-    assert DIGEST in done.err and names(directory) == []
+    assert hub.asked[-1].startswith(authors) and hub.asked[-1].endswith("/imagenet_huge.ckpt")
