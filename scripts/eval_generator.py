@@ -87,7 +87,7 @@ def main() -> None:
         loaded = load_generator(source, sizes, not given.raw, process.device, given.vae_norm)
         scale = loaded.token_scale
         tokenizer = load_on_all(
-            process, lambda: load_tokenizer(given.config_path, None, flags.overrides, scale)
+            process, lambda: load_tokenizer(given.config_path, flags.overrides, scale)
         )
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)

@@ -8,8 +8,8 @@ Reconstructions (EMA weights, the mean of the posterior, rounded to 8 bits as sa
 `data.params.validation` (--part) are compared with the very crops that they were made of. By
 default LPIPS and rFID are measured where their networks are at hand, and a line says what was left
 out; asked for with --lpips, --extractor or --metrics, a missing network is an error. OUTPUT gets
-metrics.json, and reconstructions.png: inputs, reconstructions and differences of the best, the
-median and the worst images by PSNR.
+metrics.json, and reconstructions.png: inputs, reconstructions and differences of images evenly
+spread over the set.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from common import cli, distributed, images, provenance
+from common import cli, distributed, provenance
 from common.errors import run_cli
 from common.io import write_json
 from common.metrics.extraction import open_images, warnings_of
@@ -27,7 +27,7 @@ from common.metrics.report import Evaluator, MetricConfig, table
 from common.pretrained import files as pretrained
 from common.pretrained.lpips import LPIPS
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer
-from tokenizer.evaluate import comparison, evaluate, extremes
+from tokenizer.evaluate import evaluate, save_comparison
 
 METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
 
@@ -37,7 +37,6 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("source", type=Path, help="checkpoint, exported folder, or YAML file that names another")
     add("-b", "--base", type=Path, metavar="YAML", help="config with data (default: the run's)")
-    add("--config_path", type=Path, metavar="YAML", help="sizes of a released checkpoint")
     add("--part", default="validation", help="data set, of data.params in the config")
     add("--output_dir", type=Path, required=True, help="folder of the record and the grid")
     add("--lpips", action="store_true", help="measure LPIPS, or fail if its network is missing")
@@ -53,19 +52,17 @@ def main() -> None:
     with distributed.launch(flags.device) as process:
         run = source.parent.parent / "configs" / "config.yaml"
         base = flags.base or (source if source.suffix in YAML else run)
-        given = (source, flags.config_path, flags.overrides if source.suffix in YAML else ())
-        tokenizer = load_on_all(process, lambda: load_tokenizer(*given))
+        given = flags.overrides if source.suffix in YAML else ()
+        tokenizer = load_on_all(process, lambda: load_tokenizer(source, given))
         crops, about = open_images(base, flags.part, flags.overrides)
         tokenizer.check_size(*crops[0][0].shape[1:], f"{base}: data.params.{flags.part}: image")
 
         left, folder = {}, pretrained.folder(config.weights_dir)
         asked = flags.extractor is not None or flags.metrics is not None
         for name, key, needed in (("lpips", "vgg16", flags.lpips), ("rfid", "inception", asked)):
-            file = pretrained.FILES[key]
+            file, hint = pretrained.FILES[key], f"scripts/download_weights.py {key}"
             if not needed and not pretrained.present(file, config.weights_dir):
-                left[name] = (
-                    f"{file.name} is missing in {folder} (scripts/download_weights.py {key})"
-                )
+                left[name] = f"{file.name} is missing in {folder} ({hint})"
         lpips = None if "lpips" in left else LPIPS(config.weights_dir)
         evaluator = None
         if "rfid" not in left:
@@ -101,9 +98,7 @@ def main() -> None:
             "images_per_second": len(crops) / seconds,
             "conditions": provenance.describe(),
         }
-        shown = extremes(found.order)
-        rows = comparison(tokenizer, crops, shown)
-        images.save_grid(flags.output_dir / "reconstructions.png", rows, columns=len(shown))
+        save_comparison(flags.output_dir / "reconstructions.png", tokenizer, crops)
         write_json(flags.output_dir / "metrics.json", record)
         print(f"{table(record)}\nwritten to {flags.output_dir}")
 

@@ -19,12 +19,11 @@ def main() -> None:
     add = parser.add_argument
     add("source", type=Path, help="checkpoint of ours, or YAML file that names another")
     add("folder", type=Path, help="where model.safetensors and config.json go")
-    add("--config_path", type=Path, metavar="YAML", help="sizes of a released checkpoint")
     add("--vae_norm", type=float, help="scale of the tokens, instead of the checkpoint's")
-    add("--overwrite", action="store_true", help="replace the export of another tokenizer")
+    add("--overwrite", action="store_true", help="write into a folder that is not empty")
     add("overrides", nargs="*", metavar="key=value", help="over the YAML file, by dotted key")
     flags = cli.parse(parser)
-    tokenizer = load_tokenizer(flags.source, flags.config_path, flags.overrides, flags.vae_norm)
+    tokenizer = load_tokenizer(flags.source, flags.overrides, flags.vae_norm)
     export(tokenizer, flags.folder, flags.overwrite)
     size = f"{tokenizer.height} × {tokenizer.column_width} px"
     scale = f"token scale {float(tokenizer.token_scale):.5f}"

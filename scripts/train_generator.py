@@ -39,7 +39,7 @@ def main() -> None:
     with distributed.launch(run.device) as process:
 
         def load() -> object:
-            return load_tokenizer(run.config_path, None, overrides, run.vae_norm)
+            return load_tokenizer(run.config_path, overrides, run.vae_norm)
 
         opened = lambda: load_on_all(process, load)  # noqa: E731
         trainer, notes = prepare(run, sizes, training, overrides, process, opened, Posterior)

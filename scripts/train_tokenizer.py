@@ -11,23 +11,23 @@ import argparse
 import datetime
 import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-
-from pytorch_lightning.loggers import WandbLogger
 
 from common import cli, distributed
 from common.errors import UserError, run_cli
-from tokenizer.train import Run, read_settings, train
+from tokenizer.train import read_settings, train
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-SPEED = ("compile", "channels_last", "grad_checkpointing")
-IGNORED = ["project=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank=", "world_size="]
+IGNORED = ["project=", "no-test=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank="]
+IGNORED += ["world_size="]
 
 
 def switch(word: str) -> bool:
     """`-t True` and `-t False`, as the released lines have it; `-t` alone is True."""
     return bool(["false", "true"].index(word.lower()))
+
+
+def gpu_numbers(words: str) -> list[int]:
+    return [int(number) for number in words.rstrip(",").split(",")]
 
 
 def parse() -> argparse.Namespace:
@@ -41,20 +41,14 @@ def parse() -> argparse.Namespace:
     run("-r", "--resume", type=Path, metavar="RUN", help="run folder or checkpoint to go on from")
     run("-s", "--seed", type=int, help="random seed of weights, order and noise")
     run("-l", "--logdir", type=Path, default=Path("logs"), help="folder of all runs")
-    run("--no-test", **bare, help="measure nothing on data.params.test at the end")
     run("--scale_lr", **bare, help="multiply a new run's rate by the global batch size")
     run("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
-    run("--wandb", metavar="PROJECT", help="project of Weights & Biases to log to as well")
-    speed = parser.add_argument_group("machine and speed").add_argument
-    speed("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    speed("-nodes", "--nodes", type=int, help="machines, as torchrun was told")
-    speed("-ngpu", "--ngpu", type=int, help="GPUs a machine, as torchrun was told")
-    speed("--gpus", metavar="0,1,...", help="numbers of the GPUs that each machine uses")
-    speed("--precision", choices=PRECISIONS, help="number format of convolutions and products")
-    speed("--accumulate", type=int, metavar="N", help="batches of an update")
-    speed("--compile", action="store_true", help="compile encoder and decoder")
-    speed("--channels_last", action="store_true", help="keep channels innermost in memory")
-    speed("--grad_checkpointing", action="store_true", help="less memory for more arithmetic")
+    machine = parser.add_argument_group("the machine").add_argument
+    machine("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    machine("-nodes", "--nodes", type=int, help="machines, as torchrun was told")
+    machine("-ngpu", "--ngpu", type=int, help="GPUs a machine, as torchrun was told")
+    text = "numbers of the GPUs that each machine uses"
+    machine("--gpus", type=gpu_numbers, metavar="0,1,...", help=text)
     parser.add_argument("-d", "--debug", **bare | {"help": argparse.SUPPRESS})
     cli.accept_ignored(parser, IGNORED)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="over the configs")
@@ -62,13 +56,8 @@ def parse() -> argparse.Namespace:
     overrides = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]
     flags = cli.parse(parser, [word for word in sys.argv[1:] if word not in overrides])
     flags.overrides += overrides
-    for key, value in {
-        "seed": flags.seed,
-        "lightning.trainer.accumulate_grad_batches": flags.accumulate,
-        "lightning.trainer.precision": PRECISIONS.get(flags.precision),
-        **{f"model.params.{name}": getattr(flags, name) or None for name in SPEED},
-    }.items():
-        flags.overrides += [] if value is None else [f"{key}={value}"]
+    if flags.seed is not None:
+        flags.overrides.append(f"seed={flags.seed}")
     return flags
 
 
@@ -91,24 +80,15 @@ def locate_run(flags: argparse.Namespace) -> tuple[Path, Path | None, list[Path]
 
 def main() -> None:
     flags = parse()
-    try:
-        gpus = [int(number) for number in flags.gpus.rstrip(",").split(",")] if flags.gpus else None
-    except ValueError:
-        raise UserError(f"--gpus: found {flags.gpus!r}, expected numbers such as 0,1") from None
-    with distributed.launch(flags.device, gpus) as process:
+    with distributed.launch(flags.device, flags.gpus) as process:
         started = (process.world // process.local_world, process.local_world)
         given = (flags.nodes or started[0], flags.ngpu or started[1])
         if given != started:
             raise UserError(f"-nodes, -ngpu: found {given}, but torchrun started {started}")
         folder, resume, files = locate_run(flags)
         settings = read_settings(files, flags.overrides)
-        loggers = []
-        if flags.wandb and flags.train:
-            if find_spec("wandb") is None:
-                raise UserError("--wandb: the package wandb is missing; `pip install wandb`")
-            loggers = [WandbLogger(project=flags.wandb, name=folder.name, save_dir=folder)]
-        measures = (flags.weights_dir, flags.scale_lr, not flags.no_test)
-        train(Run(folder, process, resume, gpus, loggers, *measures), settings, flags.train)
+        options = (flags.gpus, flags.weights_dir, flags.scale_lr, flags.train)
+        train(settings, folder, process, resume, *options)
         last = folder / "checkpoints" / "last.ckpt"
         if process.is_main:
             checked = "the configs are sound; nothing was trained (--train False)"

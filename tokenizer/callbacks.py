@@ -7,16 +7,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from common import config, images
+from common import config
 from common.distributed import Process
 from common.errors import Preempted
 from common.io import replacing
 from common.logger import MetricLogger
 from common.signals import PreemptionHandler
-from tokenizer.evaluate import available_lpips, comparison, evaluate
+from tokenizer.evaluate import available_lpips, evaluate, save_comparison
 from tokenizer.lightning import TokenizerModule
-
-SHOWN = 8  # validation images in a grid
 
 
 class RunFolder(pl.Callback):
@@ -118,10 +116,8 @@ class RunFolder(pl.Callback):
                 each.token_scale.fill_(found.token_scale)
         module.record(values, "val")
         if self.process.is_main:
-            evenly = [k * len(dataset) // SHOWN for k in range(SHOWN)]  # some of each class
-            shown = comparison(tokenizer, dataset, list(dict.fromkeys(evenly)))
             path = self.folder / "images" / f"step_{module.step:08d}.png"
-            images.save_grid(path, shown, columns=len(shown) // 3)
+            save_comparison(path, tokenizer, dataset)
         tokenizer.train(training)
         improved = values["psnr"] > self.progress["best"]
         if improved:

@@ -22,7 +22,7 @@ from common.distributed import Process
 from common.errors import UserError
 from common.io import read_json, write_json
 from tokenizer.config import TokenizerConfig
-from tokenizer.model import Tokenizer, former_name
+from tokenizer.model import Tokenizer
 
 PathLike: TypeAlias = str | os.PathLike[str]
 YAML = (".yaml", ".yml")
@@ -56,7 +56,6 @@ _DISCRIMINATOR = [  # from released names to ours: PatchGAN, then the heads on D
 
 def load_tokenizer(
     path: PathLike,
-    config: PathLike | Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     token_scale: float | None = None,
     ema: bool = True,
@@ -64,23 +63,19 @@ def load_tokenizer(
     """The tokenizer of a file, in evaluation mode and without gradients.
 
     Args:
-        path: a checkpoint of our training, an exported folder, a released checkpoint, or a YAML
-            file that names one of these as `model.params.ckpt_path`.
-        config: the YAML file of a released checkpoint, or its sizes: it carries none of its own.
+        path: a checkpoint of our training, an exported folder, or a YAML file that names one as
+            `model.params.ckpt_path`, or a released checkpoint, whose sizes it has to state.
         overrides: `key=value` over the YAML file.
         token_scale: overrides the measured scale of the tokens (`--vae_norm`), which a released
             checkpoint has not; it gets that of the released tokenizer.
         ema: take the EMA weights where there are any, as evaluation and stage two do.
     """
-    named: Any = path
+    file, sizes = path, None
     if Path(path).suffix in YAML:
-        config, named = path, None
-    if config is not None and not isinstance(config, Mapping):
-        where, (config, ckpt_path) = config, _from_yaml(config, overrides)
-        named = named or ckpt_path
-        if not named:
-            raise UserError(f"{where}: model.params.ckpt_path: missing; expected a tokenizer")
-    tokenizer = build(read(named, config), named, ema)
+        sizes, file = _from_yaml(path, overrides)
+        if not file:
+            raise UserError(f"{path}: model.params.ckpt_path: missing; expected a tokenizer")
+    tokenizer = build(read(file, sizes), file, ema)
     if token_scale is not None:
         check_range(token_scale, limits(above=0), "--vae_norm")
         tokenizer.token_scale.fill_(token_scale)
@@ -139,7 +134,7 @@ def read(path: PathLike, sizes: Mapping[str, Any] | None = None) -> dict[str, An
     if "tokenizer" in content:
         return content
     if not sizes:
-        expected = "expected the YAML file of a released tokenizer beside it (--config_path)"
+        expected = "expected a YAML file that has them and this as model.params.ckpt_path"
         raise UserError(f"{path}: carries no sizes of its own; {expected}")
     tokenizer, found = _frozen(sizes, path), {}
     tokenizer.token_scale.fill_(RELEASED_SCALE)
@@ -161,22 +156,17 @@ def build(content: Mapping[str, Any], where: object, ema: bool = True) -> Tokeni
     """The tokenizer of what `read` gives, with the averaged weights if there are any and `ema` is
     set, in evaluation mode and without gradients."""
     tokenizer = _frozen(content["tokenizer"], where)
-    names = {former_name(name): name for name in tokenizer.state_dict()}
-    found = (ema and part(content, "ema.model.")) or part(content, "tokenizer.")
-    checkpoint.load_weights(tokenizer, {names.get(k, k): v for k, v in found.items()}, where)
+    weights = (ema and part(content, "ema.model.")) or part(content, "tokenizer.")
+    checkpoint.load_weights(tokenizer, weights, where)
     return tokenizer
 
 
 def export(tokenizer: Tokenizer, folder: PathLike, overwrite: bool = False) -> None:
-    """Write a tokenizer with its sizes and the scale of its tokens into a folder of its own; the
-    export of another tokenizer is replaced if `overwrite` is set."""
+    """Write a tokenizer with its sizes and the scale of its tokens into a folder, a new one unless
+    `overwrite` is set."""
     folder = Path(folder)
-    there = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    if there - {WEIGHTS, CONFIG}:
-        raise UserError(f"{folder}: not empty, and no exported tokenizer; expected a new folder")
-    held = there == {WEIGHTS, CONFIG} and not overwrite and build(read(folder), folder).fingerprint
-    if held not in (False, tokenizer.fingerprint):
-        raise UserError(f"{folder}: holds another tokenizer; --overwrite replaces it")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: not empty; --overwrite replaces the tokenizer in it")
     checkpoint.save_safetensors(folder / WEIGHTS, tokenizer.state_dict())
     write_json(folder / CONFIG, tokenizer.sizes)
 

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from tokenizer.checkpoints import build, load_on_all, read
 from tokenizer.model import Tokenizer
 from tokenizer.posterior import Posterior
 
-SHOWN = 4  # images each of the best, the median and the worst
+SHOWN = 8  # images in a grid
 DIFFERENCE_GAIN = 3  # of the differences that are shown
 SCALE_IMAGES = 50_000  # more make the scale no better
 
@@ -52,8 +52,7 @@ def rescale(path: Path, dataset: Dataset, process: Process, **loading: int) -> T
     process reads the file, once, for all. `loading`: as of `image_batches`."""
     content = read(path) if process.is_main else {}
     tokenizer = load_on_all(process, lambda: build(content, path))
-    count, moments = min(SCALE_IMAGES, len(dataset)), Moments()
-    numbers = [k * len(dataset) // count for k in range(count)]
+    numbers, moments = evenly_spread(dataset, SCALE_IMAGES), Moments()
     for _, batch in image_batches(dataset, numbers, process, "token scale", **loading):
         moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
     scale = moments.scale(process.device)
@@ -69,13 +68,17 @@ def rescale(path: Path, dataset: Dataset, process: Process, **loading: int) -> T
     return tokenizer
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What was found over all images; order and features on the first process alone."""
+def evenly_spread(dataset: Dataset, most: int) -> list[int]:
+    """Numbers of at most so many items of a data set."""
+    count = min(most, len(dataset))
+    return [k * len(dataset) // count for k in range(count)]
+
+
+class Evaluation(NamedTuple):
+    """What was found over all images; features on the first process alone."""
 
     means: dict[str, float]  # PSNR and SSIM, and LPIPS if its network was given
     token_scale: float | None  # 1/std of sampled tokens; None where they have collapsed
-    order: list[int]  # numbers of the images, the highest PSNR first
     real: Features | None = None  # of the crops
     fake: Features | None = None  # of their reconstructions
 
@@ -117,7 +120,7 @@ def evaluate(
     measures = {"psnr": psnr, "ssim": ssim} | ({"lpips": lpips} if lpips else {})
     collectors = [Collector(extractor) for _ in range(2)] if extractor else []
     moments, device, count = Moments(), process.device, len(dataset)
-    rows = [torch.empty(0, 1 + len(measures), dtype=torch.float64, device=device)]
+    rows = [torch.empty(0, len(measures), dtype=torch.float64, device=device)]
     rounds = -(-count // batch_size) // process.world  # some have one more batch
     loading = ("reconstructions", batch_size, num_workers)
     for k, (numbers, batch) in enumerate(image_batches(dataset, range(count), process, *loading)):
@@ -126,31 +129,22 @@ def evaluate(
         real, fake = (images.to_float(x.to(device)) for x in (batch, levels))
         with full_float32():
             found = [measure(fake, real).double() for measure in measures.values()]
-        rows.append(torch.stack([torch.tensor(numbers, device=device), *found], dim=1))
+        rows.append(torch.stack(found, dim=1))
         for collector, pixels in zip(collectors, (batch, levels), strict=False):
             collector.add(pixels, numbers)
         if k < rounds:
             attend()
-    values = torch.cat(rows)  # [N, 1 + measures], an image's number first
-    means = (distributed.all_reduce_sum(values[:, 1:].sum(0)) / count).tolist()
-    ranked = distributed.gather(values)
-    order = [] if ranked is None else ranked[ranked[:, 1].argsort(descending=True), 0].tolist()
+    means = (distributed.all_reduce_sum(torch.cat(rows).sum(0)) / count).tolist()
     features = (collector.features() for collector in collectors)
     named = dict(zip(measures, means, strict=True))
-    return Evaluation(named, moments.scale(device), list(map(int, order)), *features)
+    return Evaluation(named, moments.scale(device), *features)
 
 
-def extremes(order: list[int]) -> list[int]:
-    """The numbers of the best, the median and the worst images, none of them twice."""
-    count = max(1, min(SHOWN, len(order) // 3))
-    middle = (len(order) - count) // 2
-    return list(dict.fromkeys(order[:count] + order[middle : middle + count] + order[-count:]))
-
-
-def comparison(tokenizer: Tokenizer, dataset: Dataset, numbers: list[int]) -> Tensor:
-    """Images of a data set, their reconstructions and their absolute differences, three times as
-    bright: the rows of a grid, uint8 [3·N, 3, H, W]."""
-    real = torch.stack([dataset[k][0] for k in numbers])
+def save_comparison(path: Path, tokenizer: Tokenizer, dataset: Dataset) -> None:
+    """Save a grid: images of a data set, their reconstructions, and the absolute differences, three
+    times as bright."""
+    real = torch.stack([dataset[k][0] for k in evenly_spread(dataset, SHOWN)])
     fake = torch.cat([reconstruct(tokenizer, image[None])[0].cpu() for image in real])
     difference = (real.int() - fake.int()).abs().mul(DIFFERENCE_GAIN).clamp(max=255)
-    return torch.cat([real, fake, difference.to(torch.uint8)])
+    grid = torch.cat([real, fake, difference.to(torch.uint8)])
+    images.save_grid(path, grid, columns=len(real))

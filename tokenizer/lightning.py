@@ -55,7 +55,6 @@ class TokenizerModule(LightningModule):
         ckpt_path: str | None = None,
         stage2: bool = False,
         compile: bool = False,
-        channels_last: bool = False,
         grad_checkpointing: bool = False,
         accumulate: int = 1,
         weights_dir: str | None = None,
@@ -91,8 +90,6 @@ class TokenizerModule(LightningModule):
         self.step = 0  # updates of the autoencoder so far
         self.batches = 0  # of the update being made
         self._parts: dict[str, Tensor] = {}  # of their losses
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.to(memory_format=self.layout)
         for level in self.tokenizer.modules():
             if isinstance(level, Level):
                 level.recompute = grad_checkpointing
@@ -117,6 +114,14 @@ class TokenizerModule(LightningModule):
             if own <= found.keys():  # of one kind; a released file has its frozen network too
                 load_weights(self.objective.discriminator, {k: found[k] for k in own}, path)
 
+    def check_size(self, height: int, width: int, name: str) -> None:
+        """Refuse images of sizes that the tokenizer or the discriminator cannot take."""
+        self.tokenizer.check_size(height, width, name)
+        least = getattr(self.objective.discriminator, "least", 0)
+        if min(height, width) < least:
+            found = f"{name} of {height} × {width}"
+            raise UserError(f"disc_num_layers: found {found}, expected {least} pixels or more")
+
     @property
     def average(self) -> Tokenizer:
         """The tokenizer that is evaluated and exported: the EMA copy, if there is one."""
@@ -131,16 +136,8 @@ class TokenizerModule(LightningModule):
     def on_fit_start(self) -> None:
         distributed.broadcast_module(self)
 
-    def on_train_start(self) -> None:
-        """Bring the optimizers' moments into the layout of their weights, which may have changed
-        since the checkpoint; fused updates walk through both side by side."""
-        for optimizer in self.trainer.optimizers:
-            for weight, state in optimizer.state.items():
-                for name in ("exp_avg", "exp_avg_sq"):
-                    state[name] = torch.empty_like(weight).copy_(state[name])
-
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        real = images.to_float(batch[0]).contiguous(memory_format=self.layout)  # [B, 3, H, W]
+        real = images.to_float(batch[0])  # [B, 3, H, W]
         active, key = self.objective.active(self.step), (self.step, self.batches)
         dropout = seeding.stream(self.seed, "dropout", *key, self.global_rank)
         torch.manual_seed(int(dropout.integers(2**63)))
@@ -181,32 +178,30 @@ class TokenizerModule(LightningModule):
         """Both optimizers' steps, the autoencoder's at `rate` and the discriminator's at the base
         rate, and EMA; the gradients' norms before clipping."""
         found = self.optimizers()
-        optimizers = found if isinstance(found, list) else [found]
-        parts = [("grad_norm", self.tokenizer, rate)]
-        parts += [("disc_grad_norm", self.objective.discriminator, self.learning_rate)]
-        norms = {}
-        for (name, module, lr), optimizer in zip(
-            parts[: 1 + adversarial], optimizers, strict=False
-        ):
-            parameters = [p for p in module.parameters() if p.grad is not None]
-            distributed.average_gradients(parameters)
-            norms[name] = nn.utils.clip_grad_norm_(parameters, self.grad_clip or float("inf"))
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            # Lightning's wrapper would count the discriminator's updates too
-            (optimizer if module is self.tokenizer else optimizer.optimizer).step()
-            optimizer.zero_grad()
+        autoencoder = found[0] if isinstance(found, list) else found
+        norms = {"grad_norm": self._update(autoencoder, self.tokenizer, rate)}
+        if adversarial:  # without Lightning's wrapper, which would count these updates too
+            given = (self.trainer.optimizers[1], self.objective.discriminator, self.learning_rate)
+            norms["disc_grad_norm"] = self._update(*given)
         if self.ema is not None:
             self.ema.update(self.tokenizer)
         return norms
 
+    def _update(self, optimizer: Any, module: nn.Module, rate: float) -> Tensor:
+        """An optimizer's step; the gradients' norm before clipping."""
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        distributed.average_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip or float("inf"))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
     def record(self, values: dict[str, float], group: str) -> None:
         """Write values under the number of the autoencoder's updates."""
-        named = {f"{group}/{k}": v for k, v in values.items()}
         if self.metrics is not None:
-            self.metrics.scalars(self.step, named)
-        for logger in self.loggers:
-            logger.log_metrics(named, step=self.step)
+            self.metrics.scalars(self.step, {f"{group}/{k}": v for k, v in values.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fail with the names of weights that do not fit, which Lightning's own loading buries."""

@@ -39,7 +39,13 @@ class Tokenizer(nn.Module):
     @property
     def fingerprint(self) -> str:
         """A short name of the weights that make tokens and images, whatever the tokens' scale."""
-        state = {former_name(k): v for k, v in self.state_dict().items() if k != "token_scale"}
+        state = {}
+        for name, weight in self.state_dict().items():
+            # under the names from before the bottleneck was a module, which token files rely on
+            name = name.replace("bottleneck.mix_columns.", "encoder.mix_columns.")
+            name = name.replace("bottleneck.unmix_columns.", "decoder.mix_columns.")
+            state[name.removeprefix("bottleneck.")] = weight
+        del state["token_scale"]
         return weights_hash(state)
 
     def encode(self, images: Tensor) -> Posterior:
@@ -82,11 +88,3 @@ class Tokenizer(nn.Module):
         if tokens.shape[1] < 2:
             raise UserError(f"number of tokens: found {tokens.shape[1]}, expected at least 2")
         return self.decoder(self.bottleneck.decode(tokens))
-
-
-def former_name(name: str) -> str:
-    """The name of a weight before the bottleneck was a module, as fingerprints and old files have
-    it."""
-    name = name.replace("bottleneck.mix_columns.", "encoder.mix_columns.")
-    name = name.replace("bottleneck.unmix_columns.", "decoder.mix_columns.")
-    return name.removeprefix("bottleneck.")

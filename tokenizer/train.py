@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from common import checkpoint, config, provenance, seeding
@@ -41,7 +40,7 @@ PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16")
 class TrainerConfig:
     """Arguments of Lightning's trainer that have a meaning here (`lightning.trainer`)."""
 
-    max_epochs: int | None = setting(None, "epochs; 1000 without max_steps, -1: no limit", min=-1)
+    max_epochs: int = setting(1000, "epochs; -1: no limit", min=-1)
     max_steps: int = setting(-1, "updates; -1: no limit", min=-1)
     accumulate_grad_batches: int = setting(1, "batches of an update", min=1)
     check_val_every_n_epoch: int = setting(1, "epochs between two validations", min=1)
@@ -78,20 +77,6 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run is, beside its settings."""
-
-    folder: Path  # for checkpoints/, configs/, images/, logs/ and results.json
-    process: Process
-    resume: Path | None = None  # a checkpoint to go on from
-    gpus: Sequence[int] | None = None  # numbers of a machine's GPUs, if not the first ones
-    loggers: Sequence[Logger] = ()  # further ones than TensorBoard's and CSV
-    weights_dir: str | None = None  # of the pretrained networks
-    scale_lr: bool = False  # multiply the rate of a new run by the global batch size
-    test: bool = True  # measure reconstructions of the test set at the end, if there is one
-
-
 class AveragedGradients(DDPStrategy):
     """Many processes without the DDP wrapper: an optimizer leaves the other's parameters without a
     gradient, which the wrapper would search for; the module averages what it has computed."""
@@ -119,42 +104,56 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
     return structured(Settings, config.load(files, overrides))
 
 
-def train(run: Run, settings: Settings, fit: bool = True) -> None:
-    """Train a tokenizer, or without `fit` only build everything, which finds mistakes in the
-    settings. After a signal, the checkpoint is written before Preempted is raised."""
-    with PreemptionHandler(run.process) as signals:
+def train(
+    settings: Settings,
+    folder: Path,
+    process: Process,
+    resume: Path | None = None,
+    gpus: Sequence[int] | None = None,
+    weights_dir: str | None = None,
+    scale_lr: bool = False,
+    fit: bool = True,
+) -> None:
+    """Train a tokenizer. After a signal, the checkpoint is written before Preempted is raised.
+
+    Args:
+        folder: for checkpoints/, configs/, images/, logs/ and results.json.
+        resume: a checkpoint to go on from.
+        gpus: numbers of a machine's GPUs, if not the first ones.
+        weights_dir: folder of the pretrained networks.
+        scale_lr: multiply the rate of a new run by the global batch size.
+        fit: train; otherwise only build everything, which finds mistakes in the settings.
+    """
+    with PreemptionHandler(process) as signals:
         seeding.seed_everything(settings.seed)
         data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
         data.setup("fit")
-        options, world = settings.lightning.trainer, run.process.world
-        if run.scale_lr and run.resume is None:  # a run's own config has the rate that it uses
-            images = data.batch_size * world * options.accumulate_grad_batches
-            rate = settings.model.base_learning_rate * images
-            settings = replace(settings, model=replace(settings.model, base_learning_rate=rate))
-        module = build_module(settings, run.weights_dir, run.resume)
-        least = getattr(module.objective.discriminator, "least", 0)
+        options, model = settings.lightning.trainer, settings.model
+        together, batch = options.accumulate_grad_batches, data.batch_size * process.world
+        if scale_lr and resume is None:  # a run's own config has the rate that it uses
+            rate = model.base_learning_rate * batch * together
+            settings = replace(settings, model=replace(model, base_learning_rate=rate))
+        module = build_module(settings, weights_dir, resume)
         for name, dataset in data.datasets.items():
-            height, width = dataset[0][0].shape[1:]
-            module.tokenizer.check_size(height, width, f"data.params.{name}: image")
-            if min(height, width) < least:
-                found = f"{height} × {width} in data.params.{name}"
-                raise UserError(f"disc_num_layers: found {found}, expected {least} pixels or more")
-        folder = RunFolder(run.folder, settings, run.process, signals)
-        batches = len(data.datasets["train"]) // (data.batch_size * world)
-        trainer = build_trainer(options, run, folder, batches)
+            module.check_size(*dataset[0][0].shape[1:], f"data.params.{name}: image")
+        # an epoch takes the batches that make whole updates
+        batches = len(data.datasets["train"]) // batch // together * together
+        run = RunFolder(folder, settings, process, signals)
+        trainer = build_trainer(options, process, gpus, run, batches)
         if not fit:
             return
-        if run.process.is_main:
-            print(f"{'resuming' if run.resume else 'training'} in {run.folder}", flush=True)
+        if process.is_main:
+            print(f"{'resuming' if resume else 'training'} in {folder}", flush=True)
         where, began = provenance.describe(), time.monotonic()
-        trainer.fit(module, datamodule=data, ckpt_path=run.resume)
-    if not folder.last.exists():
-        raise UserError("no update was made; expected lightning.trainer.max_epochs above 0")
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+    if not run.last.exists():
+        expected = "expected max_epochs above 0, accumulate_grad_batches of what an epoch has"
+        raise UserError(f"no update was made; {expected}")
     results = {"updates": module.step, "seconds": time.monotonic() - began}
-    results |= _measure(run, data, folder, folder.progress["best_step"] == module.step)
-    if run.process.is_main:
+    results |= _measure(run, data, weights_dir)
+    if process.is_main:
         record = {"results": results, "settings": asdict(settings), "environment": where}
-        write_json(run.folder / "results.json", record | {"processes": world})
+        write_json(folder / "results.json", record | {"processes": process.world})
 
 
 def build_module(
@@ -174,23 +173,20 @@ def build_module(
     )
 
 
-def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder, batches: int) -> pl.Trainer:
-    """Lightning's trainer of a run; an epoch has so many batches, and takes those that make whole
-    updates."""
-    together = options.accumulate_grad_batches
-    if 0 < batches < together:
-        key, expected = "lightning.trainer.accumulate_grad_batches", f"{batches} or less"
-        raise UserError(f"{key}: found {together}, expected {expected}, the batches of an epoch")
+def build_trainer(
+    options: TrainerConfig,
+    process: Process,
+    gpus: Sequence[int] | None,
+    run: RunFolder,
+    batches: int,
+) -> pl.Trainer:
+    """Lightning's trainer of a run, of which an epoch has so many batches."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
-    process = run.process
     on_gpu = process.device.type == "cuda"
-    devices: Any = list(run.gpus) if on_gpu and run.gpus else process.local_world
-    epochs = options.max_epochs
-    if epochs is None:
-        epochs = 1000 if options.max_steps < 0 else -1
+    devices: Any = list(gpus) if on_gpu and gpus else process.local_world
     return pl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=[process.device.index] if on_gpu and process.world == 1 else devices,
@@ -198,31 +194,31 @@ def build_trainer(options: TrainerConfig, run: Run, folder: RunFolder, batches: 
         strategy=AveragedGradients() if process.world > 1 else "auto",
         use_distributed_sampler=False,
         plugins=[AtomicCheckpoints()],
-        logger=list(run.loggers) or False,
-        callbacks=[folder, TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else 100)],
-        enable_checkpointing=False,  # the callback's part
+        logger=False,  # the callback's part, and so are checkpoints
+        callbacks=[run, TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else 100)],
+        enable_checkpointing=False,
         enable_model_summary=False,
-        max_epochs=epochs,
-        limit_train_batches=batches // together * together or None,
+        max_epochs=options.max_epochs,
+        limit_train_batches=batches,
         log_every_n_steps=options.log_every_n_steps,
         precision=options.precision,  # type: ignore[arg-type]
         benchmark=options.benchmark,
     )
 
 
-def _measure(run: Run, data: DataModule, folder: RunFolder, last_is_best: bool) -> dict[str, Any]:
+def _measure(run: RunFolder, data: DataModule, weights_dir: str | None) -> dict[str, Any]:
     """The scale of the checkpoints' tokens, and the fidelity of the best one (or the last)."""
     options = {"batch_size": data.batch_size, "num_workers": data.num_workers}
-    best, train = folder.checkpoint("best"), data.datasets["train"]
-    tokenizer = rescale(folder.last, train, run.process, **options)
-    if last_is_best:
-        folder.copy(folder.last, "best")
+    best, train = run.checkpoint("best"), data.datasets["train"]
+    tokenizer = rescale(run.last, train, run.process, **options)
+    if run.progress["best_step"] == run.module.step:
+        run.copy(run.last, "best")
     elif best.exists():
         tokenizer = rescale(best, train, run.process, **options)
     name = "best" if best.exists() else "last"
     results: dict[str, Any] = {"checkpoint": name, "token_scale": float(tokenizer.token_scale)}
-    lpips = available_lpips(run.weights_dir)
-    for part in ("validation", "test") if run.test else ("validation",):
+    lpips = available_lpips(weights_dir)
+    for part in ("validation", "test"):
         if dataset := data.datasets.get(part):
             means = evaluate(tokenizer, dataset, run.process, lpips=lpips, **options).means
             results[part] = {"images": len(dataset), **means}

@@ -63,10 +63,10 @@ def test_figures_and_grid_are_those_of_saved_reconstructions(project, evaluated,
 
     assert f"{FILES['vgg16'].name} is missing" in record["not_measured"]["lpips"]
 
-    grid = pixels_of(evaluated)  # the best, the median and the worst: all nine fit
-    for column, k in enumerate(ranks.argsort(descending=True).tolist()):
+    grid = pixels_of(evaluated)
+    for k in range(8):  # of nine, evenly spread
         for row, expected in enumerate((real[k], fake[k])):
-            found = grid[2 + 66 * row :, 2 + 66 * column :][:64, :64]
+            found = grid[2 + 66 * row :, 2 + 66 * k :][:64, :64]
             assert abs(found - expected.permute(1, 2, 0).numpy()).max() <= 1
 
 

@@ -77,10 +77,11 @@ def test_flags_that_shape_a_run(project, call, tmp_path):
     more = tmp_path / "more.yaml"
     more.write_text("data: {params: {validation: null}}\nlightning: {trainer: {max_epochs: 1}}")
     flags = ("--scale_lr", "True", "-s", 7, "-n", "named", "-f", "_more", "--device", "cpu")
-    speed = ("--precision", "bf16", "--accumulate", 2, "--grad_checkpointing", "--channels_last")
     where = ("-t", "-l", tmp_path / "logs", "--no-test", "-b", project.tokenizer_yaml, more)
     override = "model.params.embed_dim=6"  # an override may follow the configs
-    done = call("train_tokenizer", *flags, *speed, *where, override)
+    trainer = "lightning.trainer"
+    speed = (f"{trainer}.precision=bf16-mixed", f"{trainer}.accumulate_grad_batches=2")
+    done = call("train_tokenizer", *flags, *where, override, *speed)
     assert done.code == 0, done.err
     (run,) = (tmp_path / "logs").iterdir()
     assert run.name.endswith("_named_more")
@@ -88,7 +89,6 @@ def test_flags_that_shape_a_run(project, call, tmp_path):
     config = yaml.safe_load((run / "configs" / "config.yaml").read_text())
     assert config["model"]["base_learning_rate"] == pytest.approx(8e-3)  # two batches of four
     assert config["seed"] == 7 and config["model"]["params"]["embed_dim"] == 6
-    assert config["model"]["params"]["grad_checkpointing"] is True
     assert config["lightning"]["trainer"]["precision"] == "bf16-mixed"
     assert states(run)["updates"] == 2  # four batches
 
@@ -120,7 +120,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(together, project):
 
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(project, start_in_background, tmp_path):
     """The signal goes to the loader's worker too, as that of a cluster's scheduler does."""
-    given = ("-b", project.tokenizer_yaml, "-l", tmp_path, "--device", "cpu", "--no-test")
+    given = ("-b", project.tokenizer_yaml, "-l", tmp_path, "--device", "cpu")
     epochs = "lightning.trainer.max_epochs=300"
     started = start_in_background("train_tokenizer", *given, epochs, "data.params.num_workers=1")
     started.wait_for(lambda: list(tmp_path.glob("*/images/*.png")))  # the first epoch is over

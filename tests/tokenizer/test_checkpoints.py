@@ -10,7 +10,7 @@ import yaml
 from common import checkpoint
 from common.errors import UserError
 from tokenizer import Tokenizer, load_tokenizer
-from tokenizer.model import former_name
+from tokenizer.checkpoints import build, read
 from tokenizer.train import AtomicCheckpoints
 
 from ..released import to_released
@@ -49,13 +49,9 @@ def test_a_released_file_with_its_yaml(pair, sizes, tmp_path, ema):
     checkpoint.save(tmp_path / "tokenizer.ckpt", {"state_dict": state})
     params = {**sizes, "ckpt_path": str(tmp_path / "tokenizer.ckpt")}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
-    found = [
-        load_tokenizer(tmp_path / "config.yaml", ema=ema),
-        load_tokenizer(tmp_path / "tokenizer.ckpt", tmp_path / "config.yaml", ema=ema),
-        load_tokenizer(tmp_path / "tokenizer.ckpt", sizes, ema=ema),
-    ]
-    assert all(same(tokenizer, average if ema else raw) for tokenizer in found)
-    assert float(found[0].token_scale) == pytest.approx(0.05493)
+    found = load_tokenizer(tmp_path / "config.yaml", ema=ema)
+    assert same(found, average if ema else raw)
+    assert float(found.token_scale) == pytest.approx(0.05493)
     assert float(load_tokenizer(tmp_path / "config.yaml", token_scale=2.0).token_scale) == 2
     with pytest.raises(UserError, match="sizes"):
         load_tokenizer(tmp_path / "tokenizer.ckpt")
@@ -69,18 +65,10 @@ def test_weights_that_fit_nowhere_are_named(pair, sizes, tmp_path):
     path = tmp_path / "tokenizer.ckpt"
     checkpoint.save(path, state)
     with pytest.raises(UserError, match=r"encoder\.conv_in\.weight"):
-        load_tokenizer(path, sizes, ema=False)
+        build(read(path, sizes), path, ema=False)
     checkpoint.save(path, state | {"encoder.conv_in.weight": moved, "more": moved})
     with pytest.raises(UserError, match="more"):
-        load_tokenizer(path, sizes)
-
-
-def test_files_from_before_the_bottleneck_load(tokenizer, tmp_path):
-    state = {f"ema.model.{former_name(k)}": v for k, v in tokenizer.state_dict().items()}
-    assert "ema.model.encoder.mix_columns.weight" in state
-    path = tmp_path / "last.ckpt"
-    checkpoint.save(path, {"state_dict": state, "tokenizer": tokenizer.sizes})
-    assert same(load_tokenizer(path), tokenizer)
+        build(read(path, sizes), path)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +82,6 @@ def test_what_holds_no_weights_by_name_is_refused(content, sizes, tmp_path):
     """Wherever such a file is opened: by the scripts, and to go on from."""
     path = tmp_path / "last.ckpt"
     checkpoint.save(path, content)
-    for read in (
-        lambda: load_tokenizer(path, sizes),
-        lambda: AtomicCheckpoints().load_checkpoint(path),
-    ):
+    for opened in (lambda: read(path, sizes), lambda: AtomicCheckpoints().load_checkpoint(path)):
         with pytest.raises(UserError, match=r"last\.ckpt"):
-            read()
+            opened()

@@ -31,22 +31,14 @@ class _PatchTokens(nn.Module):
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
         self.transformer = transformer
-        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def forward(self, images: Tensor, rows: int, columns: int) -> Tensor:
+        from timm.layers import resample_abs_pos_embed  # timm takes seconds
+
         height, width = self.transformer.patch_embed.proj.stride
         size = (rows * height, columns * width)
         x = F.interpolate(imagenet_scale(images), size, mode="bicubic")
-        x = embed(self.transformer, x, self.positions(rows, columns))  # [B, 1 + N, D]
+        positions = resample_abs_pos_embed(self.transformer.pos_embed, [rows, columns])
+        x = embed(self.transformer, x, positions)  # [B, 1 + N, D]
         x = self.transformer.norm(self.transformer.blocks(x))  # [B, 1 + N, D]
         return x[:, 1:].mT.unflatten(2, (rows, columns)).float()  # [B, D, rows, columns]
-
-    def positions(self, rows: int, columns: int) -> Tensor:
-        """Position embeddings of a grid, [1, 1 + N, D], computed once."""
-        table = self.transformer.pos_embed
-        key = (rows, columns, table.device)
-        if key not in self._positions:
-            from timm.layers import resample_abs_pos_embed  # timm takes seconds
-
-            self._positions[key] = resample_abs_pos_embed(table, [rows, columns])
-        return self._positions[key]

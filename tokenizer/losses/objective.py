@@ -28,10 +28,6 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
-def vanilla_loss(real: Tensor, fake: Tensor) -> Tensor:
-    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
-
-
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: nn.Parameter) -> Tensor:
     """How much the adversarial term counts: ‖∇rec‖ / (‖∇adv‖ + 1e-4), at most 1e4.
 
@@ -82,7 +78,6 @@ class Objective(nn.Module):
         perceptual_weight: Weight = 1.0,
         kl_weight: Weight = 0.01,
         disc_type: Literal["dino", "patchgan", "none"] = "dino",
-        disc_loss: Literal["hinge", "vanilla"] = "hinge",
         disc_weight: Weight = 0.5,
         disc_start: Natural = 5001,
         disc_width: Positive = 64,
@@ -91,6 +86,7 @@ class Objective(nn.Module):
         semantic_iter_start: Natural = 20001,
         weights_dir: str | None = None,
         # in released files, with the one meaning that they have there
+        disc_loss: Literal["hinge"] = "hinge",
         disc_factor: Annotated[float, limits(choices=(1.0,))] = 1.0,
         disc_in_channels: Literal[3] = 3,
         disc_conditional: Literal[False] = False,
@@ -98,7 +94,6 @@ class Objective(nn.Module):
         logvar_init: Annotated[float, limits(choices=(0.0,))] = 0.0,
     ) -> None:
         super().__init__()
-        self.disc_loss = {"hinge": hinge_loss, "vanilla": vanilla_loss}[disc_loss]
         self.perceptual = LPIPS(weights_dir) if perceptual_weight else None
         self.alignment = Alignment(weights_dir) if semantic_loss_w else None
         self.discriminator: DinoDiscriminator | PatchGAN | None = None
@@ -151,7 +146,7 @@ class Objective(nn.Module):
     def discriminator_loss(self, fake: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss on real images and on reconstructions, and its parts."""
         real, false = self._logits(fake.target, fake), self._logits(fake.images.detach(), fake)
-        loss = self.disc_loss(real, false)
+        loss = hinge_loss(real, false)
         parts = {"disc": loss, "logits_real": real.mean(), "logits_fake": false.mean()}
         return loss, {k: v.detach() for k, v in parts.items()}
 

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch.nn import functional as F
 
 from common.pretrained.files import FILES, find
@@ -22,7 +23,8 @@ def test_features_are_the_normalised_patch_tokens_of_timm(alignment, images, pre
     timm.models.load_checkpoint(network, str(find("dinov2", pretrained_folder)))
     network.eval().set_input_size((28, 42))
     # all but the way in which positions are resized is the same
-    network.pos_embed.data = alignment.features.network.positions(2, 3)
+    table = alignment.features.network.transformer.pos_embed
+    network.pos_embed.data = resample_abs_pos_embed(table, [2, 3])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     scaled = ((images + 1) / 2 - mean[:, None, None]) / std[:, None, None]
     scaled = F.interpolate(scaled, (28, 42), mode="bicubic")
