@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import os
+import pickle
 import struct
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -25,7 +27,6 @@ from common.errors import UserError
 from common.io import replacing
 
 SHOWN = 400  # characters of names
-CHUNK = 2**24  # bytes
 NO_CHECKSUM, CHECKSUM = b'"crc32": "00000000"', b'"crc32": "%08x"'
 # names in safetensors files
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
@@ -42,11 +43,8 @@ ALLOWED = [
 
 
 def save(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
-    """Write `payload`, of tensors and plain Python types, with `torch.save`.
-
-    Raises:
-        UserError: a weight or an optimizer's state is not finite; what was there stays.
-    """
+    """Write `payload`, of tensors and plain Python types, with `torch.save`; what was there stays
+    if a weight or an optimizer's state is not finite."""
     states = {name: value for name, value in payload.items() if name != "callbacks"}
     for keys, tensor in tree_flatten_with_path(states)[0]:
         if isinstance(tensor, Tensor) and not is_finite(tensor):
@@ -91,10 +89,7 @@ def save_safetensors(
 def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: the dictionary in the file, or of a `.safetensors` file the
     tensors by name, mapped rather than read. To `verify` its checksum, all of it is read first.
-
-    Raises:
-        UserError: the file is missing, damaged, of another kind, or holds objects other than
-            tensors, plain types and what the released files have besides.
+    Refused are objects other than tensors, plain types and what the released files have besides.
     """
     path = Path(path)
     if not path.is_file():
@@ -115,13 +110,11 @@ def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive fails in many ways, in C++ and in Python
-        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        reason = next(
-            (line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0]
-        )
-        raise UserError(
-            f"{path}: damaged, or not a checkpoint of tensors and plain types ({reason.strip()})"
-        ) from None
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "objects of other types"
+        expected = "damaged, or not a checkpoint of tensors and plain types"
+        raise UserError(f"{path}: {expected} ({reason})") from None
     return payload
 
 
@@ -136,17 +129,14 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _verify(path: Path) -> None:
     """Compare the checksum in the header, if there is one, with that of all other bytes."""
-    with safetensors.safe_open(path, framework="pt") as parsed, open(path, "rb") as file:
-        expected = (parsed.metadata() or {}).get("crc32")
-        if expected is None:
-            return
-        size = file.read(8)
-        header = file.read(struct.unpack("<Q", size)[0])
-        entry = f'"crc32": "{expected}"'.encode()
-        checksum = zlib.crc32(size + header.replace(entry, NO_CHECKSUM, 1))
-        while chunk := file.read(CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    if f"{checksum:08x}" != expected:
+    with safetensors.safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get("crc32")
+    if expected is None:
+        return
+    content = np.memmap(path, np.uint8, "r")
+    end = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = content[:end].tobytes().replace(f'"crc32": "{expected}"'.encode(), NO_CHECKSUM, 1)
+    if f"{zlib.crc32(content[end:].data, zlib.crc32(header)):08x}" != expected:
         raise ValueError("its bytes do not give its checksum")
 
 

@@ -16,24 +16,12 @@ from common.errors import UserError
 T = TypeVar("T")
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the description as it is written, and tells the default of every flag."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help or ""
-        if action.default in (None, False, [], argparse.SUPPRESS) or "default" in text:
-            return text
-        return f"{text} (default %(default)s)".strip()
-
-
 def new_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the flag that lets configurations run code from anywhere, for `parse`."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--allow_foreign_targets", action="store_true", help="run code that targets name anywhere"
-    )
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the description's lines
+    text = "run code that targets name anywhere"
+    parser.add_argument("--allow_foreign_targets", action="store_true", help=text)
     return parser
 
 
@@ -43,6 +31,7 @@ def add_flags(
     """Add one flag for each field of the dataclass `schema`, or those in `only`, into the groups
     that the fields name; one that is not given is None."""
     hints = typing.get_type_hints(schema)
+    groups: dict[str | None, Any] = {group.title: group for group in parser._action_groups}
     for field in dataclasses.fields(schema):
         if only is not None and field.name not in only:
             continue
@@ -54,24 +43,21 @@ def add_flags(
         if default is dataclasses.MISSING:
             text += " (needed)"
         elif default is not None and "default" not in text:
-            shown = " ".join(map(str, default)) if items else default
-            text += f" (default {shown})"
-        options: dict[str, Any] = {"dest": field.name, "help": text}
+            text += f" (default {' '.join(map(str, default)) if items else default})"
+        shown = {int: "n", float: "x"}.get(items[0] if items else hint, "NAME")
+        if "choices" in metadata:
+            shown = "{" + ",".join(metadata["choices"]) + "}"
+        options: dict[str, Any] = {"metavar": shown, "nargs": "+" if items else None}
         if hint is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif metadata.get("choices"):
-            options["metavar"] = "{" + ",".join(metadata["choices"]) + "}"
-        else:
-            options["metavar"] = {int: "n", float: "x"}.get(items[0] if items else hint, "NAME")
-        if items:
-            options["nargs"] = "+"
+            options = {"action": argparse.BooleanOptionalAction}
         if "bare" in metadata:
             options |= {"nargs": "?", "const": metadata["bare"]}
         title = metadata.get("group")
-        group: Any = next((g for g in parser._action_groups if title and g.title == title), None)
-        group = group or (parser.add_argument_group(title) if title else parser)
+        if title and title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        options |= {"dest": field.name, "help": text}
         names = [metadata["flag"] or field.name, metadata.get("alias")]
-        group.add_argument(*[f"--{name}" for name in names if name], **options)
+        groups.get(title, parser).add_argument(*[f"--{n}" for n in names if n], **options)
 
 
 def read(schema: type[T], flags: argparse.Namespace) -> T:
@@ -101,15 +87,12 @@ class _Ignored(argparse.Action):
 
 
 def parse(
-    parser: argparse.ArgumentParser,
-    arguments: Sequence[str] | None = None,
-    either: Sequence[Collection[str]] = (),
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
 ) -> argparse.Namespace:
     """Parse a command line, under it the YAML file that its `--config` names, if it has one.
 
     A key of the file is the name of a flag, and has the effect of that flag before all others;
-    `key=value` on the command line is the same as `--key=value`. Of the flags in one of `either`,
-    one that is typed hides the others in the file.
+    `key=value` on the command line is the same as `--key=value`.
     """
     known = {
         name.removeprefix("--"): action
@@ -125,13 +108,11 @@ def parse(
         file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         file.add_argument("--config")
         path = file.parse_known_args(words)[0].config
-        typed = {word.partition("=")[0].removeprefix("--") for word in words}
-        hidden = {key for names in either if typed & set(names) for key in names} - typed
         before: list[str] = []
         for key, value in OmegaConf.to_container(config.load(path)).items() if path else ():
             if key not in known:
                 raise UserError(f"{path}: {key}: unknown key{config.suggestion(str(key), known)}")
-            before += _words(known[key], key, value) if key not in hidden else []
+            before += _words(known[key], key, value)
         words = before + words
     flags = parser.parse_intermixed_args(words)
     if flags.allow_foreign_targets:

@@ -43,9 +43,9 @@ RELEASED = {  # names in released files, and what they are called here
         "tokenizer.losses.objective.Objective"
     ),
     "tokenizer.lr_scheduler.LambdaWarmUpDecayScheduler": "common.schedule.WarmupDecay",
-    "tokenizer.data.imagenet.ImageNetTrain": "common.data.ImageNetTrain",
-    "tokenizer.data.imagenet.ImageNetValidation": "common.data.ImageNetValidation",
-    "scripts.train_tokenizer.DataModuleFromConfig": "common.data.DataModule",
+    "tokenizer.data.imagenet.ImageNetTrain": "common.data.imagenet.ImageNetTrain",
+    "tokenizer.data.imagenet.ImageNetValidation": "common.data.imagenet.ImageNetValidation",
+    "scripts.train_tokenizer.DataModuleFromConfig": "common.data.loader.DataModule",
 }
 
 _foreign_allowed = False
@@ -110,26 +110,27 @@ def structured(schema: type[T], values: Any, where: str = "") -> T:
     An int serves as a float, and so does a string such as `1e-4` that YAML left as it was; a list
     serves as a tuple. Numbers are finite. Fields that are dataclasses are made in the same way.
     `where` is the dotted key of `values`, for messages; `--` for flags of the command line.
-
-    Raises:
-        UserError: naming a key that is unknown, missing, of another type or out of its range.
     """
     if isinstance(values, schema):
         return values
     return _build(schema, arguments(schema, values, where), where)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Node:
+    target: str
+    params: dict[str, Any] | None = None
+
+
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
     """Build the object that a `{target: dotted.name, params: {...}}` node describes, whose
     dotted key is `where`; `injected` are further arguments, which the node may not set itself."""
 
-    def described(target: str, params: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        return target, params or {}
-
-    target, params = described(**arguments(described, node, where))
-    if target.startswith("tokenizer.data.imagenet."):  # as released, which means OpenCV's
+    described = structured(_Node, node, where)
+    params = described.params or {}
+    if described.target.startswith("tokenizer.data.imagenet."):  # as released: OpenCV's
         params = {"interpolation": "cv2_bilinear", **params}
-    build, where = find(target, f"{where}.target"), f"{where}.params"
+    build, where = find(described.target, f"{where}.target"), f"{where}.params"
     return _build(build, {**arguments(build, params, where, set(injected)), **injected}, where)
 
 
@@ -149,9 +150,7 @@ def find(name: str, where: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{where}: found {name!r}, expected a class that exists ({error})"
-        ) from None
+        raise UserError(f"{where}: found {name!r}, which is not there ({error})") from None
     ours = inspect.isclass(found) and found.__module__.partition(".")[0] in PACKAGES
     ours = ours and (
         issubclass(found, nn.Module | Dataset)
@@ -189,11 +188,11 @@ def arguments(
     for name, p in named.items():
         if complete and p.default is p.empty and name not in {*values, *injected}:
             raise UserError(f"{shown[name]}: missing")
-    hints = {name: named[name].annotation if name in named else Any for name in values}
-    return {
-        name: _converted(value, hints[name], metadata.get(name, {}), shown[name])
-        for name, value in values.items()
-    }
+    checked = {}
+    for name, value in values.items():
+        hint = named[name].annotation if name in named else Any
+        checked[name] = _converted(value, hint, metadata.get(name, {}), shown[name])
+    return checked
 
 
 def _parameters(build: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

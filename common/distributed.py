@@ -1,11 +1,11 @@
 """Distributed processes: where this one stands, and sums, means and rows over all of them."""
 
+import ctypes
 import datetime
 import os
 import re
 import signal
-import threading
-import time
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from common.errors import UserError
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(hours=2)  # with which a process waits for the slowest one
-PARENT_SECONDS = 2.0  # between two looks at whether torchrun is there
+PR_SET_PDEATHSIG = 1  # of Linux: the signal at the parent's death
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
     `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, or `cuda:N` for one process alone.
     A process takes the GPU of its local rank, or that one of `gpus`.
     """
-    alone = not {"RANK", "WORLD_SIZE"} & os.environ.keys()
+    alone = "RANK" not in os.environ
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     numbers = (0, 0, 1, 1) if alone else (int(os.environ[name]) for name in names)
     rank, local_rank, world, local_world = numbers
@@ -59,7 +59,7 @@ def launch(device: str = "auto", gpus: Sequence[int] | None = None) -> Iterator[
     if alone:
         yield process
         return
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    _end_with_parent()
     backend, own = ("nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
     dist.init_process_group(backend, device_id=own, timeout=PATIENCE)
     try:
@@ -88,14 +88,10 @@ def _choose(device: str, alone: bool, number: int) -> torch.device:
     return torch.device("cuda", number)
 
 
-def _end_with_parent(parent: int) -> None:
-    """End this process once torchrun, its parent, is there no more: another run may have begun.
-
-    At once and without a word to the others: every file is whole at every instant.
-    """
-    while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
-    os._exit(128 + signal.SIGTERM)
+def _end_with_parent() -> None:
+    """End this process at once when torchrun, its parent, ends: another run may have begun."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
@@ -150,10 +146,8 @@ def broadcast_object(value: T) -> T:
 
 
 def load_on_all(load: Callable[[], T], device: torch.device | str = "cpu") -> T:
-    """What `load` gives on the first process, on all of them, and so with its `UserError`.
-
-    Tensors inside it, which lie on the CPU, are sent one by one through `device`.
-    """
+    """What `load` gives on the first process, on all of them, and so with its `UserError`. Tensors
+    inside it, which lie on the CPU, are sent one by one through `device`."""
     if not dist.is_initialized():
         return load()
     found: Any = None

@@ -18,7 +18,6 @@ from common.io import replacing
 
 Interpolation = Literal["bicubic", "pil_bilinear", "cv2_bilinear"]
 MAX_PIXELS = 2**27  # of a resized image
-ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
@@ -34,11 +33,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image of any common kind as upright RGB; transparency becomes white.
-
-    Raises:
-        UserError: naming the file, when it is missing, damaged or no image.
-    """
+    """Read an image of any common kind as upright RGB; transparency becomes white."""
     try:
         if stat.S_ISFIFO(os.stat(path).st_mode):
             raise ValueError("a pipe, which would be waited for")
@@ -53,12 +48,12 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("F", "I")):  # which convert() would clip at 255
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        if image.mode == "F":  # by custom in [0, 1], if nothing in it is larger
-            values = values * 255 if values.max() <= 1 else values
-        else:  # 16 bits a pixel
+        if image.mode.startswith("I"):  # 16 bits a pixel
             values = values / 257
+        elif values.max() <= 1:  # floats, by custom in [0, 1]
+            values = values * 255
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if image.mode in ALPHA_MODES or "transparency" in image.info:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
@@ -78,9 +73,6 @@ def resize_to_cover(
     `bicubic` and `pil_bilinear`, the released stage two's, have a filter that widens as the image
     shrinks; their values are Pillow's to within its rounding, in a fraction of its time.
     `cv2_bilinear`, the released stage one's, has none, and OpenCV's values.
-
-    Raises:
-        UserError: it would be too large for memory.
     """
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
     scale = max(height / image.height, width / image.width)
@@ -99,10 +91,8 @@ def crop(
     image: torch.Tensor, height: int, width: int, randomness: np.random.Generator | None
 ) -> torch.Tensor:
     """Cut [3, height, width] from a random place, or from the centre without `randomness`."""
-    spare_y, spare_x = image.shape[1] - height, image.shape[2] - width
-    left, top = spare_x // 2, spare_y // 2
-    if randomness is not None:
-        left, top = (int(randomness.integers(spare + 1)) for spare in (spare_x, spare_y))
+    spare = image.shape[2] - width, image.shape[1] - height
+    left, top = (n // 2 if randomness is None else int(randomness.integers(n + 1)) for n in spare)
     return image[:, top : top + height, left : left + width]
 
 

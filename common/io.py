@@ -25,9 +25,6 @@ def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[IO
     After an exception inside the block `path` is as it was. What killed processes have left in a
     folder is removed before the first write into it; missing folders are made. A `durable` write
     waits until the bytes are on the disk, so that a power cut cannot undo it.
-
-    Raises:
-        UserError: the system refuses the write: a full disk, no permission, a folder of that name.
     """
     path = Path(path)
     try:

@@ -5,21 +5,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.io import replacing
 
 
 class MetricLogger:
-    """Writes scalars to `folder`: TensorBoard events, and `metrics.csv` with step, name, value.
-
-    Of a run that goes on from the update `step`, rows of later ones, which are made again, are cut.
-    """
+    """Writes scalars to `folder`: TensorBoard events, and `metrics.csv` with step, name, value. Of
+    a run that goes on from the update `step`, rows of later ones, which are made again, are cut."""
 
     def __init__(self, folder: str | Path, step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds, also for readers
+
         path = Path(folder) / "metrics.csv"
-        rows = [row for row in _rows(path) if step is None or int(row[0]) <= step]
+        rows = [row for row in read_rows(path) if step is None or int(row[0]) <= step]
         with replacing(path) as file:
             lines = [",".join(row) + "\r\n" for row in [["step", "name", "value"], *rows]]
             file.write("".join(lines).encode())
@@ -40,7 +39,7 @@ class MetricLogger:
         self._file.close()
 
 
-def _rows(path: Path) -> list[list[str]]:
+def read_rows(path: Path) -> list[list[str]]:
     """The whole rows of a log; a full disk or a power cut may have left others."""
     if not path.exists():
         return []
@@ -49,10 +48,8 @@ def _rows(path: Path) -> list[list[str]]:
     return [row for row in rows if len(row) == 3 and row[0].isdecimal()]
 
 
-def progress_bar(
-    total: int, name: str, unit: str, shown: bool, initial: int = 0, passing: bool = False
-) -> tqdm:
-    """A progress bar, which changes rarely in a file; a `passing` one leaves nothing behind."""
-    seconds = 0.1 if sys.stderr.isatty() else 10
-    look: dict[str, Any] = {"unit": unit, "mininterval": seconds, "dynamic_ncols": True}
-    return tqdm(None, name, total, not passing, initial=initial, disable=not shown, **look)
+def progress_bar(total: int, name: str, unit: str, shown: bool, initial: int = 0) -> tqdm:
+    """A progress bar, which changes rarely in a file."""
+    look: dict[str, Any] = {"mininterval": 0.1 if sys.stderr.isatty() else 10}
+    look |= {"unit": unit, "dynamic_ncols": True}
+    return tqdm(None, name, total, initial=initial, disable=not shown, **look)

@@ -1,6 +1,5 @@
 """Plots of curves, such as the losses in the CSV files that training leaves."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from common.errors import UserError
 from common.io import replacing
+from common.logger import read_rows
 
 Series = dict[float, float]  # value at each step, steps ascending
 
@@ -24,14 +23,10 @@ class Panel:
 
 
 def read_long(file: Path) -> dict[str, Series]:
-    """Curves by name from a CSV file with the columns `step,name,value` (see `common.logger`)."""
+    """Curves by name from the CSV file of a `common.logger.MetricLogger`."""
     curves: dict[str, Series] = {}
-    try:
-        with open(file, newline="") as lines:
-            for row in csv.DictReader(lines):
-                curves.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{file}: not a log of step,name,value ({error})") from None
+    for step, name, value in read_rows(file):
+        curves.setdefault(name, {})[int(step)] = float(value)
     return {name: dict(sorted(series.items())) for name, series in curves.items()}
 
 

@@ -80,7 +80,8 @@ class TrainConfig:
     precision: str = _speed(
         "fp32",
         "precision of products; auto: bf16 where that is fast. The release without --float32: bf16",
-        choices=("fp32", "tf32", "bf16", "auto"))
+        choices=("fp32", "tf32", "bf16", "auto"),
+    )
     compile: bool = _speed(False, "compile layers and flow head")
     grad_checkpointing: bool = _speed(False, "recompute layers in the backward pass")
     share_classes: bool = _speed(False, "read each class once a batch, with one dropout for all")

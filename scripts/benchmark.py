@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import cli, distributed, provenance, seeding
-from common.data import DataModule
+from common.data.loader import DataModule
 from common.distributed import Process
 from common.errors import run_cli
 from common.io import write_json
@@ -204,7 +204,7 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
 def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     torch.set_num_threads(1)  # as in a worker
     params = {"root": flags.root, "size": flags.size, "train": True}
-    node = {"target": "common.data.ImageFolder", "params": params}
+    node = {"target": "common.data.folders.ImageFolder", "params": params}
     for workers in flags.workers:
         data = DataModule(flags.batch_size, node, num_workers=workers)
         data.setup("fit")

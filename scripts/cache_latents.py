@@ -51,10 +51,10 @@ def main() -> None:
             process, lambda: load_tokenizer(given.config_path, overrides=overrides)
         )
         dataset = image_data(given, overrides, tokenizer, train=True, seed=0)
-        node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
-        made = given.data_path or OmegaConf.to_container(node, resolve=True)
-        if given.interpolation != ImageConfig.interpolation:
-            made = [made, given.interpolation]
+        made: object = [given.data_path, given.interpolation]
+        if not given.data_path:
+            node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
+            made = OmegaConf.to_container(node, resolve=True)
         header = describe_tokens(tokenizer, dataset.class_names, data=made)
 
         def means(images: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def main() -> None:
         cli.add_flags(parser, schema)
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
     cli.accept_ignored(parser, [*IGNORED, "num_images=", "eval_bsz=", "cfg_schedule="])
-    flags = cli.parse(parser, either=[("lr", "blr")])
+    flags = cli.parse(parser)
     run, training = cli.read(RunConfig, flags), cli.given(TrainConfig, flags)
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
     overrides = [*flags.kept, *flags.overrides]

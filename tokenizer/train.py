@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from common import checkpoint, config, provenance, seeding
 from common.config import Natural, limits, setting, structured
-from common.data import DataModule
+from common.data.loader import DataModule
 from common.distributed import Process
 from common.errors import UserError
 from common.io import write_json

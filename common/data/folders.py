@@ -135,8 +135,7 @@ def list_folder(root: Path) -> Listing:
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     found = [images_below(root / name) for name in names]
     if not all(found) or not found:
-        empty = root / names[found.index([])] if found else root
-        raise UserError(f"{empty}: empty; expected a folder for each class, with images")
+        raise UserError(f"{root}: expected a folder for each class, with images in every one")
     labels = [label for label, paths in enumerate(found) for _ in paths]
     return Listing([path for paths in found for path in paths], labels, names)
 
@@ -144,10 +143,8 @@ def list_folder(root: Path) -> Listing:
 def images_below(
     folder: str | os.PathLike[str], above: tuple[tuple[int, int], ...] = ()
 ) -> list[str]:
-    """Every image file in a folder and those inside it, in the order of their paths.
-
-    Links to folders are followed, but for those that lead back to one `above` (device and inode).
-    """
+    """Every image file in a folder and those inside it, in the order of their paths. Links are
+    followed, but for those that lead back to a folder `above` (device and inode)."""
     status, found = os.stat(folder), []
     here = (status.st_dev, status.st_ino)
     if here in above:

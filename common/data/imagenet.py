@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import Positive, structured
+from common.config import Positive
 from common.data.folders import ImageDataset, list_folder
 from common.errors import UserError
 
@@ -19,7 +19,7 @@ BELOW = Path("autoencoders") / "data"
 class ImageNetConfig:
     """`config` in released files."""
 
-    datadir: str | None = None  # the IMAGENET_PATH
+    datadir: str  # the IMAGENET_PATH
     size: Positive | None = None  # height of the images in pixels
     random_crop: bool | None = None  # a crop at a random place, or the centre
 
@@ -33,20 +33,13 @@ class ImageNetTrain(ImageDataset):
     part, train = "ILSVRC2012_train", True
 
     def __init__(
-        self,
-        config: ImageNetConfig | None = None,
-        size: Positive | None = None,
-        **options: Any,
+        self, config: ImageNetConfig, size: Positive | None = None, **options: Any
     ) -> None:
-        settings = structured(ImageNetConfig, config or {}, "config")
-        size = settings.size or size
-        if size is None or not settings.datadir:
-            name = "datadir" if size else "size"
-            raise UserError(f"config.{name}: missing; the folder above {BELOW}, and pixels")
-        root = Path(settings.datadir) / BELOW / self.part / "data"
-        if not root.is_dir():
-            raise UserError(f"config.datadir: no such folder {root}")
-        options = {"train": self.train, "random_crop": settings.random_crop, **options}
+        size = config.size or size
+        if size is None:
+            raise UserError("size: missing; expected the height of the images in pixels")
+        root = Path(config.datadir) / BELOW / self.part / "data"
+        options = {"train": self.train, "random_crop": config.random_crop, **options}
         super().__init__(root, list_folder(root), size=size, **options)
 
 

@@ -109,8 +109,7 @@ def read_header(path: str | os.PathLike[str]) -> LatentHeader:
         if not header.images or not header.class_names:
             raise UserError("header: has no images or no class names")
     except (ValueError, RecursionError) as error:
-        made = "a file of cached tokens of this version of scripts/cache_latents.py"
-        raise UserError(f"{path}: not {made} ({error})") from None
+        raise UserError(f"{path}: not a file of cached tokens of this version ({error})") from None
     return header
 
 

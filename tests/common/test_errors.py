@@ -40,10 +40,3 @@ def test_signals_give_their_status(capsys):
     assert ended(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
     status, line = ended(Preempted(signal.SIGTERM, "go on"), capsys)
     assert status == 143 and line == "stopped by SIGTERM: go on\n"
-
-
-def test_a_notebook_shows_one_line(capsys):
-    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
-    done = shell.run_cell("from common.errors import UserError\nraise UserError('x: no such file')")
-    assert isinstance(done.error_in_exec, UserError)
-    assert capsys.readouterr().out == "error: x: no such file\n"

@@ -22,14 +22,6 @@ def test_an_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_parents_are_made_and_permissions_are_the_usual_ones(tmp_path):
-    path, plain = tmp_path / "a" / "b" / "file", tmp_path / "plain"
-    with replacing(path, durable=False) as file:
-        file.write(b"x")
-    plain.write_bytes(b"x")
-    assert path.stat().st_mode == plain.stat().st_mode and path.read_bytes() == b"x"
-
-
 def killed(path):
     with replacing(path) as file:
         file.write(b"half")

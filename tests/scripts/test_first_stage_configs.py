@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from common import checkpoint, config
-from common.logger import _rows
+from common.logger import read_rows
 from tokenizer import Tokenizer, load_tokenizer
 from tokenizer.train import read_settings
 
@@ -130,7 +130,7 @@ def test_the_whole_objective(call, imagenet, pretrained_folder, tmp_path):
     )
     assert done.code == 0, done.err
     (run,) = tmp_path.iterdir()
-    values = {name: float(value) for _, name, value in _rows(run / "logs" / "metrics.csv")}
+    values = {name: float(value) for _, name, value in read_rows(run / "logs" / "metrics.csv")}
     names = ("lpips", "semantic", "adversarial", "d_weight", "disc", "logits_real", "logits_fake",
              "rec", "kl", "grad_norm", "disc_grad_norm", "lr")  # fmt: skip
     assert all(math.isfinite(values[f"train/{n}"]) for n in names)

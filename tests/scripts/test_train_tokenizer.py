@@ -182,7 +182,7 @@ def test_unreadable_images_are_named_once(project, call, tmp_path, caplog):
         (tmp_path / "data" / name / "bad.png").write_text("no image")
     node = "data.params.train"
     words = (
-        f"{node}.target=common.data.ImageFolder",
+        f"{node}.target=common.data.folders.ImageFolder",
         f"{node}.params=null",
         f"{node}.params={{root: {tmp_path / 'data'}, size: 64, train: true}}",
         "data.params.validation=null",

@@ -52,7 +52,7 @@ def settings(images=7, validation=True, workers=0, loss=None, seed=0, lightning=
         Settings,
         {
             "model": {"params": given, "base_learning_rate": 1e-3},
-            "data": {"target": "common.data.DataModule", "params": data},
+            "data": {"target": "common.data.loader.DataModule", "params": data},
             "lightning": {"trainer": options, **(lightning or {})},
             "seed": seed,
         },

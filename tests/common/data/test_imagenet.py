@@ -3,11 +3,12 @@ import pytest
 from PIL import Image
 
 from common import config
-from common.data.imagenet import ImageNetTrain, ImageNetValidation
+from common.data.imagenet import ImageNetConfig, ImageNetTrain, ImageNetValidation
 from common.data.sampler import Draw
 from common.errors import UserError
 
 PARTS = ("ILSVRC2012_train", "ILSVRC2012_validation")
+TRAIN = "common.data.imagenet.ImageNetTrain"
 SYNSETS = ("n02", "n01", "n10")
 
 
@@ -41,12 +42,16 @@ def looks(data):
 
 
 def test_training_crops_and_flips_and_validation_does_not(datadir):
-    settings = {"datadir": str(datadir), "size": 12}  # five places for a crop, each also flipped
-    assert len(looks(ImageNetTrain(settings))) == 10
-    assert len(looks(ImageNetTrain(settings, flip=False))) == 5
-    assert len(looks(ImageNetTrain({**settings, "random_crop": False}))) == 2
-    assert len(looks(ImageNetValidation(settings))) == 1
-    assert len(looks(ImageNetValidation({**settings, "random_crop": True}))) == 5
+    # Five places for a crop, each also flipped.
+    def data(kind, **options):
+        crop = options.pop("random_crop", None)
+        return kind(ImageNetConfig(str(datadir), random_crop=crop), size=12, **options)
+
+    assert len(looks(data(ImageNetTrain))) == 10
+    assert len(looks(data(ImageNetTrain, flip=False))) == 5
+    assert len(looks(data(ImageNetTrain, random_crop=False))) == 2
+    assert len(looks(data(ImageNetValidation))) == 1
+    assert len(looks(data(ImageNetValidation, random_crop=True))) == 5
 
 
 @pytest.mark.parametrize(
@@ -54,4 +59,5 @@ def test_training_crops_and_flips_and_validation_does_not(datadir):
 )
 def test_wrong_settings_are_named(datadir, settings):
     with pytest.raises(UserError, match=next(iter(settings))):
-        ImageNetTrain({"datadir": str(datadir), "size": 8, **settings})
+        params = {"config": {"datadir": str(datadir), "size": 8, **settings}}
+        config.instantiate({"target": TRAIN, "params": params}, "data.params.train")
