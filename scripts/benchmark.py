@@ -24,6 +24,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,7 +45,6 @@ from tokenizer.posterior import Posterior
 from tokenizer.train import build_module, read_settings
 
 RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
-ROUNDS = 5  # parts of a measurement, whose spread is shown
 CHANNELS, CLASSES, PLAIN_COLUMNS = 256, 1000, 16
 Row = dict[str, Any]
 
@@ -63,26 +63,20 @@ def memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def rounds(call: Callable[[], Any], count: int, device: torch.device, seconds: float) -> Row:
-    """How many a second, when a call makes `count`: the median of some rounds, and their range."""
-    call()  # compiles, and chooses kernels
-    start = now(device)
-    call()
-    repeats = max(1, round(seconds / ROUNDS / (now(device) - start)))
-    found = []
-    for _ in range(ROUNDS):
-        start = now(device)
-        for _ in range(repeats):
-            call()
-        found.append(count * repeats / (now(device) - start))
-    return {"per_s": statistics.median(found), "slowest": min(found), "fastest": max(found)}
+def rate(call: Callable[[], Any], count: int, seconds: float) -> Row:
+    """How many a second, when a call makes `count`: the median of some blocks, and their range."""
+    threads = torch.get_num_threads()
+    timer = Timer("call()", globals={"call": call}, num_threads=threads)
+    times = timer.blocked_autorange(min_run_time=seconds).times
+    slowest, fastest = count / max(times), count / min(times)
+    return {"per_s": count / statistics.median(times), "slowest": slowest, "fastest": fastest}
 
 
 def matmul_rate(device: torch.device, bf16: bool) -> float:
     """FLOP/s of a large product of square matrices."""
     side, kind = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if bf16 else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-    return 2 * side**3 * rounds(lambda: a @ b, 1, device, 1.0)["fastest"]
+    return 2 * side**3 * rate(lambda: a @ b, 1, 1.0)["fastest"]
 
 
 def random_generator(name: str, channels: int) -> Generator:
@@ -154,12 +148,11 @@ def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     height, count = tokenizer.height, config.batch_size
     columns = height // tokenizer.column_width
     labels = torch.arange(count, device=device) % CLASSES
-    inputs = {"cached": torch.randn(count, columns, tokenizer.channels, device=device)}
-    if not flags.no_online:
-        pixels = torch.randint(256, (count, 3, height, height), device=device)
-        inputs["online"] = pixels.to(torch.uint8)
+    pixels = torch.randint(256, (count, 3, height, height), dtype=torch.uint8, device=device)
+    cached = torch.randn(count, columns, tokenizer.channels, device=device)
+    inputs = {"cached": cached} if flags.no_online else {"cached": cached, "online": pixels}
     peak = matmul_rate(device, uses_bf16(config.precision, device))
-    for name, (kind, items) in itertools.product(flags.models.split(","), inputs.items()):
+    for name, (kind, items) in itertools.product(flags.models, inputs.items()):
         encode = None if kind == "cached" else lambda x: tokenizer.encode(x).mode()
         tokens = TokenSampler(encode, Posterior, tokenizer.std, 1.0, device)
         batches: Any = [(items, labels)] * config.accumulate
@@ -170,7 +163,7 @@ def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
         with FlopCounterMode(display=False) as counter:
             update()
         flops = counter.get_total_flops() / trainer.images_an_update
-        found = rounds(update, trainer.images_an_update, device, flags.seconds)
+        found = rate(update, trainer.images_an_update, flags.seconds)
         share = {"flops_an_image": flops, "share_of_peak": flops * found["per_s"] / peak}
         yield {"model": name, "tokens": kind, **found, "memory": memory(device), **share}
 
@@ -197,8 +190,13 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     pl.Trainer(devices=1, **options).fit(module, DataLoader(batches, batch_size=None))
     seconds = [b - a for a, b in itertools.pairwise(marks[2:])]
     median, spread = statistics.median(seconds), {"fastest": min(seconds), "slowest": max(seconds)}
-    rate = size * module.accumulate / median
-    yield {"per_s": rate, "seconds_an_update": median, **spread, "memory": memory(device)}
+    images = size * module.accumulate
+    yield {
+        "per_s": images / median,
+        "seconds_an_update": median,
+        **spread,
+        "memory": memory(device),
+    }
 
 
 def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
@@ -211,7 +209,7 @@ def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
         read = itertools.chain.from_iterable(itertools.repeat(data.train_dataloader())).__next__
         for _ in range(2 * workers):  # what they have read ahead
             read()
-        yield {"workers": workers, **rounds(read, flags.batch_size, process.device, flags.seconds)}
+        yield {"workers": workers, **rate(read, flags.batch_size, flags.seconds)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -233,7 +231,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--precision", default="fp32", choices=PRECISIONS, help="of products")
     add("--compile", action="store_true", help="compile the flow head")
     add = subs[training].add_argument
-    add("--models", default="small_model,base_model,large_model,huge_model", help="named sizes")
+    add("--models", nargs="+", default=["small_model"], choices=SIZES, help="named sizes")
     add("--config_path", type=Path, default=RELEASED, help="YAML file with the tokenizer's sizes")
     add("--no_online", action="store_true", help="leave out the tokenizer, slow on CPUs")
     cli.add_flags(subs[training], TrainConfig)

@@ -9,7 +9,7 @@ tests/reference/README.md describes the files.
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ from tokenizer import checkpoints
 from tokenizer.config import TokenizerConfig
 from tokenizer.model import Tokenizer
 
-Output: TypeAlias = tuple[str, Tensor | Mapping[str, Tensor]]
 TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3  # relative
 # A key bias adds one value to all scores of a query, which a softmax does not see: in exact
@@ -73,18 +72,17 @@ class Reference(dict):
         self.config = json.loads(metadata["config"])
         self.grad_norms = json.loads(metadata.get("grad_norms", "{}"))
 
-    def deviation(self, name: str, found: Tensor | Mapping[str, Tensor]) -> Deviation:
-        """Of an output; or of weights that were converted, and are written back by their names."""
-        if isinstance(found, Tensor):
-            return Deviation(name, self._distance(name, found), TOLERANCE)
-        return Deviation(
-            name, largest([self._distance(f"weights.{k}", found[k]) for k in found]), 0
-        )
+    def deviation(self, name: str, found: Tensor) -> Deviation:
+        return Deviation(name, self._distance(name, found), TOLERANCE)
+
+    def deviation_of_weights(self, name: str, found: Mapping[str, Tensor]) -> Deviation:
+        """Of weights that were converted, and are written back by their released names."""
+        errors = [self._distance(f"weights.{k}", tensor) for k, tensor in found.items()]
+        return Deviation(name, largest(errors), 0)
 
     def _distance(self, name: str, found: Tensor) -> float:
         if found.shape != self[name].shape:
-            shapes = f"found {[*self[name].shape]}, expected {[*found.shape]}"
-            raise UserError(f"{name}: {shapes} from the other tensors")
+            raise ValueError(f"{name}: found {[*self[name].shape]}, expected {[*found.shape]}")
         return (found - self[name]).abs().max().item()
 
 
@@ -98,44 +96,46 @@ def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviat
     where it is of another form."""
     try:
         reference = Reference(path, device)
-        if "ddconfig" not in reference.config:
-            yield from generator_deviations(reference, device)
-            return
-        with torch.no_grad():
-            for name, found in tokenizer_outputs(reference, device):
-                yield reference.deviation(name, found)
+        compare = compare_tokenizer if "ddconfig" in reference.config else compare_generator
+        yield from compare(reference, device)
     except KeyError as error:
         raise UserError(f"{path}: has no {error}; is this a reference file?") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
-def tokenizer_outputs(reference: Reference, device: torch.device | str) -> Iterator[Output]:
-    """Name and value of all that the tokenizer gives."""
+@torch.no_grad()
+def compare_tokenizer(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
     sizes = config.structured(TokenizerConfig, reference.config, "config")
     model = Tokenizer(**vars(sizes)).to(device).eval()
     written = []
-    for ema, rename in ((True, checkpoints.ema_name), (False, checkpoints.released_name)):
+    for name, rename in (
+        ("weights_ema", checkpoints.ema_name),
+        ("weights", checkpoints.released_name),
+    ):
+        ema = name == "weights_ema"
         model.load_state_dict(checkpoints.from_released(reference.weights, model, ema))
         state = {k: v.clone() for k, v in model.state_dict().items() if k != "token_scale"}
-        written.append({rename(k): v for k, v in state.items()})
-        yield "weights_ema" if ema else "weights", written[-1]
+        written.append(state)
+        renamed = {rename(k): v for k, v in state.items()}
+        yield reference.deviation_of_weights(name, renamed)
     if all(map(torch.equal, *(weights.values() for weights in written))):
         raise UserError("the EMA weights have the raw values, expected others")
 
-    posterior = model.encode(reference["image"])
-    yield from {"posterior_mean": posterior.mean, "kl": posterior.kl()}.items()
-    tokens = reference["posterior_mean"]
+    posterior, tokens = model.encode(reference["image"]), reference["posterior_mean"]
+    yield reference.deviation("posterior_mean", posterior.mean)
+    yield reference.deviation("kl", posterior.kl())
     if model.semantic_decoder is not None:
-        yield "semantic", model.decode_with_semantics(tokens)[1]
-    yield "reconstruction", model.decode(tokens)
-    yield "random_decoded", model.decode(reference["random_tokens"])
+        yield reference.deviation("semantic", model.decode_with_semantics(tokens)[1])
+    yield reference.deviation("reconstruction", model.decode(tokens))
+    yield reference.deviation("random_decoded", model.decode(reference["random_tokens"]))
 
 
-def generator_deviations(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
+def compare_generator(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
     sizes = {ours: reference.config[name] for name, ours in GENERATOR_SIZES.items()}
     model = Generator(GeneratorConfig(**sizes)).to(device).eval()
     model.load_state_dict(from_released(reference.weights, model))
+    yield reference.deviation_of_weights("weights", to_released(model.state_dict()))
     with torch.no_grad():
         for name, found in generator_outputs(reference, model):
             yield reference.deviation(name, found)
@@ -148,17 +148,16 @@ def generator_deviations(reference: Reference, device: torch.device | str) -> It
     loss = losses.mean(dim=(0, 1)).mean()
     yield reference.deviation("train_loss", loss.detach())
     loss.backward()
-    norms, errors = reference.grad_norms, []
+    errors = []
     for name, parameter in model.named_parameters():
-        expected = norms[released_name(name)]
+        expected = reference.grad_norms[released_name(name)]
         error = abs(parameter.grad.norm().item() - expected)
         errors.append(error / max(expected, GRADIENT_FLOOR))
     yield Deviation("grad_norms", largest(errors), GRADIENT_TOLERANCE)
 
 
-def generator_outputs(reference: Reference, model: Generator) -> Iterator[Output]:
+def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[str, Tensor]]:
     """Name and value of what needs no gradient."""
-    yield "weights", to_released(model.state_dict())
     tokens, labels = reference["tokens"], reference["labels"]
     for name, drawn in (("hidden", labels), ("hidden_uncond", model.condition.null(labels))):
         yield name, model.hidden(tokens[:, :-1], model.read_condition(drawn))

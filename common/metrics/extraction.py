@@ -4,13 +4,11 @@ Shapes: N images, B of a batch, H W pixels, D features, K classes.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -25,56 +23,48 @@ from common.logger import progress_bar
 from common.metrics.features import Extractor
 from common.signals import ignore_signals
 
+CROPS = ("center", "adm-center")
 LOSSY = ("JPEG", "MPO", "WEBP")
 YAML = (".yaml", ".yml")
 Batch: TypeAlias = Tensor | list[Tensor]  # uint8 [B, 3, H, W]; B times [3, H, W] where sizes differ
 
 
-def center_crop(image: Image.Image, size: int) -> Tensor:
-    """The centre square as data sets here cut it: uint8 [3, size, size]."""
-    return images.crop(images.resize_to_cover(image, size, size), size, size, None).contiguous()
-
-
-CROPS = {"center": center_crop, "adm-center": images.adm_crop}
-
-
 class ImageFiles(Dataset):
-    """Image files, `(uint8 [3, H, W],)` each: as they are, or squares of `size` pixels that one of
-    `CROPS` cuts from them."""
+    """Image files, `(uint8 [3, H, W],)` each: as they are, or squares of `size` pixels, cut as data
+    sets here do (`center`) or as ADM did (`adm-center`)."""
 
     def __init__(
         self, paths: Sequence[str | Path], size: int | None = None, crop: str = "center"
     ) -> None:
-        self.paths = np.array([os.fsencode(path) for path in paths], dtype=bytes)
-        self.size, self.crop = size, crop
+        self.paths, self.size, self.crop = paths, size, crop
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[Tensor]:
-        image = images.read_rgb(os.fsdecode(self.paths[i]))
-        return (CROPS[self.crop](image, self.size) if self.size else images.to_tensor(image),)
+        image, size = images.read_rgb(self.paths[i]), self.size
+        if size is None:
+            return (images.to_tensor(image),)
+        if self.crop == "adm-center":
+            return (images.adm_crop(image, size),)
+        return (images.crop(images.resize_to_cover(image, size, size), size, size, None),)
 
     def oddities(self) -> list[str]:
         """A sentence for each way in which files, taken as they are, differ from others."""
         if self.size:
             return []
-        lossy, sizes = [], []
-        paths = [os.fsdecode(path) for path in self.paths]
-        for path in paths:
+        lossy, sizes = [], Counter()
+        for path in self.paths:
             with Image.open(path) as file:  # reads the heading only
-                lossy.append(file.format in LOSSY)
-                sizes.append(file.size)
-        usual = Counter(sizes).most_common(1)[0][0]
-        kinds = {
-            "JPEG or WebP, whose compression changes every figure": lossy,
-            "of another size than most": [size != usual for size in sizes],
-        }
-        return [
-            f"{sum(odd)} of {len(self)} images are {what}, such as {paths[odd.index(True)]}"
-            for what, odd in kinds.items()
-            if any(odd)
-        ]
+                sizes[file.size] += 1
+                if file.format in LOSSY:
+                    lossy.append(path)
+        told = []
+        if lossy:
+            told.append(f"{len(lossy)} of {len(self)} images are JPEG or WebP, such as {lossy[0]}")
+        if len(sizes) > 1:
+            told.append(f"images of {len(sizes)} sizes")
+        return told
 
 
 def open_images(
@@ -143,14 +133,13 @@ class Collector:
 
     def features(self) -> Features | None:
         """Of all processes together, on the first one; None elsewhere. All call this together."""
-        device, width = self.extractor.device, self.extractor.width
-        rows = distributed.gather(torch.cat(self.rows).to(device))
-        numbers = distributed.gather(torch.tensor(self.numbers, dtype=torch.int64, device=device))
-        if rows is None:
+        rows = distributed.gather(torch.cat(self.rows))
+        numbers = distributed.gather(torch.tensor(self.numbers, dtype=torch.int64))
+        if rows is None or numbers is None:
             return None
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-        rows = rows.cpu()[numbers.argsort().cpu()[order]]
-        return Features(rows[:, :width], rows[:, width:])
+        rows = rows[numbers.argsort()[order]]
+        return Features(rows[:, : self.extractor.width], rows[:, self.extractor.width :])
 
 
 def image_batches(
@@ -182,14 +171,3 @@ def image_batches(
 def _collate(items: list[tuple]) -> Batch:
     pixels = [image for image, *_ in items]
     return torch.stack(pixels) if len({image.shape for image in pixels}) == 1 else pixels
-
-
-def extract(
-    dataset: Dataset, extractor: Extractor, process: Process, **loading: int
-) -> Features | None:
-    """Features of all images of a data set on the first process, None elsewhere; for `loading` see
-    `image_batches`."""
-    collector, numbers = Collector(extractor), range(len(dataset))
-    for these, pixels in image_batches(dataset, numbers, process, "features", **loading):
-        collector.add(pixels, these)
-    return collector.features()

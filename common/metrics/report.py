@@ -20,7 +20,14 @@ from common.config import setting
 from common.distributed import Process
 from common.errors import UserError
 from common.metrics import fid
-from common.metrics.extraction import Features, ImageFiles, extract, open_images, warnings_of
+from common.metrics.extraction import (
+    Collector,
+    Features,
+    ImageFiles,
+    image_batches,
+    open_images,
+    warnings_of,
+)
 from common.metrics.features import EXTRACTORS, Extractor, load_extractor
 
 LEAST = {"fid": 2, "is": 1, "kid": 2, "prc": fid.NEIGHBOURS + 1}  # images that a metric needs
@@ -70,30 +77,26 @@ class Evaluator:
     statistics: fid.Statistics | None = None  # of the reference, if it is a file of them
     pooled: Tensor | None = None  # [N, D] of its images otherwise, on the first process
 
-    def check(self, source: str, count: int) -> tuple[list[str], dict[str, str], int]:
-        """The metrics that so many images of a source allow, those left out with the reasons, and
-        the number of splits; a UserError if that is not what was asked for."""
-        asked, left = self.config.metrics, {}
-        if self.reference is None:
-            nothing = f"there is no reference; expected --reference, or {DEFAULT_REFERENCE}"
-            left = dict.fromkeys(("fid", "kid", "prc"), nothing)
-        elif self.statistics:
-            left = dict.fromkeys(("kid", "prc"), "the reference has statistics only, not images")
-        everything = asked in (None, "all")
-        metrics = [k for k in LEAST if k not in left] if everything else asked.split(",")
-        splits = self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES))
+    def check(self, source: str, count: int) -> tuple[list[str], dict[str, str]]:
+        """The metrics that so many images of a source allow, and those left out with the reasons; a
+        UserError if one of these was asked for."""
+        left = {}
         fewest = min(count, (self.reference or {}).get("images", count))
+        for name, needed in LEAST.items():
+            if self.reference is None and name != "is":
+                left[name] = "there is no reference"
+            elif self.statistics and name in ("kid", "prc"):
+                left[name] = "the reference has statistics only, not images"
+            elif fewest < needed:
+                left[name] = f"found {fewest} image(s), expected at least {needed}"
+        if self.config.metrics in (None, "all"):
+            return [name for name in LEAST if name not in left], left
+        metrics = self.config.metrics.split(",")
         for name in metrics:
-            if name not in LEAST or name in left:
+            if name in left or name not in LEAST:
                 reason = left.get(name, f"expected some of {','.join(LEAST)}")
-                raise UserError(f"--metrics: found {name!r}: {reason}")
-            found, needed = (count, splits) if name == "is" else (fewest, LEAST[name])
-            if found < needed:
-                raise UserError(
-                    f"{source}: found {found} image(s) in it or in its reference, expected at "
-                    f"least {needed} for {name} (--metrics chooses others)"
-                )
-        return metrics, left if everything else {}, splits
+                raise UserError(f"{source}: --metrics {name}: {reason}")
+        return metrics, {}
 
     def evaluate(self, files: Sequence[Path]) -> dict[str, Any] | None:
         """The record of generated images, see `measure`."""
@@ -112,17 +115,22 @@ class Evaluator:
 
     def extract(self, dataset: Dataset, about: dict[str, Any]) -> tuple[Features | None, list[str]]:
         """Features of all images, on the first process, and warnings of what is odd."""
-        options = {"batch_size": self.config.metric_bsz, "num_workers": self.config.metric_workers}
-        features = extract(dataset, self.extractor, self.process, **options)
-        return features, warnings_of(dataset, about, self.process)
+        collector, loading = Collector(self.extractor), self.config
+        given = (range(len(dataset)), self.process, "features")
+        for numbers, pixels in image_batches(
+            dataset, *given, loading.metric_bsz, loading.metric_workers
+        ):
+            collector.add(pixels, numbers)
+        return collector.features(), warnings_of(dataset, about, self.process)
 
     def compare(
         self, features: Features, about: dict[str, Any], told: Sequence[str]
     ) -> dict[str, Any]:
         """Figures of images whose features, description and warnings are known, on the first
         process, with what they rest on: plain values."""
-        count, width = len(features.pooled), self.extractor.width
-        metrics, left, splits = self.check(about["source"], count)
+        count = len(features.pooled)
+        metrics, left = self.check(about["source"], count)
+        splits = min(self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES)), count)
         pooled = features.pooled.to(self.extractor.device)
         figures: dict[str, float | None] = {}
         if "fid" in metrics:
@@ -140,9 +148,9 @@ class Evaluator:
             told.append("features of a network of random weights: no figure here is an FID")
         if not self.extractor.about["verified"]:
             told.append(f"{self.extractor.about['file']}: no published SHA-256 to compare with")
-        if "fid" in metrics and count <= width:
+        if "fid" in metrics and count <= self.extractor.width:
             larger = "the Fréchet distance is far larger than that of many images"
-            told.append(f"{count} images for {width} features: {larger}")
+            told.append(f"{count} images for {self.extractor.width} features: {larger}")
         return {
             "figures": figures,
             "not_measured": left,

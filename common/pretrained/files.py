@@ -35,11 +35,6 @@ class WeightFile:
         return self.url or f"https://huggingface.co/{repository}/resolve/main/{name}"
 
 
-def _of_timm(name: str, what: str, without: str) -> WeightFile:
-    hub = f"timm/{name}/model.safetensors"
-    return WeightFile(f"{name}.safetensors", what, without, hub, name)
-
-
 FILES: dict[str, WeightFile] = {
     "vgg16": WeightFile(
         "vgg16-397923af.pth",
@@ -48,15 +43,19 @@ FILES: dict[str, WeightFile] = {
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
         sha256="397923af",
     ),
-    "dino": _of_timm(
-        "vit_small_patch16_224.dino",
+    "dino": WeightFile(
+        "vit_small_patch16_224.dino.safetensors",
         "DINO ViT-S/16, the features of the discriminator, 87 MB",
         f"{LOSS_KEY}.disc_type=patchgan",
+        hub="timm/vit_small_patch16_224.dino/model.safetensors",
+        timm="vit_small_patch16_224.dino",
     ),
-    "dinov2": _of_timm(
-        "vit_base_patch14_dinov2.lvd142m",
+    "dinov2": WeightFile(
+        "vit_base_patch14_dinov2.lvd142m.safetensors",
         "DINOv2 ViT-B/14, what the semantic decoder is aligned with, 346 MB",
         f"{LOSS_KEY}.semantic_loss_w=0",
+        hub="timm/vit_base_patch14_dinov2.lvd142m/model.safetensors",
+        timm="vit_base_patch14_dinov2.lvd142m",
     ),
     "inception": WeightFile(
         "weights-inception-2015-12-05-6726825d.pth",

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.pretrained.frozen import Frozen, imagenet_scale
-from common.pretrained.vit import embed, vision_transformer
+from common.pretrained.frozen import Frozen, embed, imagenet_scale, vision_transformer
 
 
 class Alignment:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from common.pretrained.frozen import Frozen, imagenet_scale
-from common.pretrained.vit import embed, vision_transformer
+from common.pretrained.frozen import Frozen, embed, imagenet_scale, vision_transformer
 
 SIDE = 224  # pixels that DINO was trained on
 BLOCKS = (3, 6, 9, 12)  # whose output is judged, beside the input of the first

@@ -15,7 +15,7 @@ from common import distributed
 from common.distributed import Process
 from common.errors import UserError
 from common.metrics import report
-from common.metrics.extraction import ImageFiles, extract, open_images
+from common.metrics.extraction import ImageFiles, open_images
 from common.metrics.fid import Statistics, read_statistics, write_statistics
 from common.metrics.report import Evaluator, MetricConfig, table
 
@@ -65,7 +65,7 @@ def evaluator(reference, extractor=None):
 
 def test_statistics_survive_the_file(folder, tmp_path):
     crops, about = open_images(folder, size=16)
-    seen = Statistics.of(extract(crops, Means(), ALONE, batch_size=4).pooled)
+    seen = Statistics.of(evaluator(None).extract(crops, about)[0].pooled)
     write_statistics(
         tmp_path / "s.npz", seen, {**about, "extractor": Means().about, "warnings": []}
     )
@@ -103,12 +103,11 @@ def test_what_a_reference_allows_is_measured_and_the_rest_named(folder, tmp_path
 
 def test_too_few_images_are_refused_before_the_work(folder):
     found = evaluator(folder)
-    for count in (1, 3):
-        with pytest.raises(UserError, match=f"folder: found {count}"):
-            found.check("folder", count)
-    for config, message in ((MetricConfig(splits=7), "7 for is"), (MetricConfig("fid,fdi"), "fdi")):
-        with pytest.raises(UserError, match=message):
-            replace(found, config=config).check("folder", 6)
+    assert found.check("folder", 3)[1].keys() == {"prc"}
+    assert found.check("folder", 1)[1].keys() == {"fid", "kid", "prc"}
+    for name, count, message in (("prc", 3, "found 3"), ("fid,fdi", 6, "fdi")):
+        with pytest.raises(UserError, match=f"folder: .*{message}"):
+            replace(found, config=MetricConfig(name)).check("folder", count)
 
 
 def test_what_is_odd_is_counted_and_what_is_damaged_refused(folder, tmp_path):
@@ -118,13 +117,12 @@ def test_what_is_odd_is_counted_and_what_is_damaged_refused(folder, tmp_path):
     Image.open(second).save(tmp_path / "c.png", format="JPEG")  # whatever it is called
     Image.open(third).resize((50, 64)).save(tmp_path / "d.png")
     files = ImageFiles(sorted(tmp_path.glob("*.png")))
-    assert len(extract(files, Means(), ALONE, batch_size=2).pooled) == 5
     lossy, other = files.oddities()
     assert lossy.startswith("1 of 5 images are JPEG") and lossy.endswith("c.png")
-    assert other.startswith("1 of 5 images are of another size") and other.endswith("d.png")
+    assert other == "images of 2 sizes"
     (tmp_path / "b.png").write_bytes(first.read_bytes()[:200])
     with pytest.raises(UserError, match=r"b\.png"):
-        extract(files, Means(), ALONE)
+        evaluator(None).measure(files, {"source": "files"})
 
 
 def test_crops(folder, tmp_path):
