@@ -13,7 +13,7 @@ def panoramas(length, seed):
 
 @pytest.fixture(scope="module")
 def lessons():
-    return panoramas(540, 5)
+    return panoramas(360, 5)
 
 
 def test_it_names_panoramas_of_another_world(lessons):
