@@ -7,7 +7,7 @@
 Reconstructions (EMA weights, the mean of the posterior, rounded to 8 bits as saved images are) of
 `data.params.validation` (--part) are compared with the very crops that they were made of. By
 default LPIPS and rFID are measured where their networks are at hand, and a line says what was left
-out; asked for with --lpips, --extractor or --metrics, a missing network is an error. OUTPUT gets
+out; for rFID, asked for with --extractor or --metrics, a missing network is an error. OUTPUT gets
 metrics.json, and reconstructions.png: inputs, reconstructions and differences of images evenly
 spread over the set.
 """
@@ -25,9 +25,8 @@ from common.metrics.extraction import open_images, warnings_of
 from common.metrics.features import load_extractor
 from common.metrics.report import Evaluator, MetricConfig, table
 from common.pretrained import files as pretrained
-from common.pretrained.lpips import LPIPS
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer
-from tokenizer.evaluate import evaluate, save_comparison
+from tokenizer.evaluate import available_lpips, evaluate, save_comparison
 
 METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
 
@@ -39,7 +38,6 @@ def parse() -> argparse.Namespace:
     add("-b", "--base", type=Path, metavar="YAML", help="config with data (default: the run's)")
     add("--part", default="validation", help="data set, of data.params in the config")
     add("--output_dir", type=Path, required=True, help="folder of the record and the grid")
-    add("--lpips", action="store_true", help="measure LPIPS, or fail if its network is missing")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("overrides", nargs="*", metavar="key=value", help="over the config, by dotted key")
     cli.add_flags(parser, MetricConfig, METRIC_FLAGS)
@@ -58,13 +56,13 @@ def main() -> None:
         tokenizer.check_size(*crops[0][0].shape[1:], f"{base}: data.params.{flags.part}: image")
 
         left, folder = {}, pretrained.folder(config.weights_dir)
-        asked = flags.extractor is not None or flags.metrics is not None
-        for name, key, needed in (("lpips", "vgg16", flags.lpips), ("rfid", "inception", asked)):
+        for name, key in (("lpips", "vgg16"), ("rfid", "inception")):
             file, hint = pretrained.FILES[key], f"scripts/download_weights.py {key}"
-            if not needed and not pretrained.present(file, config.weights_dir):
+            if not pretrained.present(file, config.weights_dir):
                 left[name] = f"{file.name} is missing in {folder} ({hint})"
-        lpips = None if "lpips" in left else LPIPS(config.weights_dir)
-        evaluator = None
+        if flags.extractor is not None or flags.metrics is not None:
+            left.pop("rfid", None)  # asked for
+        lpips, evaluator = available_lpips(config.weights_dir), None
         if "rfid" not in left:
             extractor = load_extractor(config.extractor, config.weights_dir, process.device)
             config = replace(config, metrics=config.metrics or "fid")

@@ -105,7 +105,7 @@ def test_mistakes_are_named(project, call, tmp_path):
     for given, name in (
         ((tmp_path / "none.ckpt",), "none.ckpt"),
         ((checkpoint, "--part", "test"), "data.params.test"),
-        ((checkpoint, "--lpips", "--weights_dir", tmp_path), FILES["vgg16"].name),
+        ((checkpoint, "--metrics", "fid", "--weights_dir", tmp_path), FILES["inception"].name),
         ((checkpoint, "data.params.validation.params.size=32"), "image height"),
     ):
         done = call("eval_tokenizer", *given, "--device", "cpu", "--output_dir", tmp_path / "out")
