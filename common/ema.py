@@ -17,8 +17,7 @@ class EMA(nn.Module):
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
         super().__init__()
-        self.decay = decay
-        self.warmup = warmup
+        self.decay, self.warmup = decay, warmup
         self.model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._count: int | None = None  # `updates` where reading it waits for no device

@@ -5,7 +5,7 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -116,20 +116,15 @@ def save_image(path: str | os.PathLike[str], image: torch.Tensor) -> None:
         _to_pil(image).save(file, format="PNG")
 
 
-def save_grid(
-    path: str | os.PathLike[str], images: torch.Tensor, columns: int, pad: int = 2
-) -> None:
-    """Write `images` [N, 3, H, W], uint8 or float in [-1, 1], as one PNG: `columns` in a row, `pad`
-    white pixels around each."""
+def save_grid(path: str | os.PathLike[str], images: torch.Tensor, columns: int) -> None:
+    """Write `images` [N, 3, H, W], uint8 or float in [-1, 1], as one PNG, `columns` in a row."""
     from torchvision.utils import make_grid  # takes seconds, which few programs need to spend
 
     images = to_uint8(images)
-    save_image(path, make_grid(images, min(columns, len(images)), pad, pad_value=255))
+    save_image(path, make_grid(images, min(columns, len(images)), pad_value=255))
 
 
-def save_gif(
-    path: str | os.PathLike[str], frames: Sequence[torch.Tensor] | torch.Tensor, ms: int
-) -> None:
+def save_gif(path: str | os.PathLike[str], frames: Iterable[torch.Tensor], ms: int) -> None:
     """Write frames [3, H, W] as an endless animation with `ms` milliseconds a frame."""
     first, *others = [_to_pil(frame) for frame in frames]
     with replacing(path, durable=False) as file:

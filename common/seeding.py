@@ -58,9 +58,7 @@ class BatchDraws:
         """`count` numbers in [0, 1) that all processes have in common, on the CPU."""
         return torch.rand(count, generator=self._shared)
 
-    def _rows(
-        self, draw: Callable[..., torch.Tensor], rows: int, shape: tuple[int, ...]
-    ) -> torch.Tensor:
+    def _rows(self, draw: Callable, rows: int, shape: tuple[int, ...]) -> torch.Tensor:
         options = {"generator": self.generator, "device": self.generator.device}
         return draw(rows * self.world, *shape, **options)[self.rank :: self.world]
 
