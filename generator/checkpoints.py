@@ -51,10 +51,6 @@ def released_name(name: str) -> str:
     return name
 
 
-def is_released(state: Mapping[str, Any]) -> bool:
-    return "fake_latent" in state
-
-
 def from_released(state: Mapping[str, Tensor], model: Generator) -> dict[str, Tensor]:
     """A state dict under the released names, under those of `model`; others as they are."""
     ours = {released_name(name): name for name in model.state_dict()}
@@ -67,12 +63,6 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class TrainedOn:
-    images: int
-    columns: int  # of an image
-
-
-@dataclass(frozen=True)
 class GeneratorFile:
     """The entries of a checkpoint of our training; a released one has of them its weights alone."""
 
@@ -81,7 +71,7 @@ class GeneratorFile:
     optimizer: dict[str, Any] | None = None
     generator: GeneratorConfig | None = None
     training: TrainConfig | None = None
-    data: TrainedOn | None = None
+    data: dict[str, int] | None = None  # images, and columns of each
     class_names: list[str] | None = None
     tokenizer: str | None = None
     token_scale: float | None = setting(None, above=0)
@@ -120,7 +110,10 @@ def read(path: str | Path, device: torch.device | str, *unused: str) -> Generato
     names = {field.name for field in fields(GeneratorFile)}.difference(unused)
 
     def load() -> dict[str, Any]:
-        return {k: v for k, v in checkpoint.load(path).items() if k in names}
+        entries = {k: v for k, v in checkpoint.load(path).items() if k in names}
+        if isinstance(entries.get("training"), dict):
+            entries["training"].pop("share_classes", None)  # of earlier versions
+        return entries
 
     return config.structured(GeneratorFile, load_on_all(load, device), str(path))
 
@@ -141,7 +134,7 @@ class LoadedGenerator:
         return checkpoint.weights_hash(self.model.state_dict())
 
     def check_tokenizer(self, fingerprint: str) -> None:
-        """Refuse a tokenizer of another fingerprint; a checkpoint that names none takes any."""
+        """Refuse a tokenizer other than the one that the checkpoint names, if it does."""
         if self.tokenizer not in (None, fingerprint):
             raise UserError(f"tokenizer: found {fingerprint}, expected {self.tokenizer}")
 
@@ -153,13 +146,9 @@ def load_generator(
     device: torch.device | str = "cpu",
     token_scale: float | None = None,
 ) -> LoadedGenerator:
-    """The generator of a checkpoint, ours or released; all processes call this together.
-
-    Args:
-        sizes: of `GeneratorConfig`, which a released checkpoint needs; ours must have the same.
-        ema: take the EMA weights rather than the raw ones.
-        token_scale: `--vae_norm`; ours must have the same.
-    """
+    """The generator of a checkpoint, with its EMA weights or the raw ones; all processes call this
+    together. A released one needs the `sizes` of `GeneratorConfig` and the `token_scale`
+    (`--vae_norm`), which must be those of ours if given."""
     key, other = ("model_ema", "model") if ema else ("model", "model_ema")
     file = read(path, device, "optimizer", other)
     model = Generator(file.sizes(sizes or {}))
@@ -170,6 +159,6 @@ def load_generator(
     scale = token_scale or file.token_scale
     if file.token_scale and not math.isclose(scale, file.token_scale, rel_tol=1e-3):
         raise UserError(f"--vae_norm: found {scale}, expected {file.token_scale:.6g} as trained")
-    columns = file.data.columns if file.data else None
+    columns = (file.data or {}).get("columns")
     model = model.to(device).eval().requires_grad_(False)
     return LoadedGenerator(model, names, file.tokenizer, scale, columns)

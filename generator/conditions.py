@@ -30,13 +30,6 @@ class ClassCondition(nn.Module):
         """Labels [B], null where `dropped` [B] is true."""
         return torch.where(dropped, self.classes, labels)
 
-    def shared(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        """All conditions that there are, and the place of each label among them, without waiting
-        for the device; None where that saves nothing."""
-        if self.classes + 1 >= len(labels):
-            return None
-        return torch.arange(self.classes + 1, device=labels.device), labels
-
     def check(self, labels: Tensor) -> None:
         """Refuse labels that are no class, and none at all."""
         if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:

@@ -4,7 +4,6 @@ Each field is a flag, under its released name, and is kept in checkpoints.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -77,14 +76,9 @@ class TrainConfig:
     diffusion_batch_mul: int = _loss(4, "flow draws of each token", min=1)
     train_columns: str = _loss("all", "columns whose loss is trained, such as 0-3,8-11")
     subsequence: int = _loss(0, "columns of random runs to train on, as images; 0: whole", min=0)
-    precision: str = _speed(
-        "fp32",
-        "precision of products; auto: bf16 where that is fast. The release without --float32: bf16",
-        choices=("fp32", "tf32", "bf16", "auto"),
-    )
+    precision: str = _speed("fp32", "of products", choices=("fp32", "tf32", "bf16", "auto"))
     compile: bool = _speed(False, "compile layers and flow head")
     grad_checkpointing: bool = _speed(False, "recompute layers in the backward pass")
-    share_classes: bool = _speed(False, "read each class once a batch, with one dropout for all")
     log_freq: int = _record(20, "updates between two entries of the logs", min=1)
     save_last_freq: int = _record(1, "epochs between two writes of the last checkpoint", min=1)
     save_freq: int = _record(50, "epochs between two checkpoints that are kept; 0: none", min=0)
@@ -104,16 +98,13 @@ class TrainConfig:
         return EpochSchedule(lr, self.epochs, self.warmup_epochs, self.min_lr, self.lr_schedule)
 
 
-def listed(flag: str, text: str, count: int, names: Sequence[str] = ()) -> list[int]:
-    """What a flag such as `0-3,8` lists of the numbers 0 … count − 1, ends included, in its order;
-    `names` stand for their places."""
+def listed(flag: str, text: str, count: int) -> list[int]:
+    """What a flag such as `0-3,8` lists of 0 … count − 1, ends included, in its order."""
     found: list[int] = []
-    for part in map(str.strip, text.split(",")):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-        span = range(k := names.index(part), k + 1) if part in names else span
         if not span or span[-1] >= count:
-            shown = ", ".join([f"0 … {count - 1}", *names[:10]])
-            raise UserError(f"{flag}: found {part!r} in {text!r}, expected some of {shown}")
+            raise UserError(f"{flag}: found {part!r}, expected some of 0 … {count - 1}")
         found += span
     return found

@@ -113,28 +113,22 @@ class TokenSampler:
 def training_batches(
     dataset: Dataset, config: TrainConfig, process: Process, workers: int
 ) -> DataLoader:
-    """Full batches of this process, in an order that the seed and epoch decide; the sampler counts
-    updates, of `accumulate` batches, and leaves out the images at the end that do not fill one."""
+    """Full batches of this process, in an order that the seed and epoch decide, without the images
+    at the end that do not fill an update, of `accumulate` batches."""
     share = config.batch_size * config.accumulate
     if len(dataset) < share * process.world:
         found = f"found {share * process.world} images an update"
         raise UserError(f"--batch_size: {found}, expected at most the {len(dataset)} there are")
-    return DataLoader(
-        dataset,
-        config.batch_size,
-        sampler=DrawSampler(len(dataset), process.rank, process.world, share, config.seed),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=process.device.type == "cuda",
-        worker_init_fn=ignore_signals,
-    )
+    sampler = DrawSampler(len(dataset), process.rank, process.world, share, config.seed)
+    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    options |= {"pin_memory": process.device.type == "cuda", "worker_init_fn": ignore_signals}
+    return DataLoader(dataset, config.batch_size, sampler=sampler, **options)
 
 
 def evaluation_batches(
     dataset: Dataset, config: TrainConfig, process: Process, workers: int
 ) -> DataLoader:
-    """This process's batches of `eval_images` items, evenly spread over the data, or of as many as
-    make whole batches."""
+    """This process's whole batches of at most `eval_images` items, evenly spread over the data."""
     together, length = config.batch_size * process.world, len(dataset)
     count = min(config.eval_images, length) // together * together
     if not count:

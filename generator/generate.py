@@ -9,7 +9,6 @@ and attends over the whole width; neighbouring tiles fade into each other.
 Shapes: B batch, L columns, C token channels, H W pixels.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +26,11 @@ from common.logger import progress_bar
 from generator.checkpoints import LoadedGenerator
 from generator.config import listed
 from generator.data import Tokenizer
-from generator.sampling import COLUMNS, Columns, SampleConfig, numbered, sample, sample_columns
+from generator.sampling import COLUMNS, Columns, SampleConfig, numbered, sample_columns
 
 Ints = Sequence[int]
 RELEASED = SampleConfig()
-BLOCK = 64  # columns whose noise goes to the device together
+BLOCK = 64  # columns whose noise goes to the device together; images of so many show their progress
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -68,9 +67,8 @@ def decode_strips(
     if waiting:
         # The last tile is as wide as the others, and begins with columns that are done already.
         pixels = tokenizer.decode_tokens(torch.stack(tuple(held), dim=1))
-        if tail is not None:
-            pixels = pixels[..., pixels.shape[3] - (waiting + overlap) * width :]
-        yield _fade(tail, pixels)
+        new = waiting + (0 if tail is None else overlap)
+        yield _fade(tail, pixels[..., -new * width :])
     elif tail is not None:
         yield tail
 
@@ -99,13 +97,20 @@ def generate_tokens(
     config: SampleConfig,
     numbers: Ints | None = None,
     given: Columns | None = None,
+    shown: bool = False,
 ) -> Tensor:
     """Tokens [B, L, C] in the model's scale; arguments are those of `generate`."""
     model, numbers = generator.model, range(len(labels)) if numbers is None else numbers
+    config = replace(config, columns=config.columns or generator.columns or COLUMNS)
     noise = column_noise(config.seed, numbers, model.config.channels, model.device)
-    columns = islice(noise, config.columns or generator.columns or COLUMNS)
-    start = torch.stack(list(columns), dim=1)
-    return sample(model, torch.tensor(labels, device=model.device), start, config, given)
+    classes = torch.tensor(labels, device=model.device)
+    columns = sample_columns(model, classes, islice(noise, config.columns), config, given)
+    shown, tokens = shown and config.columns >= BLOCK, []
+    with progress_bar(config.columns, "columns", "column", shown, passing=True) as bar:
+        for token in columns:
+            tokens.append(token)
+            bar.update()
+    return torch.stack(tokens, dim=1)
 
 
 @torch.no_grad()
@@ -116,20 +121,17 @@ def generate(
     config: SampleConfig = RELEASED,
     numbers: Ints | None = None,
     given: Columns | None = None,
-    mirrored: bool = False,
+    shown: bool = False,
 ) -> Iterator[Tensor]:
     """Images of classes `labels`, one after the other, uint8 [3, H, W] on the CPU.
 
     Args:
-        generator, tokenizer: on one device.
-        config: how they are sampled, and how wide; as released, if not given.
         numbers: of the images, which decide their noise; 0 … B − 1 if not given.
         given: columns that are not sampled, in the model's scale; see `sample_columns`.
-        mirrored: flip the images, which then go on to the left.
+        shown: whether the columns of wide images have a progress bar.
     """
-    tokens = generate_tokens(generator, labels, config, numbers, given)
-    for image in decode(tokenizer, tokens, config):
-        yield image.flip(2) if mirrored else image
+    tokens = generate_tokens(generator, labels, config, numbers, given, shown)
+    yield from decode(tokenizer, tokens, config)
 
 
 @torch.no_grad()
@@ -168,10 +170,9 @@ def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> 
     """An image to go on with, [1, 3, H, W] in [-1, 1]: as high as the tokenizer's, in proportion,
     and of whole columns, cut at the end that is not continued."""
     image = images.resize_to_cover(images.read_rgb(path), tokenizer.height, 1)
-    width = image.shape[2] // tokenizer.column_width * tokenizer.column_width
+    width = image.shape[2] - image.shape[2] % tokenizer.column_width
     if width < 2 * tokenizer.column_width:
-        expected = f"two columns of {tokenizer.column_width} at least"
-        raise UserError(f"{path}: found {image.shape[2]} pixels of width, expected {expected}")
+        raise UserError(f"{path}: found {image.shape[2]} pixels of width, expected two columns")
     kept = image[..., -width:] if side == "right" else image[..., :width]
     return images.to_float(kept)[None]
 
@@ -198,17 +199,16 @@ def continue_image(
     """
     prefix = encode_prefix(given, tokenizer, side)
     config = replace(config, columns=len(prefix) + columns)
-    return generate(generator, tokenizer, labels, config, None, prefix, side == "left")
+    for image in generate(generator, tokenizer, labels, config, None, prefix):
+        yield image.flip(2) if side == "left" else image
 
 
-def image_labels(choice: str, class_names: Sequence[str], seed: int, count: int) -> list[int]:
+def image_labels(choice: str, classes: int, seed: int, count: int) -> list[int]:
     """The class of each of `count` images: `balanced`, image k has class k modulo their number;
-    `random`, from the image's own stream; or names and numbers taken in turn: `3,7-9,sea`."""
-    classes = len(class_names)
+    `random`, from the image's own stream; or numbers taken in turn: `3,7-9`."""
     if choice == "random":
         return [int(seeding.stream(seed, "label", k).integers(classes)) for k in range(count)]
-    balanced = choice == "balanced"
-    chosen = range(classes) if balanced else listed("--labels", choice, classes, class_names)
+    chosen = range(classes) if choice == "balanced" else listed("--labels", choice, classes)
     return [chosen[k % len(chosen)] for k in range(count)]
 
 
@@ -219,17 +219,15 @@ def image_path(folder: Path, number: int) -> Path:
 
 def whole_images(folder: Path, count: int) -> set[int]:
     """Numbers of the images 0 … count − 1 that lie in a folder and are whole; no other file may."""
-    done = set()
-    numbers = {image_path(folder, k).name: k for k in range(count)}
-    for file in os.scandir(folder) if folder.exists() else ():
-        if file.name.endswith(".tmp"):
-            continue
-        if file.name not in numbers:
+    done, numbers = set(), {image_path(folder, k): k for k in range(count)}
+    for file in folder.iterdir() if folder.exists() else ():
+        if file in numbers:
+            with file.open("rb") as image:
+                image.seek(max(0, file.stat().st_size - len(PNG_END)))
+                if image.read() == PNG_END:  # a full disk leaves other ends
+                    done.add(numbers[file])
+        elif file.suffix != ".tmp":
             raise UserError(f"{folder}: found {file.name}, expected the {count} of --num_images")
-        with open(file.path, "rb") as image:
-            image.seek(max(0, file.stat().st_size - len(PNG_END)))
-            if image.read() == PNG_END:  # a full disk leaves other ends
-                done.add(numbers[file.name])
     return done
 
 
@@ -242,26 +240,27 @@ def generate_folder(
     config: SampleConfig,
     process: Process,
     prefix: Columns | None = None,
-    mirrored: bool = False,
+    side: str = "right",
 ) -> int:
     """Generate what is missing of the images of `labels`; all processes call this together.
 
     Batches are always the same ones, and one that was begun is sampled again as a whole, since how
     a product is rounded depends on the number of its rows: so any number of processes, with or
     without a break, leaves the same bytes. Returns how many were missing; `prefix` [1, C] is what
-    all begin with.
+    all begin with, on the `side` left in the mirror.
     """
     count, done = len(labels), distributed.load_on_all(lambda: whole_images(folder, len(labels)))
-    batches = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+    batches = [range(count)[start : start + batch] for start in range(0, count, batch)]
     batches = [numbers for numbers in batches if not done.issuperset(numbers)]
     with progress_bar(count, "images", "image", process.is_main, initial=len(done)) as bar:
         for i, numbers in enumerate(batches):
             if i % process.world == process.rank:
-                some = [labels[k] for k in numbers]
-                found = generate(generator, tokenizer, some, config, numbers, prefix, mirrored)
+                some, shown = [labels[k] for k in numbers], process.is_main
+                found = generate(generator, tokenizer, some, config, numbers, prefix, shown)
                 for k, image in zip(numbers, found, strict=True):
                     if k not in done:
-                        images.save_image(image_path(folder, k), image)
+                        mirrored = image.flip(2) if side == "left" else image
+                        images.save_image(image_path(folder, k), mirrored)
             bar.update(len(set(numbers) - done))  # others advance at about the same pace
     distributed.barrier()
     return count - len(done)

@@ -46,11 +46,9 @@ def set_tf32(precision: str, device: torch.device) -> None:
 def prepare(model: Generator, precision: str = "fp32", compile: bool = False) -> Generator:
     """Make a generator ready for sampling, in place: it cannot be trained or saved any more.
 
-    Args:
-        precision: of matrix products. `fp32`; `tf32`, on GPUs, a setting of the whole process;
-            `bf16`, with norms, attention, time embedding and the solver's state in float32.
-        compile: compile the head's velocity, on GPUs into a CUDA graph. On a CPU no weights are
-            packed then.
+    Products are in `precision`: `tf32` is a setting of the whole process; in `bf16` norms,
+    attention, time embedding and the solver's state stay float32. `compile` compiles the head's
+    velocity, on GPUs into a CUDA graph; on a CPU no weights are packed then.
     """
     kind, half = model.device.type, precision == "bf16"
     set_tf32(precision, model.device)

@@ -23,12 +23,7 @@ class Draws:
 
     @classmethod
     def random(
-        cls,
-        tokens: Tensor,
-        draws: BatchDraws,
-        shift: int = 0,
-        drop_probability: float = 0.1,
-        repeats: int = 4,
+        cls, tokens: Tensor, draws: BatchDraws, shift: int, drop_probability: float, repeats: int
     ) -> "Draws":
         """For this process's tokens [B, L, C]: rows of what is drawn for the whole batch."""
         batch, length, channels = tokens.shape
@@ -38,19 +33,11 @@ class Draws:
         return cls(shift, drop, torch.cat(t).flatten(), torch.cat(noise).flatten(0, 1))
 
 
-def token_losses(
-    model: Generator, tokens: Tensor, labels: Tensor, draws: Draws, share: bool = False
-) -> Tensor:
-    """Flow-matching loss of each draw of each token, [repeats, B, L] in float32.
-
-    Tokens [B, L, C] are in the model's scale, labels [B]. With `share` each condition is read once,
-    where there are fewer than images.
-    """
+def token_losses(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    """Flow-matching loss of each draw of each token, [repeats, B, L] in float32, of tokens
+    [B, L, C] in the model's scale and labels [B]."""
     batch, length, _ = tokens.shape
-    conditions = model.condition.drop(labels, draws.drop)
-    shared = model.condition.shared(conditions) if share else None
-    context = model.read_condition(shared[0] if shared else conditions)
-    context = context.select(shared[1]) if shared else context
+    context = model.read_condition(model.condition.drop(labels, draws.drop))
     hidden = model.hidden(tokens[:, :-1], context, draws.shift)  # [B, L, D]
     repeats = len(draws.t) // (batch * length)
     x0 = tokens.flatten(0, 1).repeat(repeats, 1)  # [R, C]

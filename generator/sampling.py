@@ -5,7 +5,7 @@ Shapes: B batch, L columns, C token channels, D width.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -40,7 +40,6 @@ class SampleConfig:
     cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
     solver: str = _set("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
     steps: int = _set(100, "solver steps of a column", min=1, flag="num_sampling_steps")
-    time_power: float | None = _set(None, "power of solver times (default: 1 or 1.5)", above=0)
     temperature: float = _set(1.0, "scale of the starting noise", min=0)
     last_position: int | None = _set(
         None, "position at which wide images' queries to the condition stay (default: none)", min=0
@@ -85,7 +84,7 @@ def sample_columns(
     branches = [labels, model.condition.null(labels)] if config.is_guided else [labels]
     distinct, row = torch.cat(branches).unique(return_inverse=True, dim=0)
     cache = KVCache(model, model.read_condition(distinct).select(row), config.last_position)
-    solver = Solver(config.solver, config.steps, config.time_power)
+    solver = Solver(config.solver, config.steps)
     times = model.head.embed_times(solver)
     hidden = cache.first()  # [2B, D]
     unread: deque[Tensor] = deque(maxlen=model.layout.reach(len(model.layers)))
@@ -105,15 +104,3 @@ def sample_columns(
             token = model.head.sample(start, condition, unconditional, scale, solver, times)
         unread.append(token)
         yield token
-
-
-def sample(
-    model: Generator,
-    labels: Tensor,
-    noise: Tensor,
-    config: SampleConfig,
-    given: Columns | None = None,
-) -> Tensor:
-    """Tokens [B, L, C] from noise [B, L, C]; otherwise as `sample_columns`."""
-    config = replace(config, columns=config.columns or noise.shape[1])
-    return torch.stack(list(sample_columns(model, labels, noise.unbind(1), config, given)), dim=1)

@@ -70,13 +70,11 @@ class Solver:
 
     method: str = "euler"
     steps: int = 100
-    power: float | None = None  # see `falling_times`; None: 1 for Euler's method, else 1.5
 
     @property
     def times(self) -> list[float]:
         """Ends of the steps."""
-        default = 1.0 if self.method == "euler" else SECOND_ORDER_POWER
-        return falling_times(self.steps, default if self.power is None else self.power)
+        return falling_times(self.steps, 1.0 if self.method == "euler" else SECOND_ORDER_POWER)
 
     @property
     def asked(self) -> list[float]:

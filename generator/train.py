@@ -16,7 +16,7 @@ from common.data.latents import LatentDataset
 from common.distributed import Process, broadcast_object
 from common.errors import UserError
 from common.provenance import cores
-from generator.checkpoints import GeneratorFile, is_released, read
+from generator.checkpoints import GeneratorFile, read
 from generator.config import TrainConfig
 from generator.data import (
     ImageConfig,
@@ -35,25 +35,20 @@ from generator.trainer import LAST, Trainer
 
 NOT_KEPT = ("output_dir", "resume", "ckpt")  # settings that config.yaml does not have
 
-_data, _samples, _machine = (
-    partial(setting, group=name) for name in ("tokenizer and data", "samples", "machine and files")
-)
+_data, _machine = (partial(setting, group=g) for g in ("tokenizer and data", "machine and files"))
 
 
 @dataclass(frozen=True)
 class RunConfig(ImageConfig):
-    """Data, samples, machine and files of a training."""
+    """Data, machine and files of a training."""
 
     vae_norm: float | None = _data(None, "scale of the tokens (default: the tokenizer's)", above=0)
     std: float | None = _data(None, "posterior's noise (default: the tokenizer's)", min=0)
     use_cached: bool = _data(False, "train on cached tokens")
     cached_path: str | None = _data(None, "cached tokens, of scripts/cache_latents.py")
-    eval_path: str | None = _data(None, "images or tokens of --eval_freq (default: as trained)")
-    token_num: int | None = _data(None, "columns of a training image; only checked", min=1)
-    num_iter: int | None = _samples(None, "columns of a sample (default: as trained)", min=2)
-    num_sampling_steps: int = _samples(100, "Euler steps of a column", min=1)
-    temperature: float = _samples(1.0, "scale of the starting noise", min=0)
-    cfg: float = _samples(1.0, "guidance scale at the last column; 1: none")
+    eval_path: str | None = _data(
+        None, "images or tokens, as trained, of --eval_freq (default: those)"
+    )
     num_workers: int = _machine(10, "loader processes, no more than there are cores", min=0)
     device: str = _machine("auto", "auto, cpu, cuda or cuda:N")
     output_dir: str | None = _machine(None, "folder of the run (default: --resume)")
@@ -74,24 +69,19 @@ class RunConfig(ImageConfig):
 
 
 def find_source(run: RunConfig) -> Path | None:
-    """The checkpoint `ckpt` in `resume`, or the latest one kept if there is no last one; none in a
-    run's own folder before the first, so that one command serves all starts."""
+    """The checkpoint `ckpt` in `resume`; none in a run's own folder before the first, so that one
+    command serves all starts."""
     last, here = run.folder / LAST, Path(run.resume or "") / run.ckpt
     same = run.resume is not None and here.parent.resolve() == run.folder.resolve()
     if last.exists() and not (same and run.ckpt == LAST):
         expected = f"--resume {run.folder} to go on from it, or another folder"
         raise UserError(f"--output_dir: {last} is there already; expected {expected}")
-    if run.ckpt == LAST and not here.exists():
-        kept = list(here.parent.glob("checkpoint-ckpt-*.pth"))
-        here = max(kept, key=lambda p: int(p.stem.rpartition("-")[2]), default=here)
     begins = run.resume is None or (same and not any(here.parent.glob("*.pth")))
     return None if begins else here
 
 
 def settings(given: Mapping[str, Any], old: TrainConfig | None) -> tuple[TrainConfig, list[str]]:
     """The settings of a checkpoint but for what is given now, and a note for each change."""
-    if {"lr", "blr"} <= given.keys():
-        raise UserError("--blr: found together with --lr, expected one of them")
     before = asdict(old) if old else {}
     after = {**before, **({"lr": None} if "blr" in given else {}), **given}
     changed = [k for k in sorted(before) if before[k] != after[k]]
@@ -105,6 +95,7 @@ def prepare(
     run: RunConfig,
     sizes: Mapping[str, Any],
     given: Mapping[str, Any],
+    sampled: SampleConfig,
     overrides: Sequence[str],
     process: Process,
     open_tokenizer: Callable[[], Tokenizer],
@@ -114,15 +105,14 @@ def prepare(
     those `given` of `TrainConfig`. The tokenizer is opened only where it is needed."""
     path = find_source(run)
     file = read(path, process.device) if path else GeneratorFile()
-    released = is_released(file.weights)
+    released = "fake_latent" in file.weights
     if path and not released and None in (file.generator, file.training, file.optimizer):
         raise UserError(f"{path}: no checkpoint of a training; expected one to go on from")
     training, notes = settings(given, file.training)
     set_tf32(training.precision, process.device)
 
-    pixels = training.eval_freq and run.eval_path and Path(run.eval_path).is_dir()
-    tokenizer = about = None
-    if not run.use_cached or training.sample_freq or pixels:
+    tokenizer = about = encode = None
+    if not run.use_cached or training.sample_freq:
         if not run.config_path:
             raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
         tokenizer = open_tokenizer()
@@ -131,43 +121,33 @@ def prepare(
     def images(given: ImageConfig, train: bool) -> Dataset:
         return image_data(given, overrides, about, train, training.seed if train else 0)
 
-    def tokens(dataset: Dataset) -> TokenSampler:
-        cached = isinstance(dataset, LatentDataset)
-        encode = None if cached else lambda images: tokenizer.encode(images).mode()
-        return TokenSampler(encode, posterior, std, scale, process.device)
-
     if run.use_cached:
         data = LatentDataset(run.cached_path, about.tokenizer if about else None, training.seed)
         about, (columns, channels) = data.header, data.means.shape[2:]
-        if run.data_path or run.img_size:
-            notes.append("--data_path, --img_size: not read, since --use_cached is given")
     else:
-        data = images(run, train=True)
+        data, encode = images(run, train=True), lambda images: tokenizer.encode(images).mode()
         columns, channels = data[0][0].shape[2] // about.column_width, tokenizer.channels
-    if run.token_num not in (None, columns):
-        raise UserError(f"--token_num: found {run.token_num}, but the images have {columns}")
     std = about.std if run.std is None else run.std
     scale = float(torch.tensor(run.vae_norm or about.token_scale))
+    tokens = TokenSampler(encode, posterior, std, scale, process.device)
     names, workers = list(data.class_names), min(run.num_workers, cores())
 
     measure = preview = None
     if training.eval_freq:
         held_out = data
-        if pixels:
+        if run.eval_path and run.use_cached:
+            held_out = LatentDataset(run.eval_path, about.tokenizer)
+        elif run.eval_path:
             width = columns * about.column_width
             held_out = images(replace(run, data_path=run.eval_path, img_size=width), train=False)
-        elif run.eval_path:
-            held_out = LatentDataset(run.eval_path, about.tokenizer)
         if list(held_out.class_names) != names:
             raise UserError(f"--eval_path: {run.eval_path} has other classes than the images")
         batches = evaluation_batches(held_out, training, process, workers)
-        used = {"tokens": tokens(held_out), "config": training, "process": process}
+        used = {"tokens": tokens, "config": training, "process": process}
         measure = partial(evaluate, batches=batches, **used)
     if training.sample_freq:
         tokenizer.token_scale.fill_(scale)
-        sampled = SampleConfig(run.num_iter or columns, run.cfg, seed=training.seed)
-        steps, temperature = run.num_sampling_steps, run.temperature
-        sampled = replace(sampled, steps=steps, temperature=temperature)
+        sampled = replace(sampled, columns=sampled.columns or columns, seed=training.seed)
         preview = partial(save_preview, tokenizer=tokenizer, config=sampled)
 
     known = file.sizes(sizes, channels=channels, classes=len(names))
@@ -178,7 +158,7 @@ def prepare(
         file.fill(network, "model", path)
     header = {"class_names": names, "tokenizer": about.tokenizer, "token_scale": scale, "std": std}
     where = run.folder, header, Path(run.log_dir or run.folder)
-    learned = network, training, process, loader, tokens(data), columns
+    learned = network, training, process, loader, tokens, columns
     trainer = Trainer(*learned, *where, measure, preview)
     if released:
         file.fill(trainer.ema.model, "model_ema" if file.model_ema else "model", path)
@@ -191,13 +171,11 @@ def prepare(
     return trainer, notes
 
 
-def keep_settings(run: RunConfig, overrides: Sequence[str], trainer: Trainer) -> None:
+def keep_settings(folder: Path, overrides: Sequence[str], *parts: Any) -> None:
     """Write config.yaml, which `--config` takes and which has all that was set."""
     values: dict[str, Any] = {"overrides": list(overrides)}
-    for part in (run, trainer.model.config, trainer.config):
+    for part in parts:
         for field in fields(part):
             values[field.metadata["flag"] or field.name] = getattr(part, field.name)
-    if trainer.config.lr is not None:
-        del values["blr"]
     kept = {k: v for k, v in values.items() if v not in (None, []) and k not in NOT_KEPT}
-    config.save(kept, run.folder / "config.yaml")
+    config.save(kept, folder / "config.yaml")

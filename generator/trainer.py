@@ -27,7 +27,7 @@ from common.plots import read_long
 from common.precision import uses_bf16
 from common.seeding import BatchDraws
 from common.signals import PreemptionHandler
-from generator.checkpoints import GeneratorFile, TrainedOn
+from generator.checkpoints import GeneratorFile
 from generator.config import TrainConfig, listed
 from generator.evaluate import ColumnLosses, save_column_curves
 from generator.model import Generator
@@ -53,15 +53,12 @@ def parameter_groups(model: Generator, weight_decay: float) -> list[dict[str, An
     decayed, free = [], []
     for name, parameter in model.named_parameters():
         (free if parameter.ndim == 1 or name.startswith("head.") else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
+    free_group = {"params": free, "weight_decay": 0.0}
+    return [{"params": decayed, "weight_decay": weight_decay}, free_group]
 
 
 def random_runs(tokens: Tensor, columns: int, draws: BatchDraws) -> tuple[Tensor, Tensor]:
-    """A run of so many columns at a random place of each image [B, L, C]: [B, S, C], and which
-    columns they are, [B, S]."""
+    """A random run of S columns of each image [B, L, C]: [B, S, C], and where it was, [B, S]."""
     batch, length, channels = tokens.shape
     starts = (draws.uniform(batch, 1) * (length - columns + 1)).long()
     places = starts + torch.arange(columns, device=tokens.device)  # [B, S]
@@ -91,22 +88,22 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, process, model, columns = self.config, self.process, self.model, self.columns
-        if (runs := config.subsequence) > columns:
-            raise UserError(f"--subsequence: found {runs}, expected {columns} at most")
+        if config.subsequence > columns:
+            raise UserError(f"--subsequence: found {config.subsequence}, but {columns} columns")
         text = f"0-{columns - 1}" if config.train_columns == "all" else config.train_columns
         self.trained = sorted(set(listed("--train_columns", text, columns)))
         self.trained_index = torch.tensor(self.trained, device=process.device)
         self.schedule = config.schedule(process.world)
         self.updates_an_epoch = len(self.loader) // config.accumulate
         self.images_an_update = config.batch_size * config.accumulate * process.world
-        self.data = TrainedOn(len(self.loader.dataset), columns)
+        self.data = {"images": len(self.loader.dataset), "columns": columns}
         self.epoch = self.epoch_updates = self.step = 0  # updates: those done of this epoch
         self.resumed = False  # from a checkpoint of this very run
 
         distributed.broadcast_module(model.train())
         self.ema = EMA(model, config.ema_rate)
         groups = parameter_groups(model, config.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, 0.0, (0.9, 0.95), fused=True)
         counts = torch.zeros(2, dtype=torch.int64, device=process.device)
         self.skipped, self.skipped_in_a_row = counts.unbind()
         self.bf16 = uses_bf16(config.precision, process.device)
@@ -118,9 +115,8 @@ class Trainer:
             model.head.compile()
         self.loss_module: nn.Module = LossModule(model)
         if process.world > 1:
-            devices = [process.device.index] if process.device.type == "cuda" else None
-            kinds = {"device_ids": devices, "gradient_as_bucket_view": True}
-            self.loss_module = DistributedDataParallel(self.loss_module, **kinds)
+            options = {"gradient_as_bucket_view": True}
+            self.loss_module = DistributedDataParallel(self.loss_module, **options)
 
     @property
     def finished(self) -> bool:
@@ -143,7 +139,8 @@ class Trainer:
                 self._run_epoch(signals)
             if self.epoch_updates and self.step > begin:  # otherwise written already
                 self.save(LAST)
-            self._plot_curves()
+        if main:
+            save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
 
     def _run_epoch(self, signals: PreemptionHandler) -> None:
         """The rest of an epoch, or less if training ends in it."""
@@ -167,8 +164,7 @@ class Trainer:
             self._attend(signals, logged)
 
     def train_step(self, batches: Sequence[Any], rate: float) -> tuple[ColumnLosses, Tensor]:
-        """Update number `step` (0 first); the loss of each column, and the gradient norm before
-        clipping."""
+        """Update number `step` (0 first); losses by column, and the gradient norm, not clipped."""
         losses = ColumnLosses(self.columns, self.process.device)
         loss = torch.zeros((), device=self.process.device)
         for i, batch in enumerate(batches):
@@ -208,8 +204,7 @@ class Trainer:
         repeats = config.diffusion_batch_mul
         draws = Draws.random(tokens, rows, shift, config.label_drop_prob, repeats)
         with torch.autocast(process.device.type, torch.bfloat16, enabled=self.bf16):
-            # [repeats, B, L]
-            found = self.loss_module(tokens, labels, draws, config.share_classes)
+            found = self.loss_module(tokens, labels, draws)  # [repeats, B, L]
         losses.add(found, places)
         by_column = found.mean(dim=(0, 1))  # [L]
         if config.train_columns != "all":
@@ -231,17 +226,13 @@ class Trainer:
         trained = [means[i] for i in self.trained if i in means]
         loss = sum(trained) / len(trained)
         self.bar.set_postfix(loss=f"{loss:.4f}", epoch=self.epoch + 1, refresh=False)
-        values = {"loss": loss, "grad_norm": norm.item(), "lr": rate, "skipped": int(self.skipped)}
-        self._log("columns", means, {f"train/{name}": value for name, value in values.items()})
+        others = {"loss": loss, "grad_norm": norm.item(), "lr": rate, "skipped": int(self.skipped)}
+        self._log("columns", means, {f"train/{name}": value for name, value in others.items()})
 
     def _log(self, name: str, means: dict[int, float], others: dict[str, float]) -> None:
         if self.logs:
             columns = {f"{name}/loss_{i:02d}": value for i, value in means.items()}
             self.logs.scalars(self.step, columns | others)
-
-    def _plot_curves(self) -> None:
-        if self.process.is_main:
-            save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
 
     def _end_epoch(self, missing: bool = False) -> None:
         """What is due after an epoch; or, after a kill, what is missing of it."""
@@ -261,9 +252,10 @@ class Trainer:
         if due(config.eval_freq, self.step in log.get("eval/loss", {})):
             means = self.evaluate(self.ema.model)
             self._log("eval_columns", means, {"eval/loss": sum(means.values()) / len(means)})
-            self._plot_curves()
         if due(config.sample_freq, preview.exists()) and main:
             self.preview(self.ema.model, preview)
+        if main and config.eval_freq:
+            save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
 
     def _attend(self, signals: PreemptionHandler, logged: bool) -> None:
         """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs
@@ -273,11 +265,9 @@ class Trainer:
         every = self.config.save_steps
         if asked or (every and self.step % every == 0):
             self.save(LAST)
-        stands = f"{self.folder / LAST} stands after {self.step} updates"
         if leave:
+            stands = f"{self.folder / LAST} stands after {self.step} updates"
             raise Preempted(leave, f"{stands}; --resume goes on")
-        if asked and self.process.is_main:
-            self.bar.write(stands)
 
     def save(self, name: str) -> None:
         """Write the whole state to `folder / name`, as `GeneratorFile` lists it."""
@@ -289,7 +279,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "generator": asdict(self.model.config),
                 "training": asdict(self.config),
-                "data": asdict(self.data),
+                "data": self.data,
                 "epoch": self.epoch,
                 "epoch_images": self.epoch_updates * self.images_an_update,
                 "step": self.step,
@@ -303,13 +293,13 @@ class Trainer:
         """Go on from a checkpoint of the same model and tokenizer with the rates that are set here;
         within an epoch the data must be the same, and whole updates of this size done."""
         done, size = file.epoch_images, self.images_an_update
-        same = self.header | {"generator": self.model.config}
-        same |= {"data": self.data} if done else {}
+        same = {**self.header, "generator": self.model.config, "data": self.data}
         for key, value in same.items():
-            if (found := getattr(file, key)) != value:
+            found = getattr(file, key)
+            if found != value and (done or key != "data"):
                 raise UserError(f"{source}: {key}: found {found!r}, expected {value!r}")
         if done % size:
-            expected = f"a divisor of the {done} that {source} has done of its epoch"
+            expected = f"a divisor of the {done} done of this epoch"
             raise UserError(f"--batch_size: found {size} images an update, expected {expected}")
         file.fill(self.model, "model", source)
         file.fill(self.ema.model, "model_ema", source)

@@ -21,7 +21,7 @@ from generator.checkpoints import from_released, released_name, to_released
 from generator.config import GeneratorConfig
 from generator.model import Generator
 from generator.objective import Draws, token_losses
-from generator.sampling import SampleConfig, numbered, sample
+from generator.sampling import SampleConfig, numbered, sample_columns
 from generator.solvers import guided
 from tokenizer import checkpoints
 from tokenizer.config import TokenizerConfig
@@ -178,7 +178,9 @@ def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[
         ("sample_cfg4_linear_prefix", 4.0, "linear", reference.config["prefix"]),
     ):
         config = SampleConfig(columns, cfg=cfg, cfg_schedule=schedule, steps=steps)
-        yield name, sample(model, labels, noise, config, numbered(tokens[:, :given]))
+        prefix = numbered(tokens[:, :given])
+        found = sample_columns(model, labels, noise.unbind(1), config, prefix)
+        yield name, torch.stack(list(found), dim=1)
 
 
 def main() -> None:

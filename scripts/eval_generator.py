@@ -7,15 +7,12 @@
 
 Image k goes to OUTPUT/images/k.png. It is the same file for any number of processes, and the same
 image, to rounding, for any batch size. A run that was stopped goes on where it was. With --metrics,
-OUTPUT/metrics.json says how good the images are, and all that this depends on. Several values of
---cfg go to OUTPUT/cfg_<value>, and their metrics to OUTPUT/sweep.json and sweep.png.
+OUTPUT/metrics.json says how good the images are, and all that this depends on.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 from common import cli, distributed, provenance
 from common.checkpoint import weights_hash
@@ -23,7 +20,6 @@ from common.config import setting, structured
 from common.errors import UserError, run_cli
 from common.io import claim_folder, write_json
 from common.metrics.report import MetricConfig, open_evaluator, table
-from common.plots import Panel, save_curves
 from generator import generate
 from generator.checkpoints import load_generator
 from generator.config import IGNORED, SIZES, GeneratorConfig, TrainConfig
@@ -46,12 +42,9 @@ class EvalConfig:
     raw: bool = _models(False, "raw weights rather than their average")
     vae_norm: float | None = _models(None, "scale of the tokens (default: as trained)", above=0)
     num_images: int = _images(64, "number of images", min=1)
-    labels: str = _images(
-        "balanced", "classes: balanced, random, or names and numbers taken in turn: 3,7-9,sea"
-    )
+    labels: str = _images("balanced", "classes: balanced, random, or taken in turn: 3,7-9")
     prefix_image: str | None = _images(None, "image that all images continue")
     prefix_side: str = _images("right", "side on which they do", choices=("right", "left"))
-    cfg: tuple[float, ...] = setting((1.0,), "guidance scale, or several", group="sampling")
     eval_bsz: int = _speed(64, "images of one batch of a process", min=1)
     device: str = _speed("auto", "auto, cpu, cuda or cuda:N")
     precision: str = _speed("fp32", "precision of matrix products", choices=PRECISIONS)
@@ -64,36 +57,31 @@ def main() -> None:
     add("--config", metavar="YAML", help="any of these flags; the command line wins")
     add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
     add("--model", choices=SIZES, help="named sizes of a released checkpoint")
-    cli.add_flags(parser, GeneratorConfig)
-    cli.add_flags(parser, EvalConfig)
-    cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"cfg"})
+    for schema in (GeneratorConfig, EvalConfig, SampleConfig, MetricConfig):
+        cli.add_flags(parser, schema)
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
-    cli.add_flags(parser, MetricConfig)
     training = [f.name + "=" * (f.type is not bool) for s in TRAINING for f in fields(s)]
     known = parser._option_string_actions
-    ignored = [n for n in (*IGNORED, *training) if f"--{n.rstrip('=')}" not in known]
-    cli.accept_ignored(parser, ignored)
+    cli.accept_ignored(parser, [n for n in training if f"--{n.rstrip('=')}" not in known])
+    cli.accept_ignored(parser, IGNORED)
 
     flags = cli.parse(parser)
     given, metrics = cli.read(EvalConfig, flags), cli.read(MetricConfig, flags)
-    del flags.cfg  # which may be several; one image has one
     sampled = cli.given(SampleConfig, flags)
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
     if metrics.metrics is None and metrics.reference:
         raise UserError("--reference: given without --metrics")
-    output = Path(given.output_dir)
+    output, folder = Path(given.output_dir), Path(given.output_dir) / "images"
     with distributed.launch(given.device) as process:
         source = Path(given.resume) / given.ckpt
         loaded = load_generator(source, sizes, not given.raw, process.device, given.vae_norm)
-        scale = loaded.token_scale
-        tokenizer = load_on_all(
-            process, lambda: load_tokenizer(given.config_path, flags.overrides, scale)
-        )
+        what = given.config_path, flags.overrides, loaded.token_scale
+        tokenizer = load_on_all(process, lambda: load_tokenizer(*what))
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
         config = structured(SampleConfig, {"columns": loaded.columns or COLUMNS, **sampled}, "--")
-        chosen = given.labels, loaded.class_names, config.seed, given.num_images
-        labels = generate.image_labels(*chosen)
+        classes = len(loaded.class_names)
+        labels = generate.image_labels(given.labels, classes, config.seed, given.num_images)
         settings = {
             "generator": process.is_main and loaded.fingerprint,
             "tokenizer": fingerprint,
@@ -103,10 +91,10 @@ def main() -> None:
         }
         prefix: Columns = {}
         if given.prefix_image:
-            image = generate.read_prefix(given.prefix_image, tokenizer, given.prefix_side)
-            settings["prefix"] = [weights_hash({"image": image}), given.prefix_side]
-            image = image.to(process.device)
-            prefix = generate.encode_prefix(image, tokenizer, given.prefix_side)
+            side = given.prefix_side
+            image = generate.read_prefix(given.prefix_image, tokenizer, side)
+            settings["prefix"] = [weights_hash({"image": image}), side]
+            prefix = generate.encode_prefix(image.to(process.device), tokenizer, side)
         if len(prefix) >= config.columns:
             expected = f"more than the {len(prefix)} columns of {given.prefix_image}"
             raise UserError(f"--token_num: found {config.columns}, expected {expected}")
@@ -116,35 +104,21 @@ def main() -> None:
             evaluator.check(str(output), given.num_images)
         prepare(loaded.model, given.precision, given.compile)
 
-        points: dict[float, dict[str, Any]] = {}
-        for cfg in given.cfg:
-            folder = output if len(given.cfg) == 1 else output / f"cfg_{cfg:g}"
-            images, point = folder / "images", replace(config, cfg=cfg)
-            made = {**settings, **asdict(point)}
-            if process.is_main:
-                claim_folder(folder, made)
-            distributed.barrier()
-            start = perf_counter()
-            what = (images, labels, given.eval_bsz, loaded, tokenizer, point, process)
-            count = generate.generate_folder(*what, prefix, given.prefix_side == "left")
-            seconds = perf_counter() - start
-            if process.is_main:
-                print(f"images: {images}")
-            files = [generate.image_path(images, k) for k in range(given.num_images)]
-            record = evaluator.evaluate(files) if evaluator else None
-            if record is not None:  # on the first process
-                speed = {"seconds": seconds, "images_per_second": count / seconds}
-                sampling = {**made, "batch_size": given.eval_bsz, "sampled": count, **speed}
-                record |= {"sampling": sampling, "conditions": provenance.describe()}
-                write_json(folder / "metrics.json", record)
-                print(table(record))
-                points[cfg] = record["figures"]
-        if len(points) > 1:
-            write_json(output / "sweep.json", points)
-            names = [n for n in points[given.cfg[0]] if not n.endswith(("_std", "_mean"))]
-            over = {n: {n: {cfg: points[cfg][n] for cfg in sorted(points)}} for n in names}
-            panels = [Panel(n.replace("_", " "), over[n], "guidance") for n in names]
-            save_curves(output / "sweep.png", panels)
+        settings |= asdict(config)
+        if process.is_main:
+            claim_folder(output, settings)
+        distributed.barrier()
+        given_to = labels, given.eval_bsz, loaded, tokenizer, config, process, prefix
+        count = generate.generate_folder(folder, *given_to, given.prefix_side)
+        if process.is_main:
+            print(f"images: {folder}")
+        files = [generate.image_path(folder, k) for k in range(given.num_images)]
+        record = evaluator.evaluate(files) if evaluator else None
+        if record is not None:  # on the first process
+            sampling = {**settings, "batch_size": given.eval_bsz, "sampled": count}
+            record |= {"sampling": sampling, "conditions": provenance.describe()}
+            write_json(output / "metrics.json", record)
+            print(table(record))
 
 
 if __name__ == "__main__":

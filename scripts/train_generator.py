@@ -11,10 +11,14 @@ alone. See docs/generator_training.md.
 """
 
 import argparse
+import sys
+from dataclasses import fields
+from functools import partial
 
 from common import cli, distributed
 from common.errors import run_cli
 from generator.config import IGNORED, SIZES, GeneratorConfig, TrainConfig
+from generator.sampling import SampleConfig
 from generator.train import RunConfig, keep_settings, prepare
 from generator.trainer import LAST
 from tokenizer.checkpoints import load_on_all, load_tokenizer
@@ -30,24 +34,25 @@ def main() -> None:
     add("--model", choices=SIZES, help="named sizes, which those given one by one go over")
     for schema in (GeneratorConfig, RunConfig, TrainConfig):
         cli.add_flags(parser, schema)
+    cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"seed"})
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
-    cli.accept_ignored(parser, [*IGNORED, "num_images=", "eval_bsz=", "cfg_schedule="])
+    cli.accept_ignored(parser, [*IGNORED, "num_images=", "eval_bsz="])
     flags = cli.parse(parser)
-    run, training = cli.read(RunConfig, flags), cli.given(TrainConfig, flags)
+    typed = {word.partition("=")[0].removeprefix("--") for word in sys.argv}
+    if "blr" in typed and "lr" not in typed:  # instead of the file's
+        flags.lr = None
+    run, sampled = cli.read(RunConfig, flags), cli.read(SampleConfig, flags)
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
     overrides = [*flags.kept, *flags.overrides]
+    what = run.config_path, overrides, run.vae_norm
     with distributed.launch(run.device) as process:
-
-        def load() -> object:
-            return load_tokenizer(run.config_path, overrides, run.vae_norm)
-
-        opened = lambda: load_on_all(process, load)  # noqa: E731
-        trainer, notes = prepare(run, sizes, training, overrides, process, opened, Posterior)
+        opened = partial(load_on_all, process, partial(load_tokenizer, *what))
+        given = run, sizes, cli.given(TrainConfig, flags), sampled, overrides
+        trainer, notes = prepare(*given, process, opened, Posterior)
         if trainer.finished:
-            limits = "expected more --epochs or --max_steps"
-            notes.append(f"nothing is left to do after {trainer.step} updates; {limits}")
+            notes.append(f"nothing is left to do after {trainer.step} updates of --epochs")
         elif process.is_main:
-            keep_settings(run, overrides, trainer)
+            keep_settings(run.folder, overrides, run, sampled, trainer.model.config, trainer.config)
         if process.is_main:
             print(*notes, f"training in {run.folder}", sep="\n", flush=True)
         trainer.run()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from generator.model import Generator
 from generator.objective import Draws, token_losses
+from generator.sampling import sample_columns
 
 
 @torch.no_grad()
@@ -34,6 +35,11 @@ def sample_plainly(
                 x = x - velocity / steps
         tokens = torch.cat([tokens, x[:, None]], dim=1)
     return tokens
+
+
+def sample(model: Generator, labels: Tensor, noise: Tensor, config, given=None) -> Tensor:
+    """Tokens [B, L, C] from noise [B, L, C], as `generator.sampling` makes them."""
+    return torch.stack(list(sample_columns(model, labels, noise.unbind(1), config, given)), dim=1)
 
 
 def training_loss(model: Generator, tokens: Tensor, labels: Tensor, draws: Draws) -> Tensor:

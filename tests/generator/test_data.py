@@ -8,12 +8,7 @@ from common.distributed import Process
 from common.errors import UserError
 from common.seeding import BatchDraws
 from generator.config import TrainConfig
-from generator.data import (
-    ImageConfig,
-    TokenSampler,
-    image_data,
-    training_batches,
-)
+from generator.data import ImageConfig, TokenSampler, image_data, training_batches
 
 CPU = torch.device("cpu")
 

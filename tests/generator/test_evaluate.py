@@ -34,7 +34,7 @@ def test_every_column_of_whole_batches_is_measured():
         rows = BatchDraws(generator(3, "evaluation", i))
         batch = torch.stack([t for t, _ in items]), torch.tensor([label for _, label in items])
         tokens, labels = noisy(batch, rows)
-        draws = Draws.random(tokens, rows, drop_probability=0.0, repeats=2)
+        draws = Draws.random(tokens, rows, 0, 0.0, 2)
         with torch.no_grad():
             expected += training_loss(model, tokens, labels, draws) / 2
     assert list(found.values()) == pytest.approx(expected.tolist())

@@ -6,7 +6,9 @@ import torch
 from common import provenance
 from generator import inference
 from generator.inference import InferenceLinear, can_pack, prepare
-from generator.sampling import SampleConfig, sample, sample_columns
+from generator.sampling import SampleConfig
+
+from .plain import sample
 
 SAMPLING = SampleConfig(cfg=3.0, steps=4)
 LABELS = torch.tensor([1, 4])
@@ -61,21 +63,3 @@ def test_bf16_is_near_and_keeps_the_time_in_float32(model, noise, expected, monk
     assert found.dtype == torch.float32
     error = (found - expected).abs().mean() / expected.abs().mean()
     assert 1e-5 < error < 0.05
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("compile", [False, True])
-def test_the_gpu_is_not_waited_for_between_columns(model, compile):
-    """And it draws what the CPU does."""
-    noise = torch.randn(2, 6, 6)
-    expected = sample(model, LABELS, noise, SAMPLING)
-    ready = prepare(copy.deepcopy(model).cuda(), compile=compile)
-    sample(ready, LABELS.cuda(), noise.cuda(), SAMPLING)  # compiles, and reads classes
-    columns = sample_columns(ready, LABELS.cuda(), noise.cuda().unbind(1), SAMPLING)
-    found = [next(columns)]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        found += columns
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(torch.stack(found, 1).cpu(), expected, atol=1e-4, rtol=0)

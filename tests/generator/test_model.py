@@ -22,15 +22,6 @@ def test_a_column_reaches_depth_times_window_further(build, depth, window, colum
 
 
 @torch.no_grad()
-def test_vectors_do_not_depend_on_the_batch(model):
-    tokens, labels = torch.randn(4, 7, 6), torch.tensor([2, 0, 2, model.condition.classes])
-    together = model.hidden(tokens, model.read_condition(labels))
-    for i in range(4):
-        alone = model.hidden(tokens[i : i + 1], model.read_condition(labels[i : i + 1]))
-        torch.testing.assert_close(alone[0], together[i])
-
-
-@torch.no_grad()
 def test_self_attention_does_not_see_a_shift(model):
     """Only the cross-attention's queries do; without it, all positions may move together."""
     tokens, memory = torch.randn(1, 9, 6), model.read_condition(torch.tensor([0]))

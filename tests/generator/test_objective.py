@@ -13,12 +13,12 @@ def rows(rank=0, world=1):
 def batch():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 5, 6, generator=generator)
-    return tokens, torch.tensor([0, 4, 2]), Draws.random(tokens, rows(), shift=2)
+    return tokens, torch.tensor([0, 4, 2]), Draws.random(tokens, rows(), 2, 0.1, 4)
 
 
 def test_draws():
     """Moments of U(0, 1) and N(0, 1), and no draw of a token twice."""
-    draws = Draws.random(torch.zeros(4000, 4, 6), rows(), shift=3, repeats=2)
+    draws = Draws.random(torch.zeros(4000, 4, 6), rows(), 3, 0.1, 2)
     assert draws.shift == 3 and draws.t.shape == (32000,) and draws.noise.shape == (32000, 6)
     assert draws.drop.float().mean().item() == pytest.approx(0.1, abs=0.02)
     for values, mean, square in ((draws.t, 1 / 2, 1 / 3), (draws.noise, 0, 1)):
@@ -29,38 +29,14 @@ def test_draws():
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_each_process_draws_rows_of_the_whole_batch(world):
-    whole = Draws.random(torch.zeros(6, 4, 5), rows(), drop_probability=0.5, repeats=3)
+    whole = Draws.random(torch.zeros(6, 4, 5), rows(), 0, 0.5, 3)
     for rank in range(world):
         share = torch.zeros(6 // world, 4, 5)
-        draws = Draws.random(share, rows(rank, world), drop_probability=0.5, repeats=3)
+        draws = Draws.random(share, rows(rank, world), 0, 0.5, 3)
         assert torch.equal(draws.drop, whole.drop[rank::world])
         mine = slice(rank, None, world)
         assert torch.equal(draws.t.view(3, -1, 4), whole.t.view(3, 6, 4)[:, mine])
         assert torch.equal(draws.noise.view(3, -1, 4, 5), whole.noise.view(3, 6, 4, 5)[:, mine])
-
-
-def test_conditions_that_are_shared_are_read_once(build):
-    """Loss and gradients are the same; the classes read are as many as there are."""
-    tokens = torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(1))
-    labels = torch.arange(12) % 5
-    draws = Draws.random(tokens, rows(), drop_probability=0.4)
-    results = []
-    for share in (False, True):
-        model, read = build(), []
-        original = model.read_condition
-
-        def counted(labels, original=original, read=read):
-            read.append(len(labels))
-            return original(labels)
-
-        model.read_condition = counted
-        loss = token_losses(model, tokens, labels, draws, share)
-        loss.mean().backward()
-        gradients = [p.grad for p in model.parameters()]
-        results.append((loss, *gradients))
-        assert read == [6 if share else 12]
-    for alone, shared in zip(*results, strict=True):
-        torch.testing.assert_close(shared, alone, atol=1e-6, rtol=1e-4)
 
 
 def test_the_loss_is_float32_under_autocast(model, batch):

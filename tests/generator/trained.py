@@ -16,16 +16,8 @@ from generator.trainer import LAST, Trainer
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 SIZES = GeneratorConfig(16, 2, 2, 3, 4, 3, head_width=8, head_depth=1)
 SILENT = dataclasses.replace(SIZES, attn_dropout=0.0, proj_dropout=0.0)
-CONFIG = TrainConfig(
-    lr=1e-2,
-    epochs=3,
-    warmup_epochs=1,
-    ema_rate=0.9,
-    shift_num=4,
-    log_freq=1,
-    batch_size=4,
-    save_freq=0,
-)
+TIMES = {"epochs": 3, "warmup_epochs": 1, "log_freq": 1, "save_freq": 0}
+CONFIG = TrainConfig(lr=1e-2, ema_rate=0.9, shift_num=4, batch_size=4, **TIMES)
 
 
 class Tokens:

@@ -89,22 +89,10 @@ def write_yaml(path: Path, value: object) -> Path:
     return path
 
 
-def environment(**more: object) -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     # PYTHONPATH takes the place of an installation
-    fixed = {"OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": ""}
-    return {**os.environ, **{k: str(v) for k, v in {**fixed, **more}.items()}}
-
-
-def launch(script: str, *flags: object, launcher: tuple[str, ...] = ()) -> Done:
-    """A script in a process of its own; `launcher` goes before it."""
-    done = subprocess.run(
-        [sys.executable, *launcher, ROOT / "scripts" / f"{script}.py", *map(str, flags)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **fixed, **more}
 
 
 def load_script(name: str):
@@ -128,12 +116,6 @@ def run_script(name: str, *flags: object) -> Done:
     finally:
         sys.argv = before
     return Done(code, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture
-def load() -> Callable[[str], object]:
-    """A script as a module."""
-    return load_script
 
 
 @pytest.fixture(scope="session")
@@ -167,12 +149,6 @@ def project(tmp_path_factory) -> Project:
     return project
 
 
-@pytest.fixture(scope="session")
-def start() -> Callable[..., Done]:
-    """A script in a process of its own."""
-    return launch
-
-
 @pytest.fixture
 def size_flags() -> tuple[object, ...]:
     return tuple(word for name, value in SIZES.items() for word in (f"--{name}", value))
@@ -203,7 +179,7 @@ def start_in_background(tmp_path):
 
     def run(script: str, *flags: object) -> Background:
         command = [sys.executable, ROOT / "scripts" / f"{script}.py", *map(str, flags)]
-        path, given = tmp_path / "output.txt", environment(PYTHONUNBUFFERED=1)
+        path, given = tmp_path / "output.txt", environment(PYTHONUNBUFFERED="1")
         with path.open("w") as out:
             process = subprocess.Popen(
                 command, env=given, stdout=out, stderr=out, start_new_session=True
@@ -242,7 +218,7 @@ def together(project, tmp_path_factory) -> Path:
     write_yaml(folder / "calls.yaml", {k: [str(v) for v in flags] for k, flags in calls.items()})
     ports = [str(unused_port()) for _ in calls]
     command = [sys.executable, Path(__file__).with_name("two_processes.py"), folder, *ports]
-    both = environment(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR="localhost")
+    both = environment(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="localhost")
     processes = [
         subprocess.Popen(
             command,

@@ -97,17 +97,6 @@ def test_images_are_measured_as_compute_metrics_measures_them(drawn, draw, call,
     assert {"random_features_distance", "random_features_score"} <= record["figures"].keys()
 
 
-def test_guidance_is_swept(drawn, draw, tmp_path):
-    """Each point once, in a folder of its own, with one table and one plot."""
-    measuring = ("--extractor", "random", "--splits", 1, "--reference", drawn / "images")
-    assert draw("--cfg", 1, 2, "--metrics", "fid,is", *measuring, out=tmp_path).code == 0
-    points = json.loads((tmp_path / "sweep.json").read_text())
-    assert list(points) == ["1.0", "2.0"]
-    assert files(tmp_path / "cfg_2") == files(drawn)
-    assert points["2.0"]["random_features_distance"] < points["1.0"]["random_features_distance"]
-    assert (tmp_path / "sweep.png").exists()
-
-
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_given_image_is_continued(drawn, draw, tmp_path, side):
     given = ("--prefix_image", drawn / "images" / "000000.png", "--prefix_side", side)
