@@ -45,7 +45,7 @@ from tokenizer.posterior import Posterior
 from tokenizer.train import build_module, read_settings
 
 RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
-CHANNELS, CLASSES, PLAIN_COLUMNS = 256, 1000, 16
+CHANNELS, CLASSES, PLAIN_COLUMNS, UPDATES = 256, 1000, 16, 10
 Row = dict[str, Any]
 
 
@@ -175,7 +175,7 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     device, size = process.device, int(settings.data["params"]["batch_size"])
     height, marks = module.tokenizer.height, []
     pixels = torch.randint(256, (size, 3, height, height), dtype=torch.uint8)
-    count = module.accumulate * (3 + flags.updates)  # the first updates are slower
+    count = module.accumulate * (3 + UPDATES)  # the first updates are slower
     batches: Any = [(pixels, torch.zeros(size))] * count
 
     def mark(*_: Any) -> None:
@@ -239,7 +239,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("-b", "--base", action="append", required=True, metavar="YAML", help="configs, merged")
     add("overrides", nargs="*", metavar="key=value", help="over the configs")
     add("--weights_dir", help="folder of pretrained networks")
-    add("--updates", type=int, default=10, help="measured updates")
     add = subs[loading].add_argument
     add("root", help="folder of class folders of images")
     add("--size", type=int, default=256, help="of the square that is cut")

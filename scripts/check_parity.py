@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,17 +79,12 @@ class Reference(dict):
     def deviation_of_weights(self, name: str, found: Mapping[str, Tensor]) -> Deviation:
         """Of weights that were converted, and are written back by their released names."""
         errors = [self._distance(f"weights.{k}", tensor) for k, tensor in found.items()]
-        return Deviation(name, largest(errors), 0)
+        return Deviation(name, np.max(errors).item(), 0)
 
     def _distance(self, name: str, found: Tensor) -> float:
         if found.shape != self[name].shape:
             raise ValueError(f"{name}: found {[*self[name].shape]}, expected {[*found.shape]}")
         return (found - self[name]).abs().max().item()
-
-
-def largest(errors: list[float]) -> float:
-    """NaN where one is, which Python's `max` may pass over."""
-    return torch.tensor(errors).max().item()
 
 
 def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviation]:
@@ -109,16 +105,12 @@ def compare_tokenizer(reference: Reference, device: torch.device | str) -> Itera
     sizes = config.structured(TokenizerConfig, reference.config, "config")
     model = Tokenizer(**vars(sizes)).to(device).eval()
     written = []
-    for name, rename in (
-        ("weights_ema", checkpoints.ema_name),
-        ("weights", checkpoints.released_name),
-    ):
-        ema = name == "weights_ema"
+    for ema, rename in ((True, checkpoints.ema_name), (False, checkpoints.released_name)):
         model.load_state_dict(checkpoints.from_released(reference.weights, model, ema))
         state = {k: v.clone() for k, v in model.state_dict().items() if k != "token_scale"}
         written.append(state)
         renamed = {rename(k): v for k, v in state.items()}
-        yield reference.deviation_of_weights(name, renamed)
+        yield reference.deviation_of_weights("weights_ema" if ema else "weights", renamed)
     if all(map(torch.equal, *(weights.values() for weights in written))):
         raise UserError("the EMA weights have the raw values, expected others")
 
@@ -153,7 +145,7 @@ def compare_generator(reference: Reference, device: torch.device | str) -> Itera
         expected = reference.grad_norms[released_name(name)]
         error = abs(parameter.grad.norm().item() - expected)
         errors.append(error / max(expected, GRADIENT_FLOOR))
-    yield Deviation("grad_norms", largest(errors), GRADIENT_TOLERANCE)
+    yield Deviation("grad_norms", np.max(errors).item(), GRADIENT_TOLERANCE)
 
 
 def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[str, Tensor]]:

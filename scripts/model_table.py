@@ -1,6 +1,6 @@
-"""Parameters and multiply-adds of the generator's named sizes and of a tokenizer.
+"""Parameters and multiply-adds of the generator's named sizes and of the released tokenizer.
 
-    python scripts/model_table.py [--config_path TOKENIZER.yaml]
+    python scripts/model_table.py
 
 Multiply-adds are those of matrix products, convolutions and attention. Generator: 1000 classes, 16
 condition tokens, tokens of 256 channels; one training forward of one image, that is 16 columns
@@ -65,13 +65,10 @@ def tokenizer_costs(path: Path) -> dict[str, dict[str, int]]:
 
 
 def main() -> None:
-    parser = cli.new_parser(__doc__)
-    text = "tokenizer (default: the released one)"
-    parser.add_argument("--config_path", type=Path, default=RELEASED, help=text)
-    flags = cli.parse(parser)
+    cli.parse(cli.new_parser(__doc__))
     with torch.device("meta"):
         generators = {name: generator_cost(name) for name in SIZES}
-        table = {"generator": generators, "tokenizer": tokenizer_costs(flags.config_path)}
+        table = {"generator": generators, "tokenizer": tokenizer_costs(RELEASED)}
     for title, costs in table.items():
         print(f"{title:20}{'parameters':>14}{'multiply-adds':>16}")
         for name, row in costs.items():

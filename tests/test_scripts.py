@@ -46,12 +46,10 @@ def test_check_parity_lists_every_error_and_fails_on_a_large_one(run, tmp_path, 
 def test_model_table_agrees_with_the_paper():
     with torch.device("meta"):
         small = model_table.generator_cost("small_model")
-        base = model_table.generator_cost("base_model")
         parts = model_table.tokenizer_costs(model_table.RELEASED)
     # of the generator, the paper's table; the released code counts 127 million parameters too
-    for found, parameters, multiply_adds in ((small, 127.311, 5.41), (base, 295.587, 9.78)):
-        assert round(found["parameters"] / 1e6, 3) == parameters
-        assert found["multiply_adds"] / 1e9 == pytest.approx(multiply_adds, rel=0.01)
+    assert round(small["parameters"] / 1e6, 3) == 127.311
+    assert small["multiply_adds"] / 1e9 == pytest.approx(5.41, rel=0.01)
     millions = {name: cost["parameters"] / 1e6 for name, cost in parts.items()}
     semantic = millions.pop("semantic_decoder")
     assert semantic == pytest.approx(67.66 - 21.24, abs=0.01)  # those that run

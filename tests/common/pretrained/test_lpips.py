@@ -27,16 +27,6 @@ def test_the_distance_follows_its_definition(lpips, pair):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_gradient_is_that_of_the_distance(lpips, pair):
-    images, reference = pair[0].requires_grad_(), pair[1]
-    (gradient,) = torch.autograd.grad(lpips(images, reference).sum(), images)
-    # along the gradient the distance grows as fast as the gradient is long
-    step = 1e-2 * gradient / gradient.norm()
-    with torch.no_grad():
-        rise = lpips(images + step, reference) - lpips(images - step, reference)
-    assert rise.sum().item() / 2e-2 == pytest.approx(gradient.norm().item(), rel=0.02)
-
-
 def test_a_file_of_other_weights_is_named(tmp_path):
     path = tmp_path / "vgg16-397923af.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3), "fc.bias": torch.zeros(1)}, path)
