@@ -217,7 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     subs = {}
     for run in (sampling, training, tokenizer, loading):
-        subs[run] = sub = commands.add_parser(run.__name__, formatter_class=cli.HelpFormatter)
+        subs[run] = sub = commands.add_parser(run.__name__)
         sub.set_defaults(run=run)
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         sub.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
