@@ -135,7 +135,8 @@ def train(
             settings = replace(settings, model=replace(model, base_learning_rate=rate))
         module = build_module(settings, weights_dir, resume)
         for name, dataset in data.datasets.items():
-            module.check_size(*dataset[0][0].shape[1:], f"data.params.{name}: image")
+            height, width = dataset[0][0].shape[1:]
+            module.check_size(height, width, f"data.params.{name}: image")
         # an epoch takes the batches that make whole updates
         batches = len(data.datasets["train"]) // batch // together * together
         run = RunFolder(folder, settings, process, signals)
