@@ -106,7 +106,7 @@ def generate_tokens(
     classes = torch.tensor(labels, device=model.device)
     columns = sample_columns(model, classes, islice(noise, config.columns), config, given)
     shown, tokens = shown and config.columns >= BLOCK, []
-    with progress_bar(config.columns, "columns", "column", shown) as bar:
+    with progress_bar(config.columns, "columns", "column", shown, passing=True) as bar:
         for token in columns:
             tokens.append(token)
             bar.update()

@@ -115,12 +115,10 @@ class Evaluator:
 
     def extract(self, dataset: Dataset, about: dict[str, Any]) -> tuple[Features | None, list[str]]:
         """Features of all images, on the first process, and warnings of what is odd."""
-        collector, loading = Collector(self.extractor), self.config
-        given = (range(len(dataset)), self.process, "features")
-        for numbers, pixels in image_batches(
-            dataset, *given, loading.metric_bsz, loading.metric_workers
-        ):
-            collector.add(pixels, numbers)
+        collector, config = Collector(self.extractor), self.config
+        numbers, loading = range(len(dataset)), (config.metric_bsz, config.metric_workers)
+        for these, pixels in image_batches(dataset, numbers, self.process, "features", *loading):
+            collector.add(pixels, these)
         return collector.features(), warnings_of(dataset, about, self.process)
 
     def compare(
