@@ -120,7 +120,7 @@ def training_batches(
         found = f"found {share * process.world} images an update"
         raise UserError(f"--batch_size: {found}, expected at most the {len(dataset)} there are")
     sampler = DrawSampler(len(dataset), process.rank, process.world, share, config.seed)
-    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     options |= {"pin_memory": process.device.type == "cuda", "worker_init_fn": ignore_signals}
     return DataLoader(dataset, config.batch_size, sampler=sampler, **options)
 

@@ -69,15 +69,19 @@ class RunConfig(ImageConfig):
 
 
 def find_source(run: RunConfig) -> Path | None:
-    """The checkpoint `ckpt` in `resume`; none in a run's own folder before the first, so that one
-    command serves all starts."""
+    """The checkpoint `ckpt` in `resume`, or the latest kept one where the last is missing; none in
+    a run's own folder before the first, so that one command serves all starts."""
     last, here = run.folder / LAST, Path(run.resume or "") / run.ckpt
     same = run.resume is not None and here.parent.resolve() == run.folder.resolve()
     if last.exists() and not (same and run.ckpt == LAST):
         expected = f"--resume {run.folder} to go on from it, or another folder"
         raise UserError(f"--output_dir: {last} is there already; expected {expected}")
-    begins = run.resume is None or (same and not any(here.parent.glob("*.pth")))
-    return None if begins else here
+    kept = list(here.parent.glob("checkpoint-ckpt-*.pth"))
+    if run.resume is None or (same and not here.exists() and not kept):
+        return None
+    if here.name == LAST and not here.exists():
+        here = max(kept, key=lambda path: int(path.stem.rpartition("-")[2]), default=here)
+    return here
 
 
 def settings(given: Mapping[str, Any], old: TrainConfig | None) -> tuple[TrainConfig, list[str]]:

@@ -1,5 +1,6 @@
 import argparse
 import math
+import shutil
 import signal
 
 import pytest
@@ -157,6 +158,15 @@ def test_one_command_begins_and_goes_on(project, call, tmp_path):
     assert call("train_generator", *given, tmp_path / "blr", "--blr", 0.5).code == 0
     training = state(tmp_path / "blr")["training"]
     assert (training["lr"], training["blr"]) == (None, 0.5)
+
+
+def test_a_kept_checkpoint_stands_in_for_a_missing_last_one(project, call, tmp_path):
+    run = shutil.copytree(project.generator, tmp_path / "kept")
+    for name in ("checkpoint-last.pth", "checkpoint-ckpt-2.pth"):
+        (run / name).unlink()
+    done = call("train_generator", *project.stage_two("--resume", run))
+    assert done.code == 0 and "resuming after update 3" in done.out, done.err
+    assert equal(state(run)["model"], state(project.generator)["model"])
 
 
 def test_a_job_that_is_ended_can_go_on(project, start_in_background, call, tmp_path):
