@@ -40,9 +40,7 @@ def add_flags(
             hint = typing.get_args(hint)[0]
         items = typing.get_args(hint)  # of a list or tuple
         text = metadata["help"].replace("%", "%%")
-        if default is dataclasses.MISSING:
-            text += " (needed)"
-        elif default is not None and "default" not in text:
+        if default not in (None, dataclasses.MISSING) and "default" not in text:
             text += f" (default {' '.join(map(str, default)) if items else default})"
         shown = {int: "n", float: "x"}.get(items[0] if items else hint, "NAME")
         if "choices" in metadata:

@@ -161,9 +161,9 @@ def prepare(
     if released:
         file.fill(network, "model", path)
     header = {"class_names": names, "tokenizer": about.tokenizer, "token_scale": scale, "std": std}
-    where = run.folder, header, Path(run.log_dir or run.folder)
-    learned = network, training, process, loader, tokens, columns
-    trainer = Trainer(*learned, *where, measure, preview)
+    files = {"folder": run.folder, "header": header, "log_folder": Path(run.log_dir or run.folder)}
+    due = {"evaluate": measure, "preview": preview}
+    trainer = Trainer(network, training, process, loader, tokens, columns, **files, **due)
     if released:
         file.fill(trainer.ema.model, "model_ema" if file.model_ema else "model", path)
         notes.append(f"beginning with the released weights of {path}, and a fresh optimizer")

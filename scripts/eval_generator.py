@@ -75,8 +75,8 @@ def main() -> None:
     with distributed.launch(given.device) as process:
         source = Path(given.resume) / given.ckpt
         loaded = load_generator(source, sizes, not given.raw, process.device, given.vae_norm)
-        what = given.config_path, flags.overrides, loaded.token_scale
-        tokenizer = load_on_all(process, lambda: load_tokenizer(*what))
+        load = partial(load_tokenizer, given.config_path, flags.overrides, loaded.token_scale)
+        tokenizer = load_on_all(process, load)
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
         config = structured(SampleConfig, {"columns": loaded.columns or COLUMNS, **sampled}, "--")
@@ -108,8 +108,9 @@ def main() -> None:
         if process.is_main:
             claim_folder(output, settings)
         distributed.barrier()
-        given_to = labels, given.eval_bsz, loaded, tokenizer, config, process, prefix
-        count = generate.generate_folder(folder, *given_to, given.prefix_side)
+        models, side = {"generator": loaded, "tokenizer": tokenizer}, given.prefix_side
+        how = {"config": config, "process": process, "prefix": prefix, "side": side}
+        count = generate.generate_folder(folder, labels, given.eval_bsz, **models, **how)
         if process.is_main:
             print(f"images: {folder}")
         files = [generate.image_path(folder, k) for k in range(given.num_images)]

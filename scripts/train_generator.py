@@ -44,11 +44,13 @@ def main() -> None:
     run, sampled = cli.read(RunConfig, flags), cli.read(SampleConfig, flags)
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
     overrides = [*flags.kept, *flags.overrides]
-    what = run.config_path, overrides, run.vae_norm
+    load = partial(load_tokenizer, run.config_path, overrides, run.vae_norm)
+    training = cli.given(TrainConfig, flags)
     with distributed.launch(run.device) as process:
-        opened = partial(load_on_all, process, partial(load_tokenizer, *what))
-        given = run, sizes, cli.given(TrainConfig, flags), sampled, overrides
-        trainer, notes = prepare(*given, process, opened, Posterior)
+        opened = partial(load_on_all, process, load)
+        trainer, notes = prepare(
+            run, sizes, training, sampled, overrides, process, opened, Posterior
+        )
         if trainer.finished:
             notes.append(f"nothing is left to do after {trainer.step} updates of --epochs")
         elif process.is_main:

@@ -18,7 +18,7 @@ from common.errors import UserError, run_cli
 from tokenizer.train import read_settings, train
 
 IGNORED = ["project=", "no-test=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank="]
-IGNORED += ["world_size="]
+IGNORED += ["world_size=", "debug=", "scale_lr="]
 
 
 def switch(word: str) -> bool:
@@ -41,7 +41,6 @@ def parse() -> argparse.Namespace:
     run("-r", "--resume", type=Path, metavar="RUN", help="run folder or checkpoint to go on from")
     run("-s", "--seed", type=int, help="random seed of weights, order and noise")
     run("-l", "--logdir", type=Path, default=Path("logs"), help="folder of all runs")
-    run("--scale_lr", **bare, help="multiply a new run's rate by the global batch size")
     run("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     machine = parser.add_argument_group("the machine").add_argument
     machine("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -49,7 +48,7 @@ def parse() -> argparse.Namespace:
     machine("-ngpu", "--ngpu", type=int, help="GPUs a machine, as torchrun was told")
     text = "numbers of the GPUs that each machine uses"
     machine("--gpus", type=gpu_numbers, metavar="0,1,...", help=text)
-    parser.add_argument("-d", "--debug", **bare | {"help": argparse.SUPPRESS})
+    parser.add_argument("-d", dest="debug", **bare | {"help": argparse.SUPPRESS})
     cli.accept_ignored(parser, IGNORED)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="over the configs")
     # taken out first, because they may follow a flag that takes any number of words
@@ -87,7 +86,7 @@ def main() -> None:
             raise UserError(f"-nodes, -ngpu: found {given}, but torchrun started {started}")
         folder, resume, files = locate_run(flags)
         settings = read_settings(files, flags.overrides)
-        options = (flags.gpus, flags.weights_dir, flags.scale_lr, flags.train)
+        options = (flags.gpus, flags.weights_dir, flags.train)
         train(settings, folder, process, resume, *options)
         last = folder / "checkpoints" / "last.ckpt"
         if process.is_main:

@@ -106,9 +106,12 @@ class RunFolder(pl.Callback):
         """Measure and show reconstructions; whether they are better than all before."""
         module, dataset = self.module, self.data.datasets["validation"]
         tokenizer, training = module.average, module.average.training
-        loading = {"batch_size": self.data.batch_size, "num_workers": self.data.num_workers}
-        given = (tokenizer.eval(), dataset, self.process, self.lpips)
-        found = evaluate(*given, attend=self._attend, **loading)
+        loading: dict[str, Any] = {
+            "batch_size": self.data.batch_size,
+            "num_workers": self.data.num_workers,
+        }
+        loading |= {"lpips": self.lpips, "attend": self._attend}
+        found = evaluate(tokenizer.eval(), dataset, self.process, **loading)
         values = dict(found.means)
         if found.token_scale is not None:  # neither collapsed nor diverged
             values["token_scale"] = found.token_scale

@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +111,6 @@ def train(
     resume: Path | None = None,
     gpus: Sequence[int] | None = None,
     weights_dir: str | None = None,
-    scale_lr: bool = False,
     fit: bool = True,
 ) -> None:
     """Train a tokenizer. After a signal, the checkpoint is written before Preempted is raised.
@@ -121,23 +120,19 @@ def train(
         resume: a checkpoint to go on from.
         gpus: numbers of a machine's GPUs, if not the first ones.
         weights_dir: folder of the pretrained networks.
-        scale_lr: multiply the rate of a new run by the global batch size.
         fit: train; otherwise only build everything, which finds mistakes in the settings.
     """
     with PreemptionHandler(process) as signals:
         seeding.seed_everything(settings.seed)
         data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
         data.setup("fit")
-        options, model = settings.lightning.trainer, settings.model
-        together, batch = options.accumulate_grad_batches, data.batch_size * process.world
-        if scale_lr and resume is None:  # a run's own config has the rate that it uses
-            rate = model.base_learning_rate * batch * together
-            settings = replace(settings, model=replace(model, base_learning_rate=rate))
+        options, batch = settings.lightning.trainer, data.batch_size * process.world
         module = build_module(settings, weights_dir, resume)
         for name, dataset in data.datasets.items():
             height, width = dataset[0][0].shape[1:]
             module.check_size(height, width, f"data.params.{name}: image")
         # an epoch takes the batches that make whole updates
+        together = options.accumulate_grad_batches
         batches = len(data.datasets["train"]) // batch // together * together
         run = RunFolder(folder, settings, process, signals)
         trainer = build_trainer(options, process, gpus, run, batches)

@@ -94,6 +94,7 @@ class LatentDataset(Dataset):
     def __getitem__(self, i: int | Draw) -> tuple[Tensor, int]:
         if isinstance(i, int):
             return self.means[i, 0], int(self.labels[i])
+        # by the stream that decides the crop and flip of an image
         flip = self.flips and stream(self.seed, "crop", i.number).random() < 0.5
         return self.means[i.index, int(flip)], int(self.labels[i.index])
 

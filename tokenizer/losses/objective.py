@@ -140,7 +140,7 @@ class Objective(nn.Module):
                 parts["d_weight"] = adaptive_weight(rec, loss, last_weight)
                 factor = factor * parts["d_weight"]
             total = total + factor * loss
-            rec = total if term.reconstruction else rec
+            rec = rec + factor * loss if term.reconstruction else rec
         return total, {k: v.detach() for k, v in {**parts, "rec": rec, "total": total}.items()}
 
     def discriminator_loss(self, fake: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
