@@ -7,7 +7,6 @@ import typing
 from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
-import yaml
 from omegaconf import OmegaConf
 
 from common import config
@@ -100,8 +99,14 @@ def parse(
     words: list[str] = []
     for word in sys.argv[1:] if arguments is None else arguments:
         key, equals, value = word.partition("=")
-        override = equals and key in known
-        words += _words(known[key], key, yaml.safe_load(value)) if override else [word]
+        if not equals or key not in known:
+            words.append(word)
+        elif known[key].nargs == 0:
+            words += _words(
+                known[key], key, {"true": True, "false": False}.get(value.lower(), value)
+            )
+        else:
+            words.append(f"--{word}")
     if "config" in known:
         file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         file.add_argument("--config")

@@ -1,6 +1,7 @@
 """Plots of curves, such as the losses in the CSV files that training leaves."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def read_long(file: Path) -> dict[str, Series]:
     """Curves by name from the CSV file of a `common.logger.MetricLogger`."""
     curves: dict[str, Series] = {}
     for step, name, value in read_rows(file):
-        curves.setdefault(name, {})[int(step)] = float(value)
+        with suppress(ValueError):  # a damaged row
+            curves.setdefault(name, {})[int(step)] = float(value)
     return {name: dict(sorted(series.items())) for name, series in curves.items()}
 
 

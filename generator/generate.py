@@ -141,6 +141,7 @@ def scroll(
     """Images without end, in uint8 strips [B, 3, H, w] from left to right at constant memory; the
     smaller `config.decode_columns`, the sooner they come."""
     model = generator.model
+    config = replace(config, columns=config.columns or generator.columns)
     noise = column_noise(config.seed, range(len(labels)), model.config.channels, model.device)
     columns = sample_columns(model, torch.tensor(labels, device=model.device), noise, config)
     for strip in decode_strips(tokenizer, columns, config):
@@ -180,6 +181,7 @@ def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> 
 @torch.no_grad()
 def encode_prefix(given: Tensor, tokenizer: Tokenizer, side: str = "right") -> Columns:
     """Columns [B, C] of images [B, 3, H, W] in [-1, 1], mirrored for the left side."""
+    given = given.to(tokenizer.token_scale.device)
     mean = tokenizer.encode(given.flip(3) if side == "left" else given).mode()  # [B, M, C]
     return numbered(tokenizer.scaled(mean))
 

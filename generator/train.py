@@ -77,7 +77,7 @@ def find_source(run: RunConfig) -> Path | None:
         expected = f"--resume {run.folder} to go on from it, or another folder"
         raise UserError(f"--output_dir: {last} is there already; expected {expected}")
     kept = list(here.parent.glob("checkpoint-ckpt-*.pth"))
-    if run.resume is None or (same and not here.exists() and not kept):
+    if run.resume is None or (run.output_dir and same and not here.exists() and not kept):
         return None
     if here.name == LAST and not here.exists():
         here = max(kept, key=lambda path: int(path.stem.rpartition("-")[2]), default=here)
@@ -128,6 +128,8 @@ def prepare(
     if run.use_cached:
         data = LatentDataset(run.cached_path, about.tokenizer if about else None, training.seed)
         about, (columns, channels) = data.header, data.means.shape[2:]
+        if run.data_path:
+            notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
     else:
         data, encode = images(run, train=True), lambda images: tokenizer.encode(images).mode()
         columns, channels = data[0][0].shape[2] // about.column_width, tokenizer.channels
@@ -161,8 +163,9 @@ def prepare(
     if released:
         file.fill(network, "model", path)
     header = {"class_names": names, "tokenizer": about.tokenizer, "token_scale": scale, "std": std}
-    files = {"folder": run.folder, "header": header, "log_folder": Path(run.log_dir or run.folder)}
-    due = {"evaluate": measure, "preview": preview}
+    files: Any = {"folder": run.folder, "header": header}
+    files["log_folder"] = Path(run.log_dir or run.folder)
+    due: Any = {"evaluate": measure, "preview": preview}
     trainer = Trainer(network, training, process, loader, tokens, columns, **files, **due)
     if released:
         file.fill(trainer.ema.model, "model_ema" if file.model_ema else "model", path)

@@ -252,10 +252,10 @@ class Trainer:
         if due(config.eval_freq, self.step in log.get("eval/loss", {})):
             means = self.evaluate(self.ema.model)
             self._log("eval_columns", means, {"eval/loss": sum(means.values()) / len(means)})
+            if main:
+                save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
         if due(config.sample_freq, preview.exists()) and main:
             self.preview(self.ema.model, preview)
-        if main and config.eval_freq:
-            save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
 
     def _attend(self, signals: PreemptionHandler, logged: bool) -> None:
         """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs

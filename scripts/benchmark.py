@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import cli, distributed, provenance, seeding
+from common.config import allow_foreign_targets
 from common.data.loader import DataModule
 from common.distributed import Process
 from common.errors import run_cli
@@ -36,7 +37,7 @@ from common.io import write_json
 from common.precision import full_float32, uses_bf16
 from generator.config import SIZES, GeneratorConfig, TrainConfig
 from generator.data import TokenSampler
-from generator.inference import PRECISIONS, prepare
+from generator.inference import PRECISIONS, prepare, set_tf32
 from generator.model import Generator
 from generator.sampling import SampleConfig, sample_columns
 from generator.trainer import Trainer
@@ -144,6 +145,7 @@ def sampling(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
 
 def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     device, config = process.device, cli.read(TrainConfig, flags)
+    set_tf32(config.precision, device)
     tokenizer = untrained(flags.config_path).to(device)
     height, count = tokenizer.height, config.batch_size
     columns = height // tokenizer.column_width
@@ -187,16 +189,12 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     options = {"max_epochs": 1, "enable_checkpointing": False, "callbacks": [clock], **quiet}
     options["precision"] = settings.lightning.trainer.precision
     options["accelerator"] = "gpu" if device.type == "cuda" else "cpu"
-    pl.Trainer(devices=1, **options).fit(module, DataLoader(batches, batch_size=None))
-    seconds = [b - a for a, b in itertools.pairwise(marks[2:])]
-    median, spread = statistics.median(seconds), {"fastest": min(seconds), "slowest": max(seconds)}
+    options["devices"] = [device.index] if device.type == "cuda" else 1
+    pl.Trainer(**options).fit(module, DataLoader(batches, batch_size=None))
     images = size * module.accumulate
-    yield {
-        "per_s": images / median,
-        "seconds_an_update": median,
-        **spread,
-        "memory": memory(device),
-    }
+    found = sorted(images / (b - a) for a, b in itertools.pairwise(marks[2:]))
+    row = {"per_s": statistics.median(found), "slowest": found[0], "fastest": found[-1]}
+    yield row | {"memory": memory(device)}
 
 
 def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
@@ -249,6 +247,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     flags = build_parser().parse_args()
+    if flags.allow_foreign_targets:
+        allow_foreign_targets()
     settings = {k: str(v) for k, v in vars(flags).items() if k != "run"}
     rows: list[Row] = []
     record = {"settings": settings, "rows": rows, "conditions": provenance.describe()}

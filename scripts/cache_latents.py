@@ -55,7 +55,10 @@ def main() -> None:
         if not given.data_path:
             node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
             made = OmegaConf.to_container(node, resolve=True)
-        header = describe_tokens(tokenizer, dataset.class_names, data=made)
+        about = (
+            describe_tokens(tokenizer, dataset.class_names, data=made) if process.is_main else None
+        )
+        header = distributed.broadcast_object(about)
 
         def means(images: Tensor) -> Tensor:
             with full_float32():

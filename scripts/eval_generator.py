@@ -94,7 +94,7 @@ def main() -> None:
             side = given.prefix_side
             image = generate.read_prefix(given.prefix_image, tokenizer, side)
             settings["prefix"] = [weights_hash({"image": image}), side]
-            prefix = generate.encode_prefix(image.to(process.device), tokenizer, side)
+            prefix = generate.encode_prefix(image, tokenizer, side)
         if len(prefix) >= config.columns:
             expected = f"more than the {len(prefix)} columns of {given.prefix_image}"
             raise UserError(f"--token_num: found {config.columns}, expected {expected}")

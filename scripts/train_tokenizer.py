@@ -17,7 +17,7 @@ from common import cli, distributed
 from common.errors import UserError, run_cli
 from tokenizer.train import read_settings, train
 
-IGNORED = ["project=", "no-test=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank="]
+IGNORED = ["project=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank="]
 IGNORED += ["world_size=", "debug=", "scale_lr="]
 
 
@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     run("-r", "--resume", type=Path, metavar="RUN", help="run folder or checkpoint to go on from")
     run("-s", "--seed", type=int, help="random seed of weights, order and noise")
     run("-l", "--logdir", type=Path, default=Path("logs"), help="folder of all runs")
+    run("--no-test", **bare, help="measure nothing on data.params.test at the end")
     run("--weights_dir", help="folder of pretrained networks (default $EQUIVARIANT_WEIGHTS)")
     machine = parser.add_argument_group("the machine").add_argument
     machine("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -57,6 +58,8 @@ def parse() -> argparse.Namespace:
     flags.overrides += overrides
     if flags.seed is not None:
         flags.overrides.append(f"seed={flags.seed}")
+    if flags.no_test:
+        flags.overrides.append("data.params.test=null")
     return flags
 
 

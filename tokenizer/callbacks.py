@@ -71,6 +71,7 @@ class RunFolder(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
         if self.progress["due"]:  # after a resume that had no update to make
+            module.to(self.process.device)  # which Lightning has taken it from
             self._open()
             self._finish_epoch()
         self.on_exception(trainer, module)

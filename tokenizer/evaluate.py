@@ -54,7 +54,8 @@ def rescale(path: Path, dataset: Dataset, process: Process, **loading: int) -> T
     tokenizer = load_on_all(process, lambda: build(content, path))
     numbers, moments = evenly_spread(dataset, SCALE_IMAGES), Moments()
     for _, batch in image_batches(dataset, numbers, process, "token scale", **loading):
-        moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
+        with full_float32():
+            moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
     scale = moments.scale(process.device)
     if scale is None:
         raise UserError("the tokens of this tokenizer have no finite spread; was it trained?")

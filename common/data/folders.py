@@ -43,8 +43,6 @@ class ImageDataset(Dataset):
     and, if not `width`, wide; to `train` anywhere, or as `random_crop` says, and with `flip` half
     of them mirrored. One that cannot be read is logged; the next readable one takes its place."""
 
-    kind = "images"
-
     def __init__(
         self,
         source: str | Path,

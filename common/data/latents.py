@@ -66,8 +66,6 @@ class LatentDataset(Dataset):
     The first process verifies the file's checksum.
     """
 
-    kind = "latents"
-
     def __init__(
         self, path: str | os.PathLike[str], tokenizer: str | None = None, seed: int = 0
     ) -> None:

@@ -64,9 +64,7 @@ class Extractor(FeatureExtractorInceptionV3):
 
 
 def load_extractor(
-    name: str,
-    weights_dir: str | os.PathLike[str] | None = None,
-    device: torch.device | str = "cpu",
+    name: str, weights_dir: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
     """The extractor of this name (`EXTRACTORS`; `random` is `random:0`), from a folder of weights.
 

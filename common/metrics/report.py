@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from common.config import setting
 from common.distributed import Process
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.metrics import fid
 from common.metrics.extraction import (
     Collector,
@@ -166,10 +166,7 @@ def _random_name(name: str) -> str:
 
 
 def open_evaluator(
-    config: MetricConfig,
-    process: Process,
-    part: str = "validation",
-    overrides: Sequence[str] = (),
+    config: MetricConfig, process: Process, part: str = "validation", overrides: Sequence[str] = ()
 ) -> Evaluator:
     """Load the network, and the reference, if there is one; `part` and `overrides` are those of a
     YAML file, see `open_images`.
@@ -210,4 +207,4 @@ def table(record: dict[str, Any]) -> str:
         lines.append(f"  {name:24}  {'-' if value is None else format(value, '.6g')}")
     lines += [f"not measured: {k}: {reason}" for k, reason in record["not_measured"].items()]
     lines += [f"warning: {text}" for text in record["warnings"]]
-    return "\n".join(lines)
+    return printable("\n".join(lines))

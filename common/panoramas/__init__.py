@@ -1,5 +1,1 @@
 """The built-in data: painted panoramas of nine landscapes."""
-
-from common.panoramas.dataset import Panoramas
-
-__all__ = ["Panoramas"]

@@ -186,13 +186,7 @@ def wisps(image: np.ndarray, view: View) -> None:
 
 
 def clouds(
-    image: np.ndarray,
-    view: View,
-    name: str,
-    base: float,
-    size: float,
-    white: Any,
-    shade: Any,
+    image: np.ndarray, view: View, name: str, base: float, size: float, white: Any, shade: Any
 ) -> None:
     """A row of heaped clouds with flat, shaded undersides, at a height and of a size."""
     bank = ramp(0.42, 0.7, view.wave(f"{name} bank", 0.3 / size))

@@ -33,6 +33,8 @@ class Mean:
 class Tokenizer:
     """Each token is a column of one pixel, its first three channels the colours."""
 
+    token_scale = torch.ones(())
+
     column_width = 1
 
     def decode_tokens(self, tokens):

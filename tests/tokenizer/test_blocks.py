@@ -34,10 +34,7 @@ def test_resampling_adds_its_convolution_to_a_shortcut(stride):
     x = torch.randn(2, 8, 4, 6)
     mean = torch.stack([part.mean(1) for part in unshuffle(x, stride).split(ratio, 1)], 1)
     repeated = x.repeat_interleave(stride[0], 2).repeat_interleave(stride[1], 3)
-    for kind, arrange, shortcut in (
-        (Downsample, unshuffle, mean),
-        (Upsample, shuffle, repeated),
-    ):
+    for kind, arrange, shortcut in ((Downsample, unshuffle, mean), (Upsample, shuffle, repeated)):
         block = kind(8, stride)
         torch.testing.assert_close(block(x), arrange(block.conv(x), stride) + shortcut)
         torch.testing.assert_close(without_convolution(block)(x), shortcut)

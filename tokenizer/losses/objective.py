@@ -97,7 +97,7 @@ class Objective(nn.Module):
         self.perceptual = LPIPS(weights_dir) if perceptual_weight else None
         self.alignment = Alignment(weights_dir) if semantic_loss_w else None
         self.discriminator: DinoDiscriminator | PatchGAN | None = None
-        if disc_type == "none":
+        if disc_type == "none" or not disc_weight:
             disc_weight = 0.0
         elif disc_type == "dino":
             self.discriminator = DinoDiscriminator(weights_dir)

@@ -7,12 +7,7 @@ from torch import nn
 from common.seeding import BatchDraws
 from tokenizer.losses.augment import DRAWS, augment
 from tokenizer.losses.dino import CROP_DRAWS
-from tokenizer.losses.objective import (
-    Objective,
-    Reconstruction,
-    adaptive_weight,
-    hinge_loss,
-)
+from tokenizer.losses.objective import Objective, Reconstruction, adaptive_weight, hinge_loss
 from tokenizer.posterior import Posterior
 
 
