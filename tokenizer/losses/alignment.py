@@ -30,14 +30,19 @@ class _PatchTokens(nn.Module):
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
         self.transformer = transformer
+        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}  # [1, 1 + N, D] of grids
 
     def forward(self, images: Tensor, rows: int, columns: int) -> Tensor:
-        from timm.layers import resample_abs_pos_embed  # timm takes seconds
+        table, (height, width) = (
+            self.transformer.pos_embed,
+            self.transformer.patch_embed.proj.stride,
+        )
+        if (grid := (rows, columns, table.device)) not in self._positions:
+            from timm.layers import resample_abs_pos_embed  # timm takes seconds
 
-        height, width = self.transformer.patch_embed.proj.stride
+            self._positions[grid] = resample_abs_pos_embed(table, [rows, columns])
         size = (rows * height, columns * width)
         x = F.interpolate(imagenet_scale(images), size, mode="bicubic")
-        positions = resample_abs_pos_embed(self.transformer.pos_embed, [rows, columns])
-        x = embed(self.transformer, x, positions)  # [B, 1 + N, D]
+        x = embed(self.transformer, x, self._positions[grid])  # [B, 1 + N, D]
         x = self.transformer.norm(self.transformer.blocks(x))  # [B, 1 + N, D]
         return x[:, 1:].mT.unflatten(2, (rows, columns)).float()  # [B, D, rows, columns]
