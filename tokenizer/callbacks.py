@@ -60,9 +60,14 @@ class RunFolder(pl.Callback):
         if self.module.batches:  # in the middle of an update
             return
         self.trainer.should_stop = self._enough()
-        if not self.trainer.is_last_batch:
-            every = self.settings.lightning.checkpoint_every
-            self._attend(self._enough() or (every > 0 and self.module.step % every == 0))
+        if self.trainer.is_last_batch:
+            return
+        step, every = self.module.step, self.settings.lightning.checkpoint_every
+        due = self._enough() or (every > 0 and step % every == 0)
+        # several GPUs agree on signals where they wait for each other anyway: for a row of the log
+        logged = step % (self.trainer.log_every_n_steps or 50) == 0
+        if due or logged or self.process.world == 1 or self.process.device.type == "cpu":
+            self._attend(due)
 
     def on_train_epoch_end(self, *_: Any) -> None:
         if self.trainer.is_last_batch:  # otherwise stopped in the middle
