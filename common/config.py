@@ -125,7 +125,6 @@ class _Node:
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
     """Build the object that a `{target: dotted.name, params: {...}}` node describes, whose
     dotted key is `where`; `injected` are further arguments, which the node may not set itself."""
-
     described = structured(_Node, node, where)
     params = described.params or {}
     if described.target.startswith("tokenizer.data.imagenet."):  # as released: OpenCV's

@@ -18,7 +18,7 @@ class EMA(nn.Module):
     def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
         super().__init__()
         self.decay, self.warmup = decay, warmup
-        self.model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._count: int | None = None  # `updates` where reading it waits for no device
         self.register_load_state_dict_post_hook(lambda ema, _: setattr(ema, "_count", None))
@@ -26,7 +26,6 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take one step towards the weights that `model` has now."""
-        model = _unwrap(model)
         self._count = n = (int(self.updates) if self._count is None else self._count) + 1
         self.updates += 1
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
@@ -37,8 +36,3 @@ class EMA(nn.Module):
     def train(self, mode: bool = True) -> "EMA":
         """Do nothing: a trainer that calls `train()` on everything leaves the copy as it is."""
         return self
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The model inside that of `torch.compile`, whose parameters have their own names."""
-    return getattr(model, "_orig_mod", model)

@@ -20,7 +20,6 @@ class Panel:
 
     title: str  # with the unit
     series: dict[str, Series]
-    across: str = "step"  # what the values lie over
 
 
 def read_long(file: Path) -> dict[str, Series]:
@@ -44,7 +43,7 @@ def save_curves(path: str | Path, panels: Sequence[Panel]) -> None:
             style = {"color": colours(k), "marker": "o" if len(series) < 12 else None}
             ax.plot(list(series), list(series.values()), label=name, **style)
         ax.set_title(panel.title, loc="left")
-        ax.set_xlabel(panel.across)
+        ax.set_xlabel("step")
         ax.grid(alpha=0.25)
         if count > 1:
             ax.legend(fontsize=7, frameon=False, ncols=4 if count > 4 else 1)
