@@ -33,11 +33,10 @@ class _PatchTokens(nn.Module):
         self._positions: dict[tuple[int, int, torch.device], Tensor] = {}  # [1, 1 + N, D] of grids
 
     def forward(self, images: Tensor, rows: int, columns: int) -> Tensor:
-        table, (height, width) = (
-            self.transformer.pos_embed,
-            self.transformer.patch_embed.proj.stride,
-        )
-        if (grid := (rows, columns, table.device)) not in self._positions:
+        height, width = self.transformer.patch_embed.proj.stride
+        table = self.transformer.pos_embed
+        grid = (rows, columns, table.device)
+        if grid not in self._positions:
             from timm.layers import resample_abs_pos_embed  # timm takes seconds
 
             self._positions[grid] = resample_abs_pos_embed(table, [rows, columns])
