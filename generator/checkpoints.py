@@ -57,11 +57,6 @@ def from_released(state: Mapping[str, Tensor], model: Generator) -> dict[str, Te
     return {ours.get(name, name): tensor for name, tensor in state.items()}
 
 
-def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under the released names."""
-    return {released_name(name): tensor for name, tensor in state.items()}
-
-
 @dataclass(frozen=True)
 class GeneratorFile:
     """The entries of a checkpoint of our training; a released one has of them its weights alone."""
@@ -110,10 +105,7 @@ def read(path: str | Path, device: torch.device | str, *unused: str) -> Generato
     names = {field.name for field in fields(GeneratorFile)}.difference(unused)
 
     def load() -> dict[str, Any]:
-        entries = {k: v for k, v in checkpoint.load(path).items() if k in names}
-        if isinstance(entries.get("training"), dict):
-            entries["training"].pop("share_classes", None)  # of earlier versions
-        return entries
+        return {k: v for k, v in checkpoint.load(path).items() if k in names}
 
     return config.structured(GeneratorFile, load_on_all(load, device), str(path))
 

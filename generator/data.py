@@ -5,7 +5,7 @@ Shapes: B batch, L columns, C token channels, H W pixels.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import torch
 from omegaconf import OmegaConf
@@ -24,22 +24,7 @@ from common.seeding import BatchDraws
 from common.signals import ignore_signals
 from generator.config import TrainConfig
 
-
-class Tokenizer(Protocol):
-    """What the generator needs of a tokenizer; see `tokenizer.model`."""
-
-    height: int
-    column_width: int
-    channels: int
-    std: float
-    token_scale: Tensor
-    fingerprint: str
-
-    def encode(self, images: Tensor) -> Any: ...
-
-    def scaled(self, tokens: Tensor) -> Tensor: ...
-
-    def decode_tokens(self, tokens: Tensor) -> Tensor: ...
+Tokenizer = Any  # a `tokenizer.model.Tokenizer`, which this stage knows by its methods alone
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Shapes: B batch, L columns, C token channels, D width, M earlier columns that ar
 from torch import Tensor
 
 from generator.model import Generator
-from generator.transformer import Context, KeysValues
+from generator.transformer import Context, KeysValues, Rotations
 
 
 class KVCache:
@@ -34,12 +34,13 @@ class KVCache:
         held = 0 if self.past[0] is None else self.past[0][0].shape[2]  # M
         mask = layout.mask(count, held, tokens.device)  # [L, M+L]
         # Attention among columns sees only differences of positions: they count from the first
-        # column that is held, and stay small in a run without end.
-        rotations = model.rotations(
-            layout.positions(held + count, device=tokens.device),
-            layout.positions(count, self.position, tokens.device),
-            self.last_position,
-        )
+        # column that is held, and stay small in a run without end. The condition sees positions
+        # up to `last_position`, so that they never leave those seen in training.
+        columns = layout.positions(held + count, device=tokens.device)
+        queries = layout.positions(count, self.position, tokens.device)
+        if self.last_position is not None:
+            queries = queries.clamp(max=self.last_position)
+        rotations = Rotations(model.rotation(columns), model.rotation(queries))
         x = model.norm_in(model.token_in(tokens))  # [B, L, D]
         for i, layer in enumerate(model.layers):
             context = self.context.keys_values[i]

@@ -56,26 +56,16 @@ class Generator(nn.Module):
             keys_values.append(kv)
         return Context(keys_values, tokens[:, -1])
 
-    def rotations(
-        self, columns: Tensor, context: Tensor, last_position: int | None = None
-    ) -> Rotations:
-        """For attention among columns at positions [M], and to the context from [L], which stay at
-        `last_position`, so that a long run never leaves the positions seen in training; attention
-        among columns depends on differences alone and needs no bound."""
-        channels = self.config.width // self.config.heads
-        if last_position is not None:
-            context = context.clamp(max=last_position)
-        return Rotations(rotation(columns, channels), rotation(context, channels))
+    def rotation(self, positions: Tensor) -> Tensor:
+        """Of queries and keys at positions [L]."""
+        return rotation(positions, self.config.width // self.config.heads)
 
-    def hidden(
-        self, tokens: Tensor, context: Context, shift: int = 0, last_position: int | None = None
-    ) -> Tensor:
+    def hidden(self, tokens: Tensor, context: Context, shift: int = 0) -> Tensor:
         """Columns 0 … L−1 [B, L, C] → the vectors [B, L+1, D] that predict columns 0 … L: vector i
-        depends on the condition and on columns before i alone. `shift` is added to all positions;
-        for `last_position` see `rotations`."""
+        depends on the condition and on columns before i alone; all positions move by `shift`."""
         length = tokens.shape[1]
-        positions = self.layout.positions(length, shift, tokens.device)
-        rotations = self.rotations(positions, positions, last_position)
+        turn = self.rotation(self.layout.positions(length, shift, tokens.device))
+        rotations = Rotations(columns=turn, context=turn)
         mask = self.layout.mask(length, device=tokens.device)
         x = self.norm_in(self.token_in(tokens))  # [B, L, D]
         for layer, kv in zip(self.layers, context.keys_values, strict=True):

@@ -26,11 +26,6 @@ def guided(both: Velocity, scale: float) -> Velocity:
     return velocity
 
 
-def falling_times(steps: int, power: float = 1.0) -> list[float]:
-    """(i/steps)^power for i = steps … 0; a power above 1 takes shorter steps towards the data."""
-    return [(i / steps) ** power for i in range(steps, -1, -1)]
-
-
 def euler(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
     """First order, one velocity a step."""
     for t, after in pairwise(times):
@@ -73,8 +68,9 @@ class Solver:
 
     @property
     def times(self) -> list[float]:
-        """Ends of the steps."""
-        return falling_times(self.steps, 1.0 if self.method == "euler" else SECOND_ORDER_POWER)
+        """Ends of the steps; a power above 1 takes shorter ones towards the data."""
+        power = 1.0 if self.method == "euler" else SECOND_ORDER_POWER
+        return [(i / self.steps) ** power for i in range(self.steps, -1, -1)]
 
     @property
     def asked(self) -> list[float]:

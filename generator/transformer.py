@@ -25,11 +25,11 @@ class Rotations(NamedTuple):
     context: Tensor
 
 
-def rotation(positions: Tensor, channels: int, base: float = 10000.0) -> Tensor:
+def rotation(positions: Tensor, channels: int) -> Tensor:
     """Rotary position embedding (Su et al. 2021): cosines and sines of positions [L] →
     [2, L, d/2], float32 whatever the model's precision."""
     exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float32)
-    angles = positions.float()[:, None] * base ** (-exponents / channels)
+    angles = positions.float()[:, None] * 10000.0 ** (-exponents / channels)
     return torch.stack([angles.cos(), angles.sin()])
 
 

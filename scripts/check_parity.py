@@ -18,7 +18,7 @@ from torch import Tensor
 from common import checkpoint, cli, config, distributed
 from common.errors import UserError, run_cli
 from common.precision import full_float32
-from generator.checkpoints import from_released, released_name, to_released
+from generator.checkpoints import from_released, released_name
 from generator.config import GeneratorConfig
 from generator.model import Generator
 from generator.objective import Draws, token_losses
@@ -127,7 +127,8 @@ def compare_generator(reference: Reference, device: torch.device | str) -> Itera
     sizes = {ours: reference.config[name] for name, ours in GENERATOR_SIZES.items()}
     model = Generator(GeneratorConfig(**sizes)).to(device).eval()
     model.load_state_dict(from_released(reference.weights, model))
-    yield reference.deviation_of_weights("weights", to_released(model.state_dict()))
+    ours = {released_name(name): tensor for name, tensor in model.state_dict().items()}
+    yield reference.deviation_of_weights("weights", ours)
     with torch.no_grad():
         for name, found in generator_outputs(reference, model):
             yield reference.deviation(name, found)

@@ -1,10 +1,11 @@
-"""Tokenizers as released files hold them."""
+"""Models as released files hold them."""
 
 import re
 
 import torch
 from torch import Tensor
 
+from generator.checkpoints import released_name as released_generator_name
 from tokenizer import Tokenizer
 from tokenizer.blocks import ResidualBlock
 from tokenizer.checkpoints import ema_name, released_name
@@ -20,6 +21,11 @@ def to_released(tokenizer: Tokenizer, ema: Tokenizer, decay: float = 0.9999) -> 
         state[f"{module}.decay"] = torch.tensor(decay)
         state[f"{module}.num_updates"] = torch.tensor(0, dtype=torch.int32)
     return state
+
+
+def released_generator(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A generator's state dict under the released names."""
+    return {released_generator_name(name): weight for name, weight in state.items()}
 
 
 def never_run(tokenizer: Tokenizer) -> dict[str, Tensor]:

@@ -20,20 +20,9 @@ T_MIN = 1e-5
 MODULATION_BYTES = 256 * 2**20
 
 
-def path(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t = t·ε + (1 − t)·x_0; x0 and noise [N, C], t [N]."""
-    t = t[:, None]
-    return t * noise + (1 - t) * x0
-
-
-def velocity_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """Squared error to the path's velocity ε − x_0, one value a token: [N, C] → [N]."""
-    return (velocity - (noise - x0)).square().mean(dim=1)
-
-
-def sinusoids(t: Tensor, channels: int = FREQUENCIES) -> Tensor:
-    """Cosines, then sines, of times t [N] in (0, 1] → [N, channels], in float32."""
-    half = channels // 2
+def sinusoids(t: Tensor) -> Tensor:
+    """Cosines, then sines, of times t [N] in (0, 1] → [N, FREQUENCIES], in float32."""
+    half = FREQUENCIES // 2
     scale = -math.log(10000.0) / half
     frequencies = torch.exp(scale * torch.arange(half, device=t.device, dtype=torch.float32))
     angles = t.float()[:, None] * frequencies
@@ -89,9 +78,11 @@ class FlowHead(nn.Module):
 
     def loss(self, x0: Tensor, condition: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Flow-matching loss [N] of tokens x0 [N, C] under conditions [N, D], with draws t [N] of
-        [0, 1) and standard normal noise [N, C]."""
+        [0, 1) and standard normal noise ε [N, C]: the squared error to the velocity ε − x_0 of the
+        path x_t = t·ε + (1 − t)·x_0."""
         t = T_MIN + (1 - T_MIN) * t
-        return velocity_loss(self(path(x0, noise, t), t, condition), x0, noise)
+        x = t[:, None] * noise + (1 - t[:, None]) * x0
+        return (self(x, t, condition) - (noise - x0)).square().mean(dim=1)
 
     def sample(
         self,
@@ -100,14 +91,13 @@ class FlowHead(nn.Module):
         unconditional: Tensor | None,
         guidance: float,
         solver: Solver,
-        times: Tensor | None = None,
+        times: Tensor,
     ) -> Tensor:
         """Tokens [N, C] from noise [N, C] under conditions [N, D], by following the flow.
 
         With `unconditional` vectors [N, D] the velocities of both branches are guided by the scale
-        `guidance`. `times` are `embed_times(solver)`, for a caller that takes many samples.
+        `guidance`. `times` are `embed_times(solver)`, the same for all samples.
         """
-        times = self.embed_times(solver) if times is None else times
         if unconditional is None or guidance == 1.0:
             return solver.solve(self.velocity(condition, solver, times), noise)
         both = self.velocity(torch.cat([condition, unconditional]), solver, times)  # of 2N tokens

@@ -10,6 +10,22 @@ from torch import Tensor
 from generator.model import Generator
 from generator.objective import Draws, token_losses
 from generator.sampling import sample_columns
+from generator.transformer import Context
+
+
+def hidden(model: Generator, tokens: Tensor, context: Context, last: int | None) -> Tensor:
+    """`Generator.hidden`, where the condition is shown no position beyond `last`."""
+
+    def bounded(_, inputs):
+        x, keys_values, rotation = inputs
+        return x, keys_values, rotation[:, torch.arange(x.shape[1]).clamp(max=last)]
+
+    layers = [] if last is None else model.layers
+    hooks = [layer.cross_attention.register_forward_pre_hook(bounded) for layer in layers]
+    found = model.hidden(tokens, context)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 @torch.no_grad()
@@ -17,7 +33,7 @@ def sample_plainly(
     model: Generator, labels: Tensor, noise: Tensor, scales, steps=100, given=None, last=None
 ) -> Tensor:
     """Tokens [B, L, C] from noise [B, L, C], guided by `scales` at each column; columns `given`
-    by their number are not sampled; `last` is the last position (see `Generator.rotations`)."""
+    by their number are not sampled; `last` is `last_position`."""
     tokens, null = noise[:, :0], torch.full_like(labels, model.condition.classes)
     for column in range(noise.shape[1]):
         x = noise[:, column]
@@ -25,7 +41,7 @@ def sample_plainly(
             x = given[column]
         else:
             conditional, unconditional = (
-                model.hidden(tokens, model.read_condition(names), last_position=last)[:, -1]
+                hidden(model, tokens, model.read_condition(names), last)[:, -1]
                 for names in (labels, null)
             )
             for i in range(steps, 0, -1):

@@ -9,9 +9,11 @@ import torch
 
 from common import checkpoint
 from common.errors import UserError
-from generator.checkpoints import from_released, load_generator, to_released
+from generator.checkpoints import from_released, load_generator
 from generator.config import SIZES, GeneratorConfig
 from generator.model import Generator
+
+from ..released import released_generator
 
 KEYS = sorted((Path(__file__).parents[1] / "reference" / "keys").glob("generator_*.json"))
 
@@ -30,7 +32,6 @@ def pair(build):
 def ours(pair, tmp_path):
     payload = dict(zip(("model", "model_ema"), (m.state_dict() for m in pair), strict=True))
     payload |= {"generator": asdict(pair[0].config), "data": {"images": 9, "columns": 8}}
-    payload["training"] = {"share_classes": True}  # of earlier versions
     payload |= {"class_names": list("abcde"), "tokenizer": "abc", "token_scale": 0.5}
     checkpoint.save(tmp_path / "ours.pth", payload)
     return tmp_path / "ours.pth"
@@ -57,7 +58,7 @@ def test_our_checkpoint_brings_its_sizes_and_both_sets_of_weights(ours, pair):
 
 
 def test_a_released_checkpoint_needs_its_sizes(pair, tmp_path):
-    states = [to_released(m.state_dict()) for m in pair]
+    states = [released_generator(m.state_dict()) for m in pair]
     payload = dict(zip(("model", "model_ema"), states, strict=True))
     path = tmp_path / "released.pth"
     checkpoint.save(path, {**payload, "args": argparse.Namespace(x=1)})
@@ -109,4 +110,4 @@ def test_every_released_weight_has_its_place(path):
         model = Generator(GeneratorConfig(**sizes))
         converted = from_released(state, model)
         assert shapes(converted) == shapes(model.state_dict())
-        assert shapes(to_released(model.state_dict())) == released
+        assert shapes(released_generator(model.state_dict())) == released

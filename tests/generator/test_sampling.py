@@ -9,7 +9,7 @@ from generator.generate import generate_tokens, redraw
 from generator.kv_cache import KVCache
 from generator.sampling import SampleConfig, sample_columns
 
-from .plain import sample, sample_plainly
+from .plain import hidden, sample, sample_plainly
 
 STEPS = 4
 
@@ -125,7 +125,7 @@ def test_columns_in_pieces_give_what_all_give(build, window, pieces, last_positi
     """At a memory that does not grow beyond the window."""
     model = build(window=window)
     tokens, memory = torch.randn(2, 9, 6), model.read_condition(torch.tensor([0, 1]))
-    expected = model.hidden(tokens, memory, last_position=last_position)
+    expected = hidden(model, tokens, memory, last_position)
     cache = KVCache(model, memory, last_position)
     torch.testing.assert_close(cache.first(), expected[:, 0])
     end = 0

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from common import checkpoint
-from generator.checkpoints import to_released
+
+from ..released import released_generator
 
 
 def pictures(folder: Path) -> np.ndarray:
@@ -77,7 +78,7 @@ def test_a_broken_run_goes_on_and_mixes_nothing_in(drawn, draw, tmp_path):
 
 def test_a_checkpoint_under_the_released_names(project, drawn, draw, tmp_path, size_flags):
     ours = checkpoint.load(project.generator / "checkpoint-last.pth")
-    released = {k: to_released(ours[k]) for k in ("model", "model_ema")}
+    released = {k: released_generator(ours[k]) for k in ("model", "model_ema")}
     checkpoint.save(tmp_path / "released.pth", released)
     assert draw("--resume", tmp_path, "--ckpt", "released.pth", *size_flags).code == 0
     assert abs(pictures(tmp_path / "out") - pictures(drawn)).max() <= 1

@@ -9,7 +9,8 @@ from PIL import Image
 
 from common import checkpoint, images
 from common.plots import read_long
-from generator.checkpoints import to_released
+
+from ..released import released_generator
 
 
 def state(folder, name="checkpoint-last"):
@@ -191,7 +192,7 @@ def test_a_job_that_is_ended_can_go_on(project, start_in_background, call, tmp_p
 def test_a_released_generator_is_trained_further(project, call, tmp_path, size_flags):
     """From its weights and their average; the release's other flags are taken."""
     ours = state(project.generator)
-    released = {k: to_released(ours[k]) for k in ("model", "model_ema")}
+    released = {k: released_generator(ours[k]) for k in ("model", "model_ema")}
     released |= {"optimizer": {"state": {}}, "epoch": 7, "args": argparse.Namespace(lr=1.0)}
     checkpoint.save(tmp_path / "released.pth", released)
     given = ("--resume", tmp_path, "--ckpt", "released.pth", "--output_dir", tmp_path / "run")
