@@ -24,15 +24,13 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, schema: type, only: Collection[str] | None = None
-) -> None:
-    """Add one flag for each field of the dataclass `schema`, or those in `only`, into the groups
-    that the fields name; one that is not given is None."""
+def add_flags(parser: argparse.ArgumentParser, schema: type, without: Collection[str] = ()) -> None:
+    """Add one flag for each field of the dataclass `schema` but for those `without`, into the
+    groups that the fields name; one that is not given is None."""
     hints = typing.get_type_hints(schema)
     groups: dict[str | None, Any] = {group.title: group for group in parser._action_groups}
     for field in dataclasses.fields(schema):
-        if only is not None and field.name not in only:
+        if field.name in without:
             continue
         metadata, hint, default = field.metadata, hints[field.name], field.default
         if type(None) in typing.get_args(hint):
@@ -99,25 +97,16 @@ def parse(
     words: list[str] = []
     for word in sys.argv[1:] if arguments is None else arguments:
         key, equals, value = word.partition("=")
-        if not equals or key not in known:
-            words.append(word)
-        elif known[key].nargs == 0:
-            words += _words(
-                known[key], key, {"true": True, "false": False}.get(value.lower(), value)
-            )
-        else:
-            words.append(f"--{word}")
-    if "config" in known:
-        file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        file.add_argument("--config")
-        path = file.parse_known_args(words)[0].config
-        before: list[str] = []
-        for key, value in OmegaConf.to_container(config.load(path)).items() if path else ():
-            if key not in known:
-                raise UserError(f"{path}: {key}: unknown key{config.suggestion(str(key), known)}")
-            before += _words(known[key], key, value)
-        words = before + words
-    flags = parser.parse_intermixed_args(words)
+        words += _words(known[key], key, value) if equals and key in known else [word]
+    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file.add_argument("--config")
+    path = file.parse_known_args(words)[0].config
+    before: list[str] = []
+    for key, value in OmegaConf.to_container(config.load(path)).items() if path else ():
+        if key not in known:
+            raise UserError(f"{path}: {key}: unknown key{config.suggestion(str(key), known)}")
+        before += _words(known[key], key, value)
+    flags = parser.parse_intermixed_args(before + words)
     if flags.allow_foreign_targets:
         config.allow_foreign_targets()
     if "ignored" in flags:
@@ -126,12 +115,13 @@ def parse(
 
 
 def _words(action: argparse.Action, key: str, value: Any) -> list[str]:
-    """A value from YAML as words of a command line."""
+    """A value from YAML, or text, as words of a command line."""
     if value is None:
         return []
     if action.nargs == 0:  # a switch
-        if not isinstance(value, bool):
+        on = {"true": True, "false": False}.get(str(value).lower())
+        if on is None:
             raise UserError(f"{key}: found {value!r}, expected true or false")
         off = f"--no-{key}"
-        return [f"--{key}"] if value else [off] if off in action.option_strings else []
+        return [f"--{key}"] if on else [off] if off in action.option_strings else []
     return [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]

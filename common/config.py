@@ -4,7 +4,6 @@ A value is checked here and nowhere below: its type by its hint, its range by th
 `setting` or `limits` puts beside the hint.
 """
 
-import collections.abc
 import dataclasses
 import difflib
 import importlib
@@ -34,6 +33,7 @@ BOUNDS = {  # in words, and as a comparison
     "above": ("more than", operator.gt),
     "max": ("at most", operator.le),
     "below": ("less than", operator.lt),
+    "choices": ("one of", lambda value, choices: value in choices),
 }
 CONVERTERS = {bool: BooleanNode(), int: IntegerNode(), float: FloatNode(), str: StringNode()}
 PACKAGES = ("common", "tokenizer", "generator")
@@ -104,16 +104,22 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", **more: Any) -> 
     return dataclasses.field(default=default, metadata={"help": help, "flag": None, **more})
 
 
-def structured(schema: type[T], values: Any, where: str = "") -> T:
-    """An instance of the dataclass `schema` from plain values, all of them checked.
+def structured(build: Callable[..., T], values: Any, where: str = "", **injected: Any) -> T:
+    """What the dataclass (or another class) `build` makes of plain values, all of them checked.
 
     An int serves as a float, and so does a string such as `1e-4` that YAML left as it was; a list
     serves as a tuple. Numbers are finite. Fields that are dataclasses are made in the same way.
     `where` is the dotted key of `values`, for messages; `--` for flags of the command line.
+    Further arguments are `injected`, which the values may not set themselves.
     """
-    if isinstance(values, schema):
+    if isinstance(build, type) and isinstance(values, build):
         return values
-    return _build(schema, arguments(schema, values, where), where)
+    given = {**arguments(build, values, where, injected), **injected}
+    try:
+        return build(**given)
+    except UserError as error:  # its own message about a key is told with where that key is
+        key = str(error).split(":")[0].split(".")[0]
+        raise UserError(_join(where, str(error)) if key in given else str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +130,13 @@ class _Node:
 
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
     """Build the object that a `{target: dotted.name, params: {...}}` node describes, whose
-    dotted key is `where`; `injected` are further arguments, which the node may not set itself."""
+    dotted key is `where`; for `injected` see `structured`."""
     described = structured(_Node, node, where)
     params = described.params or {}
     if described.target.startswith("tokenizer.data.imagenet."):  # as released: OpenCV's
         params = {"interpolation": "cv2_bilinear", **params}
-    build, where = find(described.target, f"{where}.target"), f"{where}.params"
-    return _build(build, {**arguments(build, params, where, set(injected)), **injected}, where)
+    build = find(described.target, f"{where}.target")
+    return structured(build, params, f"{where}.params", **injected)
 
 
 def allow_foreign_targets() -> None:
@@ -143,21 +149,19 @@ def find(name: str, where: str) -> Callable[..., Any]:
     """The class that a `target` names: one of ours (a network, a data set, a data module or plain
     settings), unless others are allowed."""
     module, _, attribute = RELEASED.get(name, name).rpartition(".")
+    expected = f"expected a network, a data set or settings of {', '.join(PACKAGES)}"
     if module.partition(".")[0] not in PACKAGES and not _foreign_allowed:
-        expected = f"expected a class of {', '.join(PACKAGES)}, or --allow_foreign_targets"
-        raise UserError(f"{where}: found {name!r}, {expected}")
+        raise UserError(f"{where}: found {name!r}, {expected}, or --allow_foreign_targets")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}: found {name!r}, which is not there ({error})") from None
+    if _foreign_allowed and callable(found):
+        return found
     ours = inspect.isclass(found) and found.__module__.partition(".")[0] in PACKAGES
-    ours = ours and (
-        issubclass(found, nn.Module | Dataset)
-        or hasattr(found, "train_dataloader")
-        or dataclasses.is_dataclass(found)
-    )
-    if not ours and not (_foreign_allowed and callable(found)):
-        raise UserError(f"{where}: found {name!r}, expected a network, a data set or settings")
+    part = ours and (issubclass(found, nn.Module | Dataset) or hasattr(found, "train_dataloader"))
+    if not part and not (ours and dataclasses.is_dataclass(found)):
+        raise UserError(f"{where}: found {name!r}, {expected}")
     return found
 
 
@@ -173,103 +177,83 @@ def arguments(
     Those `injected` may not be among them; all others without a default must, if `complete`.
     """
     values, (named, others) = _plain(values, where), _parameters(build)
+    if not isinstance(values, dict):
+        expected = f"expected a mapping with {', '.join(named)}"
+        raise UserError(f"{where or 'configuration'}: found {values!r}, {expected}")
     fields = dataclasses.fields(build) if dataclasses.is_dataclass(build) else ()
-    metadata: dict[str, Mapping[str, Any]] = {field.name: field.metadata for field in fields}
-    if not isinstance(values, Mapping):
-        place = where or "configuration"
-        raise UserError(f"{place}: found {values!r}, expected a mapping with {', '.join(named)}")
+    metadata: dict[str, Any] = {field.name: field.metadata for field in fields}
     shown = {n: _join(where, metadata.get(n, {}).get("flag") or n) for n in {*named, *values}}
-    for key in values:
+    checked = {}
+    for key, value in values.items():
         if key in injected:
             raise UserError(f"{shown[key]}: set here, but the program sets it itself")
         if key not in named and not others:
             raise UserError(f"{shown[key]}: unknown key{suggestion(str(key), named)}")
-    for name, p in named.items():
-        if complete and p.default is p.empty and name not in {*values, *injected}:
+        hint = named[key].annotation if key in named else Any
+        checked[key] = convert(value, hint, metadata.get(key, {}), shown[key])
+    for name, parameter in named.items():
+        required = complete and parameter.default is parameter.empty and name not in injected
+        if required and name not in values:
             raise UserError(f"{shown[name]}: missing")
-    checked = {}
-    for name, value in values.items():
-        hint = named[name].annotation if name in named else Any
-        checked[name] = _converted(value, hint, metadata.get(name, {}), shown[name])
     return checked
 
 
 def _parameters(build: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The parameters of `build` by name, with their type hints, and whether it takes others too.
-    What a constructor takes as `**options` are the parameters of its base class."""
-    functions: list[Callable[..., Any]] = [build]
-    if inspect.isclass(build) and not dataclasses.is_dataclass(build):
+    """The parameters of `build` by name, and whether it takes others too. What a constructor takes
+    as `**options` are the parameters of its base class."""
+    functions = [build]
+    if inspect.isclass(build):
         functions = [vars(c)["__init__"] for c in build.__mro__ if "__init__" in vars(c)]
     named: dict[str, inspect.Parameter] = {}
     for function in functions:
-        hints = typing.get_type_hints(function, include_extras=True)
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
         for p in parameters:
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self":
-                named.setdefault(p.name, p.replace(annotation=hints.get(p.name, Any)))
+                named.setdefault(p.name, p)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return named, False
     return named, True
 
 
-def _converted(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:
-    """`value` as its type hint has it, the first one of several; other types stay as they are."""
+def convert(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> Any:
+    """`value` as its type hint has it, the first one of several, and within `bounds` (see
+    `limits`); what has a hint of another kind stays as it is."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is typing.Annotated:
-        return _converted(value, inner[0], {**inner[1], **bounds}, where)
+        return convert(value, inner[0], {**inner[1], **bounds}, where)
     if kind in (typing.Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        return _converted(value, inner[0], bounds, where)
+        absent = value is None and type(None) in inner
+        return None if absent else convert(value, inner[0], bounds, where)
     if dataclasses.is_dataclass(kind):
         return structured(kind, value, where)  # type: ignore[arg-type]
-    if kind in (list, tuple, collections.abc.Sequence):
+    if kind in (list, tuple):
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: found {value!r}, expected a list")
-        items = [_converted(item, inner[0] if inner else Any, bounds, where) for item in value]
-        return tuple(items) if kind is tuple else items
-    if kind in (dict, Mapping) and not isinstance(value, Mapping):
+        return kind(convert(item, inner[0] if inner else Any, bounds, where) for item in value)
+    if kind is dict and not isinstance(value, dict):
         raise UserError(f"{where}: found {value!r}, expected names and values")
     if kind is typing.Literal:
         kind, bounds = type(inner[0]), {"choices": inner}
-    if kind in CONVERTERS:
-        try:
-            if value is None:
-                raise ValidationError
-            value = CONVERTERS[kind].validate_and_convert(value)
-        except ValidationError:
-            raise UserError(f"{where}: found {value!r}, expected {kind.__name__}") from None
-        check_range(value, bounds, where)
-    return value
-
-
-def check_range(value: Any, bounds: Mapping[str, Any], where: str) -> None:
-    """Refuse a number that is not finite, and a value outside `bounds` (see `limits`)."""
-    if "choices" in bounds and value not in bounds["choices"]:
-        choices = ", ".join(map(str, bounds["choices"]))
-        raise UserError(f"{where}: found {value!r}, expected one of {choices}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    if not math.isfinite(value):
+    if kind not in CONVERTERS:
+        return value
+    try:
+        if value is None:
+            raise ValidationError
+        value = CONVERTERS[kind].validate_and_convert(value)
+    except ValidationError:
+        raise UserError(f"{where}: found {value!r}, expected {kind.__name__}") from None
+    if kind is float and not math.isfinite(value):
         raise UserError(f"{where}: found {value}, expected a finite number")
     for name, (text, holds) in BOUNDS.items():
         if name in bounds and not holds(value, bounds[name]):
-            raise UserError(f"{where}: found {value}, expected {text} {bounds[name]}")
+            raise UserError(f"{where}: found {value!r}, expected {text} {bounds[name]}")
+    return value
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """The end of a message about an unknown name: the one that was meant, or all there are."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; expected some of {', '.join(known)}"
-
-
-def _build(build: Callable[..., T], arguments: Mapping[str, Any], where: str) -> T:
-    """Call a constructor; its own message about a key is told with where that key is."""
-    try:
-        return build(**arguments)
-    except UserError as error:
-        key = str(error).split(":")[0].split(".")[0]
-        raise UserError(_join(where, str(error)) if key in arguments else str(error)) from None
 
 
 def _plain(node: Any, where: str) -> Any:

@@ -30,8 +30,7 @@ def main() -> None:
     add("--crop", choices=CROPS, default="center", help="how to cut them")
     add("--force", action="store_true", help="replace a file that is there")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    settings = ("extractor", "weights_dir", "metric_bsz", "metric_workers")
-    cli.add_flags(parser, MetricConfig, settings)
+    cli.add_flags(parser, MetricConfig, without=["metrics", "reference", "splits"])
     flags = cli.parse(parser)
     if flags.file.suffix != ".npz" or (flags.file.exists() and not flags.force):
         raise UserError(f"{flags.file}: expected a new file *.npz, or --force")

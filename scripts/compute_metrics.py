@@ -8,7 +8,7 @@ with its crops; REFERENCE may be statistics (.npz) too. Figures and all they dep
 metrics.json; what is odd, such as JPEGs, is in its `warnings`. Nothing is downloaded.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from common import cli, distributed, provenance
@@ -29,7 +29,7 @@ def main() -> None:
     add("--strict", action="store_true", help="refuse IMAGES that are JPEGs or differ in size")
     add("--json", type=Path, default=Path("metrics.json"), metavar="FILE", help="file to write")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    cli.add_flags(parser, MetricConfig, {f.name for f in fields(MetricConfig)} - {"reference"})
+    cli.add_flags(parser, MetricConfig, without=["reference"])
     flags = cli.parse(parser)
     config = replace(cli.read(MetricConfig, flags), reference=flags.against)
     if flags.overrides and not flags.images.endswith(YAML) and not flags.against.endswith(YAML):

@@ -14,7 +14,7 @@ spread over the set.
 
 import argparse
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,6 @@ from common.pretrained import files as pretrained
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer
 from tokenizer.evaluate import available_lpips, evaluate, save_comparison
 
-METRIC_FLAGS = {f.name for f in fields(MetricConfig)} - {"reference"}
-
 
 def parse() -> argparse.Namespace:
     parser = cli.new_parser(__doc__)
@@ -40,7 +38,7 @@ def parse() -> argparse.Namespace:
     add("--output_dir", type=Path, required=True, help="folder of the record and the grid")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("overrides", nargs="*", metavar="key=value", help="over the config, by dotted key")
-    cli.add_flags(parser, MetricConfig, METRIC_FLAGS)
+    cli.add_flags(parser, MetricConfig, without=["reference"])
     return cli.parse(parser)
 
 

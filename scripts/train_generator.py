@@ -12,7 +12,6 @@ alone. See docs/generator_training.md.
 
 import argparse
 import sys
-from dataclasses import fields
 from functools import partial
 
 from common import cli, distributed
@@ -34,7 +33,7 @@ def main() -> None:
     add("--model", choices=SIZES, help="named sizes, which those given one by one go over")
     for schema in (GeneratorConfig, RunConfig, TrainConfig):
         cli.add_flags(parser, schema)
-    cli.add_flags(parser, SampleConfig, {f.name for f in fields(SampleConfig)} - {"seed"})
+    cli.add_flags(parser, SampleConfig, without=["seed"])
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
     cli.accept_ignored(parser, [*IGNORED, "num_images=", "eval_bsz="])
     flags = cli.parse(parser)

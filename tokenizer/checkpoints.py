@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from common import checkpoint, distributed
-from common.config import check_range, limits, structured
+from common.config import convert, structured
 from common.config import load as load_yaml
 from common.distributed import Process
 from common.errors import UserError
@@ -77,7 +77,7 @@ def load_tokenizer(
             raise UserError(f"{path}: model.params.ckpt_path: missing; expected a tokenizer")
     tokenizer = build(read(file, sizes), file, ema)
     if token_scale is not None:
-        check_range(token_scale, limits(above=0), "--vae_norm")
+        convert(token_scale, float, {"above": 0}, "--vae_norm")
         tokenizer.token_scale.fill_(token_scale)
     return tokenizer
 

@@ -1,4 +1,3 @@
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -122,7 +121,7 @@ def test_targets_are_parts_of_ours(ours_only, target):
 def parse(*words):
     parser = cli.new_parser("A program.")
     parser.add_argument("--config")
-    cli.add_flags(parser, Training, [f.name for f in dataclasses.fields(Training)][:-1])
+    cli.add_flags(parser, Training, without=["inner"])
     cli.accept_ignored(parser, ["pin_mem", "dist_url="])
     return cli.parse(parser, words)
 
