@@ -15,7 +15,7 @@ from common import cli, distributed, provenance
 from common.errors import UserError, run_cli
 from common.metrics.extraction import CROPS, open_images
 from common.metrics.features import load_extractor
-from common.metrics.fid import Statistics, write_statistics
+from common.metrics.fid import write_statistics
 from common.metrics.report import Evaluator, MetricConfig
 
 
@@ -43,7 +43,7 @@ def main() -> None:
         if features is not None:
             record = {**about, "extractor": extractor.about, "warnings": warnings}
             record["conditions"] = provenance.describe()
-            write_statistics(flags.file, Statistics.of(features.pooled), record)
+            write_statistics(flags.file, features.statistics, record)
             print(f"{about['images']} images, {about['preparation']}: {flags.file}")
             print("".join(f"warning: {text}\n" for text in warnings), end="")
 

@@ -1,4 +1,4 @@
-"""Compare images with a reference: FID, Inception Score, KID, precision and recall.
+"""Compare images with a reference: FID and Inception Score.
 
     python scripts/compute_metrics.py runs/samples/images statistics.npz
     torchrun --nproc_per_node=8 scripts/compute_metrics.py IMAGES REFERENCE [key=value ...]

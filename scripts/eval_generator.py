@@ -98,10 +98,7 @@ def main() -> None:
         if len(prefix) >= config.columns:
             expected = f"more than the {len(prefix)} columns of {given.prefix_image}"
             raise UserError(f"--token_num: found {config.columns}, expected {expected}")
-        evaluator = None
-        if metrics.metrics is not None:
-            evaluator = open_evaluator(metrics, process)
-            evaluator.check(str(output), given.num_images)
+        evaluator = open_evaluator(metrics, process) if metrics.metrics is not None else None
         prepare(loaded.model, given.precision, given.compile)
 
         settings |= asdict(config)

@@ -53,10 +53,11 @@ def main() -> None:
         crops, about = open_images(base, flags.part, flags.overrides)
         tokenizer.check_size(*crops[0][0].shape[1:], f"{base}: data.params.{flags.part}: image")
 
-        left, folder = {}, pretrained.folder(config.weights_dir)
+        left: dict[str, str] = {}
         for name, key in (("lpips", "vgg16"), ("rfid", "inception")):
-            file, hint = pretrained.FILES[key], f"scripts/download_weights.py {key}"
-            if not pretrained.present(file, config.weights_dir):
+            file, folder = pretrained.FILES[key], pretrained.folder(config.weights_dir)
+            if not pretrained.present(file, folder):
+                hint = f"scripts/download_weights.py {key}"
                 left[name] = f"{file.name} is missing in {folder} ({hint})"
         if flags.extractor is not None or flags.metrics is not None:
             left.pop("rfid", None)  # asked for
@@ -65,7 +66,7 @@ def main() -> None:
             extractor = load_extractor(config.extractor, config.weights_dir, process.device)
             config = replace(config, metrics=config.metrics or "fid")
             evaluator = Evaluator(config, extractor, process, reference=about)
-            evaluator.check(about["source"], len(crops))
+            evaluator.metrics()
 
         start = time.perf_counter()
         loading = {"batch_size": config.metric_bsz, "num_workers": config.metric_workers}
@@ -75,16 +76,15 @@ def main() -> None:
         told = warnings_of(crops, about, process)
         if not process.is_main:
             return
-        record: dict[str, Any] = {"extractor": {"name": None}, "reference": None, "warnings": told}
-        figures = dict(found.means)
+        record: dict[str, Any] = {"figures": {}, "not_measured": {}, "warnings": told}
         if evaluator is not None:
-            evaluator = replace(evaluator, pooled=found.real.pooled)
-            record = evaluator.compare(found.fake, about, told)
-            for name, value in record["figures"].items():  # the distance to the crops is the rFID
-                figures[f"r{name}" if name.startswith(("fid", "fd_")) else name] = value
+            evaluator = replace(evaluator, statistics=found.real.statistics)
+            record = evaluator.compare(found.fake, about, told, seconds)
+        if "fid" in record["figures"]:  # the distance to the crops is the rFID
+            record["figures"]["rfid"] = record["figures"].pop("fid")
         record |= {
-            "figures": figures,
-            "not_measured": record.get("not_measured", {}) | left,
+            "figures": found.means | record["figures"],
+            "not_measured": record["not_measured"] | left,
             "tokenizer": {"identity": tokenizer.fingerprint, "file": str(source)},
             "weights": "EMA where the file has them; the mean of the posterior; 8-bit images",
             "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,

@@ -21,6 +21,7 @@ from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
 from common.metrics.features import Extractor
+from common.metrics.fid import Statistics
 from common.signals import ignore_signals
 
 CROPS = ("center", "adm-center")
@@ -83,8 +84,9 @@ def open_images(
     source = Path(source)
     if source.suffix not in YAML:
         paths = images_below(source) if source.is_dir() else []
-        if not paths:
-            raise UserError(f"{source}: found no images, expected a folder of them or a YAML file")
+        if len(paths) < 2:
+            expected = "expected a folder with several, or a YAML file"
+            raise UserError(f"{source}: found {len(paths)} image(s), {expected}")
         how = f"{crop} crop of {size} x {size}" if size else "as they are"
         about = {"source": str(source), "images": len(paths), "preparation": how}
         return ImageFiles(paths, size, crop), about
@@ -112,11 +114,10 @@ def warnings_of(dataset: Dataset, about: dict[str, Any], process: Process) -> li
 
 
 class Features(NamedTuple):
-    """What a network sees in a set of images, float32. Their order is shuffled, and the same for
-    any number of processes: parts of a set that is sorted by class would not be alike."""
+    """What a network sees in a set of images."""
 
-    pooled: Tensor  # [N, D]
-    logits: Tensor  # [N, K]
+    statistics: Statistics
+    logits: Tensor  # [N, K] float32, shuffled: parts of a set sorted by class would not be alike
 
 
 class Collector:
@@ -132,14 +133,16 @@ class Collector:
         self.numbers += numbers
 
     def features(self) -> Features | None:
-        """Of all processes together, on the first one; None elsewhere. All call this together."""
+        """Of all processes together, on the first one; None elsewhere. All call this together, and
+        any number of them has the same."""
         rows = distributed.gather(torch.cat(self.rows))
         numbers = distributed.gather(torch.tensor(self.numbers, dtype=torch.int64))
         if rows is None or numbers is None:
             return None
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-        rows = rows[numbers.argsort()[order]]
-        return Features(rows[:, : self.extractor.width], rows[:, self.extractor.width :])
+        rows, width = rows[numbers.argsort()[order]], self.extractor.width
+        pooled = rows[:, :width].to(self.extractor.device)
+        return Features(Statistics.of(pooled), rows[:, width:])
 
 
 def image_batches(

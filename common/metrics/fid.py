@@ -1,4 +1,4 @@
-"""FID, Inception Score, KID, and precision and recall, from features.
+"""FID and Inception Score, from features.
 
 Shapes: N images, D features, K classes, R rows of a root.
 """
@@ -12,15 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from common.errors import UserError
 from common.io import replacing
-from common.precision import full_float32
 
-NEIGHBOURS = 3  # whose distance is the radius of precision and recall
-KID_SUBSETS, KID_SUBSET = 100, 1000  # how many, of at most so many images
 CHUNK = 2**14  # images whose features are in float64 at once
 
 
@@ -65,35 +60,18 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return ((a.mean - mean).square().sum() + variances - 2 * overlap).item()
 
 
-def inception_score(logits: Tensor, splits: int) -> dict[str, float | None]:
-    """Mean and deviation over parts of logits [N, K] (Salimans et al. 2016)."""
+def inception_score(logits: Tensor, splits: int) -> tuple[float, float | None]:
+    """Mean and deviation over parts of logits [N, K], the latter of several parts only (Salimans et
+    al. 2016)."""
     mean, deviation = isc_features_to_metric(logits, splits, shuffle=False).values()
-    return {"inception_score": mean, "inception_score_std": deviation if splits > 1 else None}
-
-
-def kid(pooled: Tensor, reference: Tensor) -> dict[str, float | None]:
-    """KID: mean and deviation over subsets, cubic kernel (Bińkowski et al. 2018); one subset of
-    all images where it would be the same one again and again."""
-    size = min(KID_SUBSET, len(pooled), len(reference))
-    subsets = 1 if size == max(len(pooled), len(reference)) else KID_SUBSETS
-    options = {"kid_subsets": subsets, "kid_subset_size": size, "verbose": False}
-    mean, deviation = kid_features_to_metric(pooled, reference, **options).values()
-    return {"kid": mean, "kid_std": deviation if subsets > 1 else None}
-
-
-def precision_recall(pooled: Tensor, reference: Tensor) -> dict[str, float | None]:
-    """Precision and recall (Kynkäänniemi et al. 2019)."""
-    options = {"prc_neighborhood": NEIGHBOURS, "save_cpu_ram": True, "verbose": False}
-    with full_float32():
-        found = prc_features_to_metric(pooled, reference.to(pooled.device), **options)
-    return {name: found[name] for name in ("precision", "recall")}
+    return mean, deviation if splits > 1 else None
 
 
 def write_statistics(path: Path, statistics: Statistics, record: dict[str, Any]) -> None:
     """Write `mu`, `sigma` and `record` (JSON) as .npz."""
-    covariance = statistics.root.T @ statistics.root
+    mean, root = statistics.mean.cpu(), statistics.root.cpu()
     with replacing(path) as file:
-        np.savez(file, mu=statistics.mean, sigma=covariance, record=json.dumps(record))
+        np.savez(file, mu=mean, sigma=root.T @ root, record=json.dumps(record))
 
 
 def read_statistics(path: str | Path) -> tuple[Statistics, dict[str, Any]]:

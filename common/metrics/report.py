@@ -13,28 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import setting
 from common.distributed import Process
 from common.errors import UserError, printable
-from common.metrics import fid
-from common.metrics.extraction import (
-    Collector,
-    Features,
-    ImageFiles,
-    image_batches,
-    open_images,
-    warnings_of,
-)
+from common.metrics import extraction, fid
+from common.metrics.extraction import Features
 from common.metrics.features import EXTRACTORS, Extractor, load_extractor
 
-LEAST = {"fid": 2, "is": 1, "kid": 2, "prc": fid.NEIGHBOURS + 1}  # images that a metric needs
-SPLITS, SPLIT_IMAGES = 10, 100  # by default: so many splits, but none of fewer images
+SPLITS, SPLIT_IMAGES = 10, 100  # of the Inception Score: so many, but none of fewer images
 DEFAULT_REFERENCE = Path("fid_stats/adm_in256_stats.npz")  # where the release keeps ADM's
-# Only features of Inception make an FID: those of random weights give random_features_distance.
-RANDOM_NAMES = {"fid": "distance", "inception_score": "score", "kid": "kernel_distance"}
 
 _metrics = partial(setting, group="metrics")  # where `--help` shows a field
 
@@ -44,9 +33,7 @@ class MetricConfig:
     """What to measure, and against what."""
 
     metrics: str | None = _metrics(
-        None,
-        "some of fid,is,kid,prc, or (without a value) all that the reference allows",
-        bare="all",
+        None, "fid, is or fid,is, or (without a value) what the reference allows", bare="all"
     )
     reference: str | None = _metrics(
         None,
@@ -73,96 +60,75 @@ class Evaluator:
     extractor: Extractor
     process: Process
     reference: dict[str, Any] | None = None  # plain values: its source, how many images, ...
+    statistics: fid.Statistics | None = None  # of the reference; on the first process
     warnings: Sequence[str] = ()  # of the reference
-    statistics: fid.Statistics | None = None  # of the reference, if it is a file of them
-    pooled: Tensor | None = None  # [N, D] of its images otherwise, on the first process
 
-    def check(self, source: str, count: int) -> tuple[list[str], dict[str, str]]:
-        """The metrics that so many images of a source allow, and those left out with the reasons; a
-        UserError if one of these was asked for."""
-        left = {}
-        fewest = min(count, (self.reference or {}).get("images", count))
-        for name, needed in LEAST.items():
-            if self.reference is None and name != "is":
-                left[name] = "there is no reference"
-            elif self.statistics and name in ("kid", "prc"):
-                left[name] = "the reference has statistics only, not images"
-            elif fewest < needed:
-                left[name] = f"found {fewest} image(s), expected at least {needed}"
-        if self.config.metrics in (None, "all"):
-            return [name for name in LEAST if name not in left], left
-        metrics = self.config.metrics.split(",")
-        for name in metrics:
-            if name in left or name not in LEAST:
-                reason = left.get(name, f"expected some of {','.join(LEAST)}")
-                raise UserError(f"{source}: --metrics {name}: {reason}")
-        return metrics, {}
+    def metrics(self) -> list[str]:
+        """Those to measure; a UserError if they need a reference that is not there."""
+        possible = ["fid", "is"] if self.reference else ["is"]
+        asked = self.config.metrics
+        metrics = possible if asked in (None, "all") else asked.split(",")
+        if not set(metrics) <= set(possible):
+            expected = "expected is, fid (with a reference), or fid,is"
+            raise UserError(f"--metrics: found {asked!r}, {expected}")
+        return metrics
 
     def evaluate(self, files: Sequence[Path]) -> dict[str, Any] | None:
         """The record of generated images, see `measure`."""
         about = {"source": str(files[0].parent), "images": len(files), "preparation": "as they are"}
-        return self.measure(ImageFiles(files), about)
+        return self.measure(extraction.ImageFiles(files), about)
 
     def measure(self, dataset: Dataset, about: dict[str, Any]) -> dict[str, Any] | None:
         """The record of images of any origin, as `open_images` gives them; see `compare`."""
-        self.check(about["source"], len(dataset))
         start = time.perf_counter()
-        features, told = self.extract(dataset, about)
+        features, warnings = self.extract(dataset, about)
         seconds = time.perf_counter() - start
-        speed = {"seconds": seconds, "images_per_second": len(dataset) / seconds}
-        speed["processes"] = self.process.world
-        return self.compare(features, about, told) | speed if features else None
+        return self.compare(features, about, warnings, seconds) if features else None
 
     def extract(self, dataset: Dataset, about: dict[str, Any]) -> tuple[Features | None, list[str]]:
         """Features of all images, on the first process, and warnings of what is odd."""
-        collector, config = Collector(self.extractor), self.config
+        collector, config = extraction.Collector(self.extractor), self.config
         numbers, loading = range(len(dataset)), (config.metric_bsz, config.metric_workers)
-        for these, pixels in image_batches(dataset, numbers, self.process, "features", *loading):
+        batches = extraction.image_batches(dataset, numbers, self.process, "features", *loading)
+        for these, pixels in batches:
             collector.add(pixels, these)
-        return collector.features(), warnings_of(dataset, about, self.process)
+        return collector.features(), extraction.warnings_of(dataset, about, self.process)
 
     def compare(
-        self, features: Features, about: dict[str, Any], told: Sequence[str]
+        self, features: Features, about: dict[str, Any], warnings: Sequence[str], seconds: float
     ) -> dict[str, Any]:
         """Figures of images whose features, description and warnings are known, on the first
         process, with what they rest on: plain values."""
-        count = len(features.pooled)
-        metrics, left = self.check(about["source"], count)
+        count, network = len(features.logits), self.extractor
+        metrics = self.metrics()
         splits = min(self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES)), count)
-        pooled = features.pooled.to(self.extractor.device)
-        figures: dict[str, float | None] = {}
-        if "fid" in metrics:
-            statistics = self.statistics or fid.Statistics.of(self.pooled)
-            figures["fid"] = fid.frechet_distance(fid.Statistics.of(pooled), statistics)
-        if "is" in metrics:
-            figures |= fid.inception_score(features.logits, splits)
-        if "kid" in metrics:
-            figures |= fid.kid(pooled, self.pooled)
-        if "prc" in metrics:
-            figures |= fid.precision_recall(pooled, self.pooled)
-        told = [*told, *self.warnings]
-        if self.extractor.is_random:
-            figures = {_random_name(name): value for name, value in figures.items()}
+        told, figures = [*warnings, *self.warnings], {}
+        distance, score = "fid", "inception_score"
+        if network.is_random:  # only features of Inception make an FID
+            distance, score = "random_features_distance", "random_features_score"
             told.append("features of a network of random weights: no figure here is an FID")
-        if not self.extractor.about["verified"]:
-            told.append(f"{self.extractor.about['file']}: no published SHA-256 to compare with")
-        if "fid" in metrics and count <= self.extractor.width:
-            larger = "the Fréchet distance is far larger than that of many images"
-            told.append(f"{count} images for {self.extractor.width} features: {larger}")
+        if not network.about["verified"]:
+            told.append(f"{network.about['file']}: no published SHA-256 to compare with")
+        if "fid" in metrics:
+            figures[distance] = fid.frechet_distance(features.statistics, self.statistics)
+            if count <= network.width:
+                larger = "the Fréchet distance is far larger than that of many images"
+                told.append(f"{count} images for {network.width} features: {larger}")
+        if "is" in metrics:
+            mean, deviation = fid.inception_score(features.logits, splits)
+            figures |= {score: mean, f"{score}_std": deviation}
         return {
             "figures": figures,
-            "not_measured": left,
+            "not_measured": {} if self.reference else {"fid": "there is no reference"},
             "warnings": told,
             "images": about,
             "reference": self.reference,
-            "extractor": self.extractor.about,
+            "extractor": network.about,
             "settings": {"metrics": metrics, "splits": splits, "batch": self.config.metric_bsz},
+            "processes": self.process.world,
+            "seconds": seconds,
+            "images_per_second": count / seconds,
         }
-
-
-def _random_name(name: str) -> str:
-    plain, deviation, _ = name.partition("_std")
-    return f"random_features_{RANDOM_NAMES.get(plain, plain)}{deviation}"
 
 
 def open_evaluator(
@@ -174,17 +140,18 @@ def open_evaluator(
     Raises:
         UserError: one of them is missing or does not fit.
     """
-    extractor = load_extractor(config.extractor, config.weights_dir, process.device)
-    evaluator, source = Evaluator(config, extractor, process), config.reference
-    if source is None and not extractor.is_random and DEFAULT_REFERENCE.is_file():
-        source = str(DEFAULT_REFERENCE)
+    extractor, source = load_extractor(config.extractor, config.weights_dir, process.device), None
+    if config.reference or (DEFAULT_REFERENCE.is_file() and not extractor.is_random):
+        source = config.reference or str(DEFAULT_REFERENCE)
+    evaluator = Evaluator(config, extractor, process, source and {"source": source})
+    evaluator.metrics()  # before the images of a reference are read
     if source is None:
         return evaluator
     if not source.endswith(".npz"):
-        images, about = open_images(source, part, overrides)
-        features, told = evaluator.extract(images, about)
-        pooled = features and features.pooled
-        return replace(evaluator, reference=about, warnings=told, pooled=pooled)
+        images, about = extraction.open_images(source, part, overrides)
+        features, warnings = evaluator.extract(images, about)
+        statistics = features and features.statistics
+        return replace(evaluator, reference=about, warnings=warnings, statistics=statistics)
     statistics, record = fid.read_statistics(source)
     by = {"name": "inception", "weights": extractor.about["weights"], **record.get("extractor", {})}
     found = (len(statistics.mean), by["name"], by["weights"])
@@ -192,17 +159,17 @@ def open_evaluator(
     if found != expected:
         raise UserError(f"{source}: found features, extractor, weights {found}, not {expected}")
     unknown = f"{source} does not say what made it: taken for statistics of Inception"
-    told, about = record.get("warnings", [unknown]), {"source": source, **record}
-    return replace(evaluator, reference=about, warnings=told, statistics=statistics)
+    warnings, about = record.get("warnings", [unknown]), {"source": source, **record}
+    return replace(evaluator, reference=about, warnings=warnings, statistics=statistics)
 
 
 def table(record: dict[str, Any]) -> str:
     """A record for people: the figures, what they were made of, and every warning."""
-    there = record["reference"]
     lines = [f"{record['images']['images']} images of {record['images']['source']}"]
-    if there:
+    if there := record.get("reference"):
         lines.append(f"against {there.get('images', 'an unknown number of')} of {there['source']}")
-    lines.append(f"extractor {record['extractor']['name']}")
+    if network := record.get("extractor"):
+        lines.append(f"extractor {network['name']}")
     for name, value in record["figures"].items():
         lines.append(f"  {name:24}  {'-' if value is None else format(value, '.6g')}")
     lines += [f"not measured: {k}: {reason}" for k, reason in record["not_measured"].items()]

@@ -54,19 +54,8 @@ def test_covariance_in_parts_is_that_of_all_features_at_once(monkeypatch):
 
 def test_the_score_counts_classes_that_are_certain():
     logits = 100.0 * torch.eye(8).repeat(4, 1)[torch.randperm(32)]
-    assert fid.inception_score(logits, 1) == {
-        "inception_score": pytest.approx(8),
-        "inception_score_std": None,
-    }
-    assert list(fid.inception_score(torch.zeros(32, 8), 4).values()) == [pytest.approx(1), 0]
-
-
-def test_precision_and_recall_of_a_part():
-    torch.manual_seed(0)
-    everything = torch.randn(200, 8)
-    found = fid.precision_recall(everything[:50], everything)
-    assert found["precision"] == 1 and 0.2 < found["recall"] < 0.9
-    assert fid.precision_recall(everything + 100, everything) == {"precision": 0, "recall": 0}
+    assert fid.inception_score(logits, 1) == (pytest.approx(8), None)
+    assert fid.inception_score(torch.zeros(32, 8), 4) == (pytest.approx(1), 0)
 
 
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("mean", "cov")])
