@@ -8,12 +8,12 @@ tests/reference/README.md describes the files.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import checkpoint, cli, config, distributed
 from common.errors import UserError, run_cli
@@ -55,14 +55,14 @@ class Deviation(NamedTuple):
 
     name: str
     error: float
-    tolerance: float
+    tolerance: float = TOLERANCE
 
     @property
     def is_small(self) -> bool:
         return self.error <= self.tolerance  # false for NaN
 
 
-class Reference(dict):
+class Reference(dict[str, Tensor]):
     """The tensors of a reference file by name, its `weights` by released name, `config` and
     `grad_norms`; what it lacks is a KeyError."""
 
@@ -74,17 +74,17 @@ class Reference(dict):
         self.grad_norms = json.loads(metadata.get("grad_norms", "{}"))
 
     def deviation(self, name: str, found: Tensor) -> Deviation:
-        return Deviation(name, self._distance(name, found), TOLERANCE)
-
-    def deviation_of_weights(self, name: str, found: Mapping[str, Tensor]) -> Deviation:
-        """Of weights that were converted, and are written back by their released names."""
-        errors = [self._distance(f"weights.{k}", tensor) for k, tensor in found.items()]
-        return Deviation(name, np.max(errors).item(), 0)
-
-    def _distance(self, name: str, found: Tensor) -> float:
         if found.shape != self[name].shape:
             raise ValueError(f"{name}: found {[*self[name].shape]}, expected {[*found.shape]}")
-        return (found - self[name]).abs().max().item()
+        return Deviation(name, (found - self[name]).abs().max().item())
+
+    def deviation_of_weights(
+        self, name: str, model: nn.Module, released_name: Callable[[str], str]
+    ) -> Deviation:
+        """Of a model's parameters, which were converted, from those of their released names."""
+        parameters = model.named_parameters()
+        errors = [self.deviation(f"weights.{released_name(k)}", p).error for k, p in parameters]
+        return Deviation(name, np.max(errors).item(), 0)
 
 
 def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviation]:
@@ -104,15 +104,9 @@ def deviations(path: str, device: torch.device | str = "cpu") -> Iterator[Deviat
 def compare_tokenizer(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
     sizes = config.structured(TokenizerConfig, reference.config, "config")
     model = Tokenizer(**vars(sizes)).to(device).eval()
-    written = []
     for ema, rename in ((True, checkpoints.ema_name), (False, checkpoints.released_name)):
         model.load_state_dict(checkpoints.from_released(reference.weights, model, ema))
-        state = {k: v.clone() for k, v in model.state_dict().items() if k != "token_scale"}
-        written.append(state)
-        renamed = {rename(k): v for k, v in state.items()}
-        yield reference.deviation_of_weights("weights_ema" if ema else "weights", renamed)
-    if all(map(torch.equal, *(weights.values() for weights in written))):
-        raise UserError("the EMA weights have the raw values, expected others")
+        yield reference.deviation_of_weights("weights_ema" if ema else "weights", model, rename)
 
     posterior, tokens = model.encode(reference["image"]), reference["posterior_mean"]
     yield reference.deviation("posterior_mean", posterior.mean)
@@ -125,20 +119,40 @@ def compare_tokenizer(reference: Reference, device: torch.device | str) -> Itera
 
 def compare_generator(reference: Reference, device: torch.device | str) -> Iterator[Deviation]:
     sizes = {ours: reference.config[name] for name, ours in GENERATOR_SIZES.items()}
-    model = Generator(GeneratorConfig(**sizes)).to(device).eval()
+    model = Generator(GeneratorConfig(**sizes)).to(device).eval().requires_grad_(False)
     model.load_state_dict(from_released(reference.weights, model))
-    ours = {released_name(name): tensor for name, tensor in model.state_dict().items()}
-    yield reference.deviation_of_weights("weights", ours)
-    with torch.no_grad():
-        for name, found in generator_outputs(reference, model):
-            yield reference.deviation(name, found)
+    yield reference.deviation_of_weights("weights", model, released_name)
 
-    shift, drop, t, noise = (
-        reference[f"train_{k}"] for k in ("shift", "drop", "flow_t", "flow_noise")
-    )
-    draws = Draws(int(shift), drop, t[:, 0], noise)
-    losses = token_losses(model, reference["tokens"], reference["labels"], draws)
-    loss = losses.mean(dim=(0, 1)).mean()
+    tokens, labels = reference["tokens"], reference["labels"]
+    for name, given in (("hidden", labels), ("hidden_uncond", model.condition.null(labels))):
+        hidden = model.hidden(tokens[:, :-1], model.read_condition(given))
+        yield reference.deviation(name, hidden)
+
+    x, t, condition = (reference[f"head_{name}"] for name in "xtc")
+    yield reference.deviation("head_velocity", model.head(x, t, condition))
+    # The first rows of x serve both branches: the first half of the times and conditions is the
+    # conditional branch, the second the unconditional one; the result stands in both halves.
+    velocity = guided(lambda x, _: model.head(x, t, condition), 3.0)
+    found = velocity(x.chunk(2)[0], 0.0).repeat(2, 1)
+    yield reference.deviation("head_velocity_cfg3", found)
+
+    columns, steps = reference.config["token_num"], reference.config["num_sampling_steps"]
+    noise = reference["sample_noise"].unbind()  # L times [B, C]
+    for name, cfg, schedule, known in (
+        ("sample_cfg1", 1.0, "linear", 0),
+        ("sample_cfg4_linear", 4.0, "linear", 0),
+        ("sample_cfg4_constant", 4.0, "constant", 0),
+        ("sample_cfg4_linear_prefix", 4.0, "linear", reference.config["prefix"]),
+    ):
+        sampling = SampleConfig(columns, cfg=cfg, cfg_schedule=schedule, steps=steps)
+        sampled = sample_columns(model, labels, noise, sampling, numbered(tokens[:, :known]))
+        yield reference.deviation(name, torch.stack(list(sampled), dim=1))
+
+    model.requires_grad_(True)
+    names = ("shift", "drop", "flow_t", "flow_noise")
+    shift, drop, t, flow_noise = (reference[f"train_{name}"] for name in names)
+    draws = Draws(int(shift), drop, t[:, 0], flow_noise)
+    loss = token_losses(model, tokens, labels, draws).mean(dim=(0, 1)).mean()
     yield reference.deviation("train_loss", loss.detach())
     loss.backward()
     errors = []
@@ -147,33 +161,6 @@ def compare_generator(reference: Reference, device: torch.device | str) -> Itera
         error = abs(parameter.grad.norm().item() - expected)
         errors.append(error / max(expected, GRADIENT_FLOOR))
     yield Deviation("grad_norms", np.max(errors).item(), GRADIENT_TOLERANCE)
-
-
-def generator_outputs(reference: Reference, model: Generator) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of what needs no gradient."""
-    tokens, labels = reference["tokens"], reference["labels"]
-    for name, drawn in (("hidden", labels), ("hidden_uncond", model.condition.null(labels))):
-        yield name, model.hidden(tokens[:, :-1], model.read_condition(drawn))
-
-    x, t, condition = (reference[f"head_{name}"] for name in "xtc")
-    yield "head_velocity", model.head(x, t, condition)
-    # The first rows of x serve both branches: the first half of the times and conditions is the
-    # conditional branch, the second the unconditional one; the result stands in both halves.
-    velocity = guided(lambda x, _: model.head(x, t, condition), 3.0)
-    yield "head_velocity_cfg3", velocity(x.chunk(2)[0], 0.0).repeat(2, 1)
-
-    columns, steps = reference.config["token_num"], reference.config["num_sampling_steps"]
-    noise = reference["sample_noise"].transpose(0, 1)  # [B, L, C]
-    for name, cfg, schedule, given in (
-        ("sample_cfg1", 1.0, "linear", 0),
-        ("sample_cfg4_linear", 4.0, "linear", 0),
-        ("sample_cfg4_constant", 4.0, "constant", 0),
-        ("sample_cfg4_linear_prefix", 4.0, "linear", reference.config["prefix"]),
-    ):
-        config = SampleConfig(columns, cfg=cfg, cfg_schedule=schedule, steps=steps)
-        prefix = numbered(tokens[:, :given])
-        found = sample_columns(model, labels, noise.unbind(1), config, prefix)
-        yield name, torch.stack(list(found), dim=1)
 
 
 def main() -> None:

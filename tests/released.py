@@ -8,7 +8,14 @@ from torch import Tensor
 from generator.checkpoints import released_name as released_generator_name
 from tokenizer import Tokenizer
 from tokenizer.blocks import ResidualBlock
-from tokenizer.checkpoints import ema_name, released_name
+from tokenizer.checkpoints import build, ema_name, read, released_name
+
+
+def raw_tokenizer(path, sizes=None) -> Tokenizer:
+    """The tokenizer of a checkpoint with its raw weights, not their average."""
+    content = read(path, sizes)
+    raw = {k: v for k, v in content["state_dict"].items() if k.startswith("tokenizer.")}
+    return build(content | {"state_dict": raw}, path)
 
 
 def to_released(tokenizer: Tokenizer, ema: Tokenizer, decay: float = 0.9999) -> dict[str, Tensor]:

@@ -84,18 +84,14 @@ class Decoder(nn.Module):
         self.conv_out = conv3(widths[0], config.out_ch)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        x, semantic = self.trunk(features)
-        return self.conv_out(x), semantic  # [B, 3, H, W], [B, ch·m, h, L]
-
-    def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """All but the last convolution: its input [B, ch, H, W], and the semantic features."""
         seen = {"base": self.conv_in(features)}  # [B, ch·m, h, L]
         x = seen["mid"] = self.middle(seen["base"])  # [B, ch·m, h, L]
         for level, upsample in zip(self.levels[::-1], self.upsamples[::-1], strict=True):
             x = level(x)
             seen.setdefault("res", x)  # of the deepest level
             x = upsample(x)
-        return F.silu(self.norm_out(x)), seen[self.semantic_map]
+        images = self.conv_out(F.silu(self.norm_out(x)))
+        return images, seen[self.semantic_map]  # [B, 3, H, W], [B, ch·m, h, L]
 
 
 class SemanticDecoder(nn.Module):

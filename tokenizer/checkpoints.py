@@ -55,12 +55,9 @@ _DISCRIMINATOR = [  # from released names to ours: PatchGAN, then the heads on D
 
 
 def load_tokenizer(
-    path: PathLike,
-    overrides: Sequence[str] = (),
-    token_scale: float | None = None,
-    ema: bool = True,
+    path: PathLike, overrides: Sequence[str] = (), token_scale: float | None = None
 ) -> Tokenizer:
-    """The tokenizer of a file, in evaluation mode and without gradients.
+    """The tokenizer of a file, with EMA weights where there are any (see `build`).
 
     Args:
         path: a checkpoint of our training, an exported folder, or a YAML file that names one as
@@ -68,14 +65,13 @@ def load_tokenizer(
         overrides: `key=value` over the YAML file.
         token_scale: overrides the measured scale of the tokens (`--vae_norm`), which a released
             checkpoint has not; it gets that of the released tokenizer.
-        ema: take the EMA weights where there are any, as evaluation and stage two do.
     """
     file, sizes = path, None
     if Path(path).suffix in YAML:
         sizes, file = _from_yaml(path, overrides)
         if not file:
             raise UserError(f"{path}: model.params.ckpt_path: missing; expected a tokenizer")
-    tokenizer = build(read(file, sizes), file, ema)
+    tokenizer = build(read(file, sizes), file)
     if token_scale is not None:
         convert(token_scale, float, {"above": 0}, "--vae_norm")
         tokenizer.token_scale.fill_(token_scale)
@@ -128,8 +124,7 @@ def read(path: PathLike, sizes: Mapping[str, Any] | None = None) -> dict[str, An
     content = checkpoint.load(path)
     state, own = content.get("state_dict", content), content.get("tokenizer", {})
     sound = isinstance(state, Mapping) and isinstance(own, Mapping)
-    sound = sound and all(isinstance(k, str) for k in (*state, *own))
-    if not sound or not all(isinstance(v, Tensor) for v in state.values()):
+    if not sound or not all(isinstance(k, str) and isinstance(state[k], Tensor) for k in state):
         raise UserError(f"{path}: no tokenizer; expected sizes and tensors by name")
     if "tokenizer" in content:
         return content
@@ -152,11 +147,11 @@ def part(content: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in found if k.startswith(prefix)}
 
 
-def build(content: Mapping[str, Any], where: object, ema: bool = True) -> Tokenizer:
-    """The tokenizer of what `read` gives, with the averaged weights if there are any and `ema` is
-    set, in evaluation mode and without gradients."""
+def build(content: Mapping[str, Any], where: object) -> Tokenizer:
+    """The tokenizer of what `read` gives, with EMA weights if there are any, in evaluation mode and
+    without gradients."""
     tokenizer = _frozen(content["tokenizer"], where)
-    weights = (ema and part(content, "ema.model.")) or part(content, "tokenizer.")
+    weights = part(content, "ema.model.") or part(content, "tokenizer.")
     checkpoint.load_weights(tokenizer, weights, where)
     return tokenizer
 

@@ -54,7 +54,6 @@ class TokenizerModule(LightningModule):
         grad_clip: Annotated[float, limits(min=0)] = 0.0,
         ckpt_path: str | None = None,
         stage2: bool = False,
-        compile: bool = False,
         grad_checkpointing: bool = False,
         accumulate: int = 1,
         weights_dir: str | None = None,
@@ -93,18 +92,13 @@ class TokenizerModule(LightningModule):
         for level in self.tokenizer.modules():
             if isinstance(level, Level):
                 level.recompute = grad_checkpointing
-        if compile:  # in place, so that the names of the weights stay
-            encoder, decoder = self.tokenizer.encoder, self.tokenizer.decoder
-            encoder.compile()
-            # without the last convolution, for whose weight the adaptive factor asks by itself
-            decoder.trunk = torch.compile(decoder.trunk)  # type: ignore[method-assign]
 
     def _start_from(self, path: str, stage2: bool) -> None:
         """Load a tokenizer, its average, and its discriminator if that is of the same kind."""
         content = checkpoints.read(path, self.tokenizer.sizes)
-        average = checkpoints.build(content, path).state_dict()
-        raw = average if stage2 else checkpoints.build(content, path, ema=False).state_dict()
-        load_weights(self.tokenizer, raw, path)
+        raw = checkpoints.part(content, "tokenizer.")
+        average = checkpoints.part(content, "ema.model.") or raw
+        load_weights(self.tokenizer, average if stage2 else raw, path)
         if self.ema is not None:
             load_weights(self.ema.model, average, path)
             self.ema.updates.fill_(WARM)  # so that what is loaded is not washed out at once

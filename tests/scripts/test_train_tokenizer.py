@@ -17,6 +17,8 @@ from common.panoramas.dataset import Panoramas
 from tokenizer import load_tokenizer
 from tokenizer.evaluate import rescale
 
+from ..released import raw_tokenizer
+
 
 def logged(run):
     """All values of `metrics.csv` by name, a list in the order of steps."""
@@ -56,7 +58,7 @@ def test_a_run_leaves_its_folder(project, tmp_path):
     assert record["settings"]["seed"] == 0 and record["environment"]["torch"] in torch.__version__
 
     path = project.run / "checkpoints" / "last.ckpt"
-    tokenizer, raw = load_tokenizer(path), load_tokenizer(path, ema=False)
+    tokenizer, raw = load_tokenizer(path), raw_tokenizer(path)
     assert tokenizer.fingerprint != raw.fingerprint
     expected = float(tokenizer.token_scale)
     process, dataset = Process(0, 0, 1, torch.device("cpu")), Panoramas(length=18, size=64)

@@ -13,7 +13,7 @@ from tokenizer import Tokenizer, load_tokenizer
 from tokenizer.checkpoints import build, read
 from tokenizer.train import AtomicCheckpoints
 
-from ..released import to_released
+from ..released import raw_tokenizer, to_released
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -42,15 +42,15 @@ def test_names_and_shapes_are_those_of_the_released_checkpoint():
     assert {k: list(v.shape) for k, v in state.items()} == expected
 
 
-@pytest.mark.parametrize("ema", [True, False])
-def test_a_released_file_with_its_yaml(pair, sizes, tmp_path, ema):
+def test_a_released_file_with_its_yaml(pair, sizes, tmp_path):
     raw, average = pair
     state = to_released(raw, average) | {"loss.logvar": torch.zeros(())}
     checkpoint.save(tmp_path / "tokenizer.ckpt", {"state_dict": state})
     params = {**sizes, "ckpt_path": str(tmp_path / "tokenizer.ckpt")}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
-    found = load_tokenizer(tmp_path / "config.yaml", ema=ema)
-    assert same(found, average if ema else raw)
+    found = load_tokenizer(tmp_path / "config.yaml")
+    assert same(found, average)
+    assert same(raw_tokenizer(tmp_path / "tokenizer.ckpt", sizes), raw)
     assert float(found.token_scale) == pytest.approx(0.05493)
     assert float(load_tokenizer(tmp_path / "config.yaml", token_scale=2.0).token_scale) == 2
     with pytest.raises(UserError, match="sizes"):
@@ -61,12 +61,12 @@ def test_a_released_file_with_its_yaml(pair, sizes, tmp_path, ema):
 
 def test_weights_that_fit_nowhere_are_named(pair, sizes, tmp_path):
     state = to_released(*pair)
-    moved = state.pop("encoder.conv_in.weight")
+    moved = state.pop("ema_encoder.conv_inweight")
     path = tmp_path / "tokenizer.ckpt"
     checkpoint.save(path, state)
     with pytest.raises(UserError, match=r"encoder\.conv_in\.weight"):
-        build(read(path, sizes), path, ema=False)
-    checkpoint.save(path, state | {"encoder.conv_in.weight": moved, "more": moved})
+        build(read(path, sizes), path)
+    checkpoint.save(path, state | {"ema_encoder.conv_inweight": moved, "more": moved})
     with pytest.raises(UserError, match="more"):
         build(read(path, sizes), path)
 

@@ -17,7 +17,7 @@ from tokenizer.evaluate import Evaluation
 from tokenizer.lightning import WARM, TokenizerModule
 from tokenizer.train import Settings, build_module, structured
 
-from ..released import to_released
+from ..released import raw_tokenizer, to_released
 
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 # The objective without networks that have to be downloaded.
@@ -226,7 +226,7 @@ def test_without_an_average_the_weights_themselves_are_loaded(tmp_path):
 
 @pytest.mark.parametrize("released", [False, True])
 def test_training_starts_from_a_tokenizer_with_its_discriminator(whole, tmp_path, released):
-    path, raw = last(whole), load_tokenizer(last(whole), ema=False)
+    path, raw = last(whole), raw_tokenizer(last(whole))
     state = checkpoint.load(path)["state_dict"]
     heads = {k.removeprefix("objective.discriminator."): v for k, v in state.items() if "disc" in k}
     if released:

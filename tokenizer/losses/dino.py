@@ -36,10 +36,7 @@ class DinoDiscriminator(nn.Module):
         self.heads = nn.ModuleList(_head(transformer.embed_dim) for _ in range(1 + len(BLOCKS)))
 
     def forward(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
-        return self.judge(self.trunk(to_square(imagenet_scale(images), uniform)))
-
-    def judge(self, features: list[Tensor]) -> Tensor:
-        """What the heads see, F times [B, D, N] → logits [B, F·N]."""
+        features = self.trunk(to_square(imagenet_scale(images), uniform))  # F times [B, D, N]
         logits = [head(x).squeeze(1) for head, x in zip(self.heads, features, strict=True)]
         return torch.cat(logits, 1)
 

@@ -87,10 +87,11 @@ def settle(discriminator):
     discriminator.eval()
 
 
-def test_a_head_by_hand(discriminator, features):
+def test_a_head_by_hand(discriminator, images, features, monkeypatch):
     settle(discriminator)
     with torch.no_grad():
-        logits = discriminator.judge(features)
+        monkeypatch.setattr(discriminator, "trunk", lambda _: features)
+        logits = discriminator(images)
         assert logits.shape == (3, 5 * PATCHES)
         for i, (head, x) in enumerate(zip(discriminator.heads, features, strict=True)):
             first, second, last = head[0], head[1].block, head[2]
