@@ -113,7 +113,7 @@ def structured(build: Callable[..., T], values: Any, where: str = "", **injected
     Further arguments are `injected`, which the values may not set themselves.
     """
     if isinstance(build, type) and isinstance(values, build):
-        return values
+        return values  # type: ignore[return-value]
     given = {**arguments(build, values, where, injected), **injected}
     try:
         return build(**given)

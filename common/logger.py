@@ -14,15 +14,15 @@ class MetricLogger:
     """Writes scalars to `folder`: TensorBoard events, and `metrics.csv` with step, name, value. Of
     a run that goes on from the update `step`, rows of later ones, which are made again, are cut."""
 
-    def __init__(self, folder: str | Path, step: int | None = None) -> None:
+    def __init__(self, folder: str | Path, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds, also for readers
 
         path = Path(folder) / "metrics.csv"
-        rows = [row for row in read_rows(path) if step is None or int(row[0]) <= step]
+        rows = [row for row in read_rows(path) if int(row[0]) <= step]
         with replacing(path) as file:
-            lines = [",".join(row) + "\r\n" for row in [["step", "name", "value"], *rows]]
-            file.write("".join(lines).encode())
-        self.events = SummaryWriter(str(folder), purge_step=None if step is None else step + 1)
+            for row in [["step", "name", "value"], *rows]:
+                file.write(f"{','.join(row)}\r\n".encode())
+        self.events = SummaryWriter(str(folder), purge_step=step + 1)
         self._file = path.open("a", newline="")
         self._csv = csv.writer(self._file)
 

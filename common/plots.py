@@ -1,8 +1,7 @@
 """Plots of curves, such as the losses in the CSV files that training leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -14,14 +13,6 @@ from common.logger import read_rows
 Series = dict[float, float]  # value at each step, steps ascending
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One plot, of curves by name."""
-
-    title: str  # with the unit
-    series: dict[str, Series]
-
-
 def read_long(file: Path) -> dict[str, Series]:
     """Curves by name from the CSV file of a `common.logger.MetricLogger`."""
     curves: dict[str, Series] = {}
@@ -31,18 +22,18 @@ def read_long(file: Path) -> dict[str, Series]:
     return {name: dict(sorted(series.items())) for name, series in curves.items()}
 
 
-def save_curves(path: str | Path, panels: Sequence[Panel]) -> None:
-    """Write the panels as one image, two in a row."""
+def save_curves(path: str | Path, panels: Mapping[str, Mapping[str, Series]]) -> None:
+    """Write panels by title, of curves by name, as one image, two in a row."""
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(10.4, 3.4 * rows), dpi=144, layout="constrained")
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
-    for ax, panel in zip(axes, panels, strict=False):
-        count = len(panel.series)
+    for ax, (title, curves) in zip(axes, panels.items(), strict=False):
+        count = len(curves)
         colours = matplotlib.colormaps["viridis" if count > 4 else "tab10"].resampled(max(2, count))
-        for k, (name, series) in enumerate(panel.series.items()):
+        for k, (name, series) in enumerate(curves.items()):
             style = {"color": colours(k), "marker": "o" if len(series) < 12 else None}
             ax.plot(list(series), list(series.values()), label=name, **style)
-        ax.set_title(panel.title, loc="left")
+        ax.set_title(title, loc="left")
         ax.set_xlabel("step")
         ax.grid(alpha=0.25)
         if count > 1:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from common import distributed, images, seeding
 from common.distributed import Process
-from common.plots import Panel, read_long, save_curves
+from common.plots import read_long, save_curves
 from common.seeding import BatchDraws
 from generator.checkpoints import LoadedGenerator
 from generator.config import TrainConfig
@@ -53,10 +53,11 @@ def save_column_curves(log: Path, path: Path) -> None:
         "loss of each column in training": ("columns/loss_",),
         "loss of each column, averaged weights": ("eval_columns/loss_",),
     }
-    panels = []
+    panels = {}
     for title, begins in titles.items():
         found = {n.rpartition("_")[2]: curves[n] for n in sorted(curves) if n.startswith(begins)}
-        panels += [Panel(title, found)] if found else []
+        if found:
+            panels[title] = found
     save_curves(path, panels)
 
 

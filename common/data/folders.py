@@ -10,13 +10,13 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common import distributed, images
+from common import images
 from common.config import Positive
 from common.data.sampler import Draw
 from common.errors import UserError, printable, refused
@@ -27,15 +27,10 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 ENTRY = re.compile(rf"(.*\.(?:{'|'.join(s[1:] for s in SUFFIXES)}))(?:\s+(\d+))?", re.IGNORECASE)
 MAX_CLASSES = 10**6
 
+# the files of a data set, the class of each, and the names of the classes
+Listing = tuple[Sequence[str], Sequence[int], list[str]]
+
 log = logging.getLogger(__name__)
-
-
-class Listing(NamedTuple):
-    """The files of a data set, with the class of each."""
-
-    paths: Sequence[str]
-    labels: Sequence[int]
-    class_names: list[str]
 
 
 class ImageDataset(Dataset):
@@ -59,10 +54,10 @@ class ImageDataset(Dataset):
         self.source, self.height, self.width = source, size, width or size
         self.random_crop = train if random_crop is None else random_crop
         self.flip, self.seed, self.interpolation = train and flip, seed, interpolation
+        paths, labels, self.class_names = listing
         # In one block of memory, which forked workers share: of a list of strings each would come
         # to hold a copy, because reading a string counts a reference inside it.
-        self.paths = np.array([os.fsencode(path) for path in listing.paths], dtype=bytes)
-        self.labels, self.class_names = np.asarray(listing.labels), listing.class_names
+        self.paths, self.labels = np.array(list(map(os.fsencode, paths))), np.asarray(labels)
         # One flag an image, in memory that workers share: an image met twice counts once.
         self.unreadable_flags = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
 
@@ -99,12 +94,6 @@ class ImageDataset(Dataset):
         raise UserError(f"{self.source}: none of its {len(self)} images can be read")
 
 
-def count_unreadable(dataset: Dataset, device: torch.device) -> int:
-    """Images of a data set that could not be read so far; all processes call this together."""
-    flags = getattr(dataset, "unreadable_flags", torch.zeros(1))
-    return int(distributed.all_reduce_sum(flags.to(device, torch.int32)).count_nonzero())
-
-
 class ImageFolder(ImageDataset):
     """Images in `root/<class>/**`; labels count the class folders in the order of their names as
     strings (`10` before `2`)."""
@@ -135,7 +124,7 @@ def list_folder(root: Path) -> Listing:
     if not all(found) or not found:
         raise UserError(f"{root}: expected a folder for each class, with images in every one")
     labels = [label for label, paths in enumerate(found) for _ in paths]
-    return Listing([path for paths in found for path in paths], labels, names)
+    return [path for paths in found for path in paths], labels, names
 
 
 def images_below(
@@ -178,9 +167,10 @@ def read_list(file: str | Path, root: str | Path | None = None) -> Listing:
     labels = [int(label) for _, label in found if label is not None]
     if not labels:
         classes = [os.path.dirname(path) or "." for path, _ in found]
-        order = {name: label for label, name in enumerate(sorted(set(classes)))}
-        return Listing(paths, [order[name] for name in classes], list(order))
+        names = sorted(set(classes))
+        order = {name: label for label, name in enumerate(names)}
+        return paths, [order[name] for name in classes], names
     if len(labels) < len(paths) or max(labels) >= MAX_CLASSES:
         expected = f"labels below {MAX_CLASSES} in all lines or in none"
         raise UserError(f"{file}: found {len(labels)} up to {max(labels)}, expected {expected}")
-    return Listing(paths, labels, [str(label) for label in range(max(labels) + 1)])
+    return paths, labels, [str(label) for label in range(max(labels) + 1)]

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +63,24 @@ class LatentDataset(Dataset):
 
     An item is a `Draw`, whose number with `seed` chooses the flip, or an int, for the image as it
     is. `tokenizer` is the fingerprint of the one in use, for which the file must have been made.
-    The first process verifies the file's checksum.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], tokenizer: str | None = None, seed: int = 0
     ) -> None:
         self.path, self.seed = path, seed
-        self.header = read_header(path)
-        made = self.header.tokenizer
+        self.header = header = read_header(path)
+        self.class_names, made = header.class_names, header.tokenizer
         if tokenizer not in (None, made):
             raise UserError(f"{path}: found tokens of tokenizer {made}, expected of {tokenizer}")
-        self.class_names, self.flips = self.header.class_names, self.header.flips
         first = os.environ.get("RANK", "0") == "0" and not multiprocessing.parent_process()
         tensors = checkpoint.load(path, verify=first)  # mapped, not read
         self.means, self.labels = (tensors.get(k, torch.empty(0)) for k in ("means", "labels"))
         if (
-            self.means.ndim != 4
-            or self.means.shape[:2] != (self.header.images, 1 + self.flips)
-            or self.labels.shape != (self.header.images,)
+            header.images < 1
+            or self.means.ndim != 4
+            or self.means.shape[:2] != (header.images, 1 + header.flips)
+            or self.labels.shape != (header.images,)
             or not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names)
         ):
             raise UserError(f"{path}: damaged: its tokens are not those of its header")
@@ -93,7 +92,7 @@ class LatentDataset(Dataset):
         if isinstance(i, int):
             return self.means[i, 0], int(self.labels[i])
         # by the stream that decides the crop and flip of an image
-        flip = self.flips and stream(self.seed, "crop", i.number).random() < 0.5
+        flip = self.header.flips and stream(self.seed, "crop", i.number).random() < 0.5
         return self.means[i.index, int(flip)], int(self.labels[i.index])
 
     def __reduce__(self) -> tuple[Any, ...]:  # a worker that is not forked maps the file itself
@@ -104,12 +103,9 @@ def read_header(path: str | os.PathLike[str]) -> LatentHeader:
     """What a file of cached tokens holds."""
     try:
         values = json.loads(checkpoint.load_metadata(path).get("header", "null"))
-        header = structured(LatentHeader, values, "header")
-        if not header.images or not header.class_names:
-            raise UserError("header: has no images or no class names")
+        return structured(LatentHeader, values, "header")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a file of cached tokens of this version ({error})") from None
-    return header
 
 
 @torch.inference_mode()
@@ -133,15 +129,15 @@ def cache_latents(
         header: what makes the means; a file, or the beginning of one, with another is refused.
         batch_size: images in a batch of one process.
     """
-    flips, digest = bool(getattr(dataset, "flip", False)), hashlib.sha256()
+    count, flips, digest = len(dataset), bool(getattr(dataset, "flip", False)), hashlib.sha256()
     if isinstance(dataset, ImageDataset):
         dataset = copy.copy(dataset)
         dataset.flip = dataset.random_crop = False
         digest.update(b"".join(name + b"\n" for name in dataset.paths))
         digest.update(dataset.labels.tobytes())
-    size = {"images": len(dataset), "width": dataset[0][0].shape[2], "flips": flips}
-    header = dataclasses.replace(header, **size, files=digest.hexdigest()[:16])
-    values, parts = dataclasses.asdict(header), path.with_name(f"{path.name}.parts")
+    filled = {"images": count, "flips": flips, "width": dataset[0][0].shape[2]}
+    values = dataclasses.asdict(header) | filled | {"files": digest.hexdigest()[:16]}
+    parts = path.with_name(f"{path.name}.parts")
     if path.exists():
         check_same(path, dataclasses.asdict(read_header(path)), values)
         if process.is_main:
@@ -150,17 +146,19 @@ def cache_latents(
     if process.is_main:
         claim_folder(parts, values)
     distributed.barrier()
-    files = [parts / f"{k:06d}.safetensors" for k in range(-(-len(dataset) // SHARD))]
-    missing = distributed.broadcast_object([k for k, file in enumerate(files) if not file.exists()])
+    shards = {
+        parts / f"{first // SHARD:06d}.safetensors": range(count)[first : first + SHARD]
+        for first in range(0, count, SHARD)
+    }
+    missing = distributed.broadcast_object([file for file in shards if not file.exists()])
     mine = missing[process.rank :: process.world]
 
-    shards = [range(k * SHARD, min((k + 1) * SHARD, len(dataset))) for k in mine]
-    batches = [list(BatchSampler(shard, batch_size, drop_last=False)) for shard in shards]
-    order = list(chain.from_iterable(batches))
+    batches = [list(BatchSampler(shards[file], batch_size, drop_last=False)) for file in mine]
+    order = [batch for shard in batches for batch in shard]
     options = {"num_workers": num_workers, "worker_init_fn": ignore_signals}
     items = iter(DataLoader(dataset, batch_sampler=order, **options))
     with progress_bar(len(order), "encoding", "batch", process.is_main) as bar:
-        for k, shard in zip(mine, batches, strict=True):
+        for file, shard in zip(mine, batches, strict=True):
             means, labels = [], []
             for pixels, classes in islice(items, len(shard)):
                 x = images.to_float(pixels.to(process.device, non_blocking=True))
@@ -169,13 +167,11 @@ def cache_latents(
                 labels.append(classes)
                 bar.update()
             tensors = {"means": torch.cat(means), "labels": torch.cat(labels)}
-            if not checkpoint.is_finite(tensors["means"]):
-                raise UserError(f"{files[k]}: the tokenizer's means are not finite")
-            checkpoint.save_safetensors(files[k], tensors)
+            checkpoint.save_safetensors(file, tensors)
     distributed.barrier()
 
     if process.is_main:
-        loaded = [checkpoint.load(file) for file in files]  # mapped, not read
+        loaded = [checkpoint.load(file) for file in shards]  # mapped, not read
         joined = {name: [tensors[name] for tensors in loaded] for name in ("means", "labels")}
         checkpoint.save_safetensors(path, joined, {"header": json.dumps(values)})
         shutil.rmtree(parts)

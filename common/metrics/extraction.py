@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common import config, distributed, images
-from common.data.folders import count_unreadable, images_below
+from common.data.folders import images_below
 from common.distributed import Process
 from common.errors import UserError
 from common.logger import progress_bar
@@ -106,7 +106,8 @@ def open_images(
 def warnings_of(dataset: Dataset, about: dict[str, Any], process: Process) -> list[str]:
     """What a reader of figures must know of images that have been read; all processes call this
     together."""
-    unreadable = count_unreadable(dataset, process.device)
+    flags = getattr(dataset, "unreadable_flags", torch.zeros(1)).to(process.device, torch.int32)
+    unreadable = int(distributed.all_reduce_sum(flags).count_nonzero())
     told = [f"{unreadable} images cannot be read; others took their place"] if unreadable else []
     if isinstance(dataset, ImageFiles) and process.is_main:
         told += dataset.oddities()

@@ -2,10 +2,10 @@ import pytest
 from PIL import Image
 
 from common.logger import MetricLogger
-from common.plots import Panel, read_long, save_curves
+from common.plots import read_long, save_curves
 
 
-def log(folder, steps, resumed=None):
+def log(folder, steps, resumed=0):
     logger = MetricLogger(folder, resumed)
     for step in steps:
         logger.scalars(step, {"train/loss": 0.5 * step, "train/lr": 1e-4})
@@ -29,5 +29,5 @@ def test_a_damaged_log_stops_nothing(tmp_path, damage):
         file.write(damage)
     log(tmp_path, (3,), resumed=2)
     assert read_long(tmp_path / "metrics.csv")["train/loss"] == {1: 0.5, 2: 1.0, 3: 1.5}
-    save_curves(tmp_path / "x.png", [Panel("loss", read_long(tmp_path / "metrics.csv"))])
+    save_curves(tmp_path / "x.png", {"loss": read_long(tmp_path / "metrics.csv")})
     assert Image.open(tmp_path / "x.png").size[0] > 100
