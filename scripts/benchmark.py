@@ -28,8 +28,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import cli, distributed, provenance, seeding
-from common.config import allow_foreign_targets
+from common import cli, config, distributed, provenance, seeding
 from common.data.loader import DataModule
 from common.distributed import Process
 from common.errors import run_cli
@@ -43,7 +42,7 @@ from generator.sampling import SampleConfig, sample_columns
 from generator.trainer import Trainer
 from tokenizer.checkpoints import untrained
 from tokenizer.posterior import Posterior
-from tokenizer.train import build_module, read_settings
+from tokenizer.train import Settings, build_module
 
 RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
 CHANNELS, CLASSES, PLAIN_COLUMNS, UPDATES = 256, 1000, 16, 10
@@ -171,7 +170,7 @@ def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
 
 
 def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
-    settings = read_settings(flags.base, flags.overrides)
+    settings = config.structured(Settings, config.load(flags.base, flags.overrides))
     module = build_module(settings, flags.weights_dir)
     module.step = 10**6  # all terms are active
     device, size = process.device, int(settings.data["params"]["batch_size"])
@@ -248,7 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     flags = build_parser().parse_args()
     if flags.allow_foreign_targets:
-        allow_foreign_targets()
+        config.allow_foreign_targets()
     settings = {k: str(v) for k, v in vars(flags).items() if k != "run"}
     rows: list[Row] = []
     record = {"settings": settings, "rows": rows, "conditions": provenance.describe()}

@@ -19,7 +19,7 @@ from common.io import write_json
 from common.metrics.pixel import psnr
 from common.panoramas import classifier
 from common.panoramas.dataset import CLASS_NAMES, Panoramas
-from tokenizer.analysis import token_meaning
+from tokenizer.analysis import replace_tokens
 from tokenizer.checkpoints import load_tokenizer
 from tokenizer.evaluate import reconstruct
 from tokenizer.model import Tokenizer
@@ -89,7 +89,8 @@ def main() -> None:
     far = agreement(model, crops.flatten(0, 1), kinds.repeat_interleave(count))
     far |= {"crop_size": size, "first_pixel": width - count * size, "strip_width": width}
     noise = seeding.normal(0, "meaning", shape=(size // tokenizer.column_width, tokenizer.channels))
-    frames = token_meaning(tokenizer, images.to_float(unseen[0][0]), noise)
+    later = torch.ones(len(noise) + 1, len(noise), dtype=torch.bool).triu()  # in frame k, from k on
+    frames = replace_tokens(tokenizer, images.to_float(unseen[0][0]), noise, later)
     frames = frames.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
     frames = torch.cat([frames, frames[-1:].expand(6, -1, -1, -1)])  # the last one stays
     images.save_gif(run / "token_meaning.gif", frames, ms=250)

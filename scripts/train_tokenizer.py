@@ -13,9 +13,9 @@ import re
 import sys
 from pathlib import Path
 
-from common import cli, distributed
+from common import cli, config, distributed
 from common.errors import UserError, run_cli
-from tokenizer.train import read_settings, train
+from tokenizer.train import Settings, train
 
 IGNORED = ["project=", "pin_mem", "dist_url=", "dist_on_itp", "local_rank="]
 IGNORED += ["world_size=", "debug=", "scale_lr="]
@@ -88,7 +88,7 @@ def main() -> None:
         if given != started:
             raise UserError(f"-nodes, -ngpu: found {given}, but torchrun started {started}")
         folder, resume, files = locate_run(flags)
-        settings = read_settings(files, flags.overrides)
+        settings = config.structured(Settings, config.load(files, flags.overrides))
         options = (flags.gpus, flags.weights_dir, flags.train)
         train(settings, folder, process, resume, *options)
         last = folder / "checkpoints" / "last.ckpt"

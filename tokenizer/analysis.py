@@ -14,10 +14,3 @@ def replace_tokens(tokenizer: Tokenizer, image: Tensor, noise: Tensor, where: Te
     real = tokenizer.encode(image[None].to(device)).mode()[0]  # [L, C]
     random = tokenizer.unscaled(noise.to(device))
     return tokenizer.decode(torch.where(where[:, :, None].to(device), random, real))
-
-
-def token_meaning(tokenizer: Tokenizer, image: Tensor, noise: Tensor) -> Tensor:
-    """Frames [L + 1, 3, H, W] in which an image appears from left to right: frame k shows its first
-    k tokens, and random ones after them; frame L is the reconstruction."""
-    where = torch.ones(len(noise) + 1, len(noise), dtype=torch.bool).triu()
-    return replace_tokens(tokenizer, image, noise, where)

@@ -4,11 +4,9 @@ from collections import OrderedDict
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 Stride = tuple[Literal[1, 2], Literal[1, 2]]
 
@@ -100,13 +98,7 @@ def middle(channels: int, dropout: float, groups: int) -> nn.Sequential:
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by attention if asked for.
-
-    With `recompute` set, the backward pass computes what is inside a block again instead of keeping
-    it: about a third more arithmetic for a fraction of the memory.
-    """
-
-    recompute = False
+    """Residual blocks at one resolution, each followed by attention if asked for."""
 
     def __init__(
         self, below: int, width: int, blocks: int, attends: bool, dropout: float, groups: int
@@ -120,8 +112,5 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block, attention in zip(self.blocks, self.attentions, strict=True):
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(lambda x, f=block, g=attention: g(f(x)), x, use_reentrant=False)
-            else:
-                x = attention(block(x))
+            x = attention(block(x))
         return x

@@ -1,16 +1,15 @@
 """Callback of a run: its configuration, checkpoints, validation and messages."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from torch.utils.data import Dataset
 
 from common import config
 from common.distributed import Process
 from common.errors import Preempted
-from common.io import replacing
 from common.logger import MetricLogger
 from common.signals import PreemptionHandler
 from tokenizer.evaluate import available_lpips, evaluate, save_comparison
@@ -21,17 +20,17 @@ class RunFolder(pl.Callback):
     """Keeps the folder of a run with these settings (`tokenizer.train.Settings`).
 
     After each epoch: validation with EMA weights (`logs/metrics.csv`, `images/step_*.png`), then
-    `checkpoints/last.ckpt`, and a copy of it as `best.ckpt` if its PSNR is the highest. Between
-    two updates: `last.ckpt` every so often, and when a signal asks for it. A validation that a
-    signal cuts short is made up for after the resume, because the checkpoint says that it is due.
+    `checkpoints/best.ckpt` if its PSNR is the highest, and `last.ckpt`; a run that is killed before
+    that makes up for all of it after the resume. Between two updates: `last.ckpt` every so often,
+    and when a signal asks for it. A validation is not cut short by one.
     """
 
     def __init__(
         self, folder: Path, settings: Any, process: Process, signals: PreemptionHandler
     ) -> None:
         self.folder, self.settings, self.process, self.signals = folder, settings, process, signals
+        self.progress = {"epochs": 0, "best": float("-inf")}
         self.last = self.checkpoint("last")
-        self.progress = {"epochs": 0, "due": False, "best": float("-inf"), "best_step": -1}
 
     def checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / f"{name}.ckpt"
@@ -43,17 +42,18 @@ class RunFolder(pl.Callback):
         self.progress = dict(state_dict)
 
     def setup(self, trainer: pl.Trainer, module: TokenizerModule, stage: str) -> None:
-        self.trainer, self.module, self.data = trainer, module, trainer.datamodule
+        self.trainer, self.module, data = trainer, module, trainer.datamodule
+        self.validation = data.datasets.get("validation")
+        self.loading = {"batch_size": data.batch_size, "num_workers": data.num_workers}
+        self.lpips = module.objective.perceptual or available_lpips(module.weights_dir)
 
     def on_train_start(self, *_: Any) -> None:
         self.signals.__enter__()  # over Lightning's own handler, which would leave in mid-update
         if leave := self.signals.requested()[1]:
             raise Preempted(leave, "no update had been made")
-        self._open()
-        if self.progress["best_step"] == self.module.step and self.trainer.ckpt_path:
-            self.copy(Path(self.trainer.ckpt_path), "best")  # which a kill may have prevented
-        if self.progress["due"]:
-            self._finish_epoch()
+        if self.process.is_main:  # only now, or a mistake could replace another run's files
+            config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
+            self.module.metrics = MetricLogger(self.folder / "logs", self.module.step)
         self.trainer.should_stop = self._enough()
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -70,54 +70,31 @@ class RunFolder(pl.Callback):
             self._attend(due)
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        if self.trainer.is_last_batch:  # otherwise stopped in the middle
-            self.progress["epochs"] += 1
-            self._finish_epoch()
+        if not self.trainer.is_last_batch:  # stopped in the middle
+            return
+        self.progress["epochs"] += 1
+        epochs, options = self.progress["epochs"], self.settings.lightning
+        names = [f"epoch_{epochs:06d}"] if options.checkpoint_keep_all else []
+        due = epochs % options.trainer.check_val_every_n_epoch == 0
+        if due and self.validation is not None and self._validate(self.validation):
+            names.append("best")
+        for name in (*names, "last"):
+            self.trainer.save_checkpoint(self.checkpoint(name))
+        self._attend()
 
-    def on_fit_end(self, trainer: pl.Trainer, module: TokenizerModule) -> None:
-        if self.progress["due"]:  # after a resume that had no update to make
-            module.to(self.process.device)  # which Lightning has taken it from
-            self._open()
-            self._finish_epoch()
-        self.on_exception(trainer, module)
-
-    def on_exception(self, _: pl.Trainer, module: TokenizerModule, *__: Any) -> None:
+    def on_fit_end(self, _: pl.Trainer, module: TokenizerModule, *__: Any) -> None:
         if module.metrics is not None:
             module.metrics.close()
+
+    on_exception = on_fit_end
 
     def _enough(self) -> bool:
         return 0 <= self.settings.lightning.trainer.max_steps <= self.module.step
 
-    def _open(self) -> None:
-        """Write into the folder: not before a run has started, or it would replace another's."""
-        self.lpips = self.module.objective.perceptual or available_lpips(self.module.weights_dir)
-        if self.process.is_main:
-            config.save(asdict(self.settings), self.folder / "configs" / "config.yaml")
-            self.module.metrics = MetricLogger(self.folder / "logs", self.module.step)
-
-    def _finish_epoch(self) -> None:
-        self.progress["due"] = True
-        epochs, every = self.progress["epochs"], self.settings.lightning.trainer
-        validates = "validation" in self.data.datasets
-        improved = validates and epochs % every.check_val_every_n_epoch == 0 and self._validate()
-        self.progress["due"] = False
-        self.trainer.save_checkpoint(self.last)
-        if improved:
-            self.copy(self.last, "best")
-        if self.settings.lightning.checkpoint_keep_all:
-            self.copy(self.last, f"epoch_{epochs:06d}")
-        self._attend()
-
-    def _validate(self) -> bool:
+    def _validate(self, dataset: Dataset) -> bool:
         """Measure and show reconstructions; whether they are better than all before."""
-        module, dataset = self.module, self.data.datasets["validation"]
-        tokenizer, training = module.average, module.average.training
-        loading: dict[str, Any] = {
-            "batch_size": self.data.batch_size,
-            "num_workers": self.data.num_workers,
-        }
-        loading |= {"lpips": self.lpips, "attend": self._attend}
-        found = evaluate(tokenizer.eval(), dataset, self.process, **loading)
+        module, tokenizer = self.module, self.module.average.eval()
+        found = evaluate(tokenizer, dataset, self.process, self.lpips, **self.loading)
         values = dict(found.means)
         if found.token_scale is not None:  # neither collapsed nor diverged
             values["token_scale"] = found.token_scale
@@ -127,10 +104,9 @@ class RunFolder(pl.Callback):
         if self.process.is_main:
             path = self.folder / "images" / f"step_{module.step:08d}.png"
             save_comparison(path, tokenizer, dataset)
-        tokenizer.train(training)
+        module.tokenizer.train()
         improved = values["psnr"] > self.progress["best"]
-        if improved:
-            self.progress |= {"best": values["psnr"], "best_step": module.step}
+        self.progress["best"] = max(values["psnr"], self.progress["best"])
         return improved
 
     def _attend(self, due: bool = False) -> None:
@@ -142,9 +118,3 @@ class RunFolder(pl.Callback):
             raise Preempted(leave, f"`-r {self.folder}` goes on from {self.last}")
         if save:
             self.trainer.print(f"\ncheckpoint after {self.module.step} updates: {self.last}")
-
-    def copy(self, source: Path, name: str) -> None:
-        target = self.checkpoint(name)
-        if self.process.is_main and source != target:
-            with source.open("rb") as old, replacing(target) as new:
-                shutil.copyfileobj(old, new)

@@ -1,7 +1,6 @@
 """Evaluation over a data set: fidelity of reconstructions, and the scale of tokens."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +105,6 @@ def evaluate(
     process: Process,
     lpips: LPIPS | None = None,
     extractor: Extractor | None = None,
-    attend: Callable[[], None] = lambda: None,
     batch_size: int = 32,
     num_workers: int = 0,
 ) -> Evaluation:
@@ -116,15 +114,13 @@ def evaluate(
         tokenizer: in evaluation mode, on the process's device.
         dataset: whose items begin with an image, uint8 [3, H, W].
         lpips, extractor: networks for LPIPS and for the features of the rFID.
-        attend: called between batches, by all processes together.
     """
     measures = {"psnr": psnr, "ssim": ssim} | ({"lpips": lpips} if lpips else {})
     collectors = [Collector(extractor) for _ in range(2)] if extractor else []
     moments, device, count = Moments(), process.device, len(dataset)
     rows = [torch.empty(0, len(measures), dtype=torch.float64, device=device)]
-    rounds = -(-count // batch_size) // process.world  # some have one more batch
     loading = ("reconstructions", batch_size, num_workers)
-    for k, (numbers, batch) in enumerate(image_batches(dataset, range(count), process, *loading)):
+    for numbers, batch in image_batches(dataset, range(count), process, *loading):
         levels, posterior = reconstruct(tokenizer, batch)
         moments.add(posterior)
         real, fake = (images.to_float(x.to(device)) for x in (batch, levels))
@@ -133,8 +129,6 @@ def evaluate(
         rows.append(torch.stack(found, dim=1))
         for collector, pixels in zip(collectors, (batch, levels), strict=False):
             collector.add(pixels, numbers)
-        if k < rounds:
-            attend()
     means = (distributed.all_reduce_sum(torch.cat(rows).sum(0)) / count).tolist()
     features = (collector.features() for collector in collectors)
     named = dict(zip(measures, means, strict=True))

@@ -15,12 +15,10 @@ from common.errors import UserError
 from common.logger import MetricLogger
 from common.schedule import WarmupDecay
 from tokenizer import checkpoints
-from tokenizer.blocks import Level
 from tokenizer.config import AutoencoderConfig, SemanticConfig, TokenizerConfig
 from tokenizer.losses.objective import Objective, Reconstruction
 from tokenizer.model import Tokenizer
 
-SCHEDULE = "common.schedule.WarmupDecay"
 WARM = 10**6  # updates after which the warm-up of no EMA has an effect
 
 
@@ -54,7 +52,6 @@ class TokenizerModule(LightningModule):
         grad_clip: Annotated[float, limits(min=0)] = 0.0,
         ckpt_path: str | None = None,
         stage2: bool = False,
-        grad_checkpointing: bool = False,
         accumulate: int = 1,
         weights_dir: str | None = None,
         seed: int = 0,
@@ -81,7 +78,8 @@ class TokenizerModule(LightningModule):
             for part in (self.tokenizer.encoder, bottleneck.mix_columns, bottleneck.to_tokens):
                 part.requires_grad_(False)
         rates = scheduler_config or {}
-        rates = rates if "target" in rates else {"target": SCHEDULE, "params": rates}
+        if "target" not in rates:
+            rates = {"target": "common.schedule.WarmupDecay", "params": rates}
         self.schedule: WarmupDecay = instantiate(rates, "model.params.scheduler_config")
         self.learning_rate, self.grad_clip, self.accumulate = learning_rate, grad_clip, accumulate
         self.weights_dir, self.seed = weights_dir, seed
@@ -89,9 +87,6 @@ class TokenizerModule(LightningModule):
         self.step = 0  # updates of the autoencoder so far
         self.batches = 0  # of the update being made
         self._parts: dict[str, Tensor] = {}  # of their losses
-        for level in self.tokenizer.modules():
-            if isinstance(level, Level):
-                level.recompute = grad_checkpointing
 
     def _start_from(self, path: str, stage2: bool) -> None:
         """Load a tokenizer, its average, and its discriminator if that is of the same kind."""

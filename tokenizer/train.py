@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 
 from common import checkpoint, config, provenance, seeding
-from common.config import Natural, limits, setting, structured
+from common.config import Natural, limits, setting
 from common.data.loader import DataModule
 from common.distributed import Process
 from common.errors import UserError
@@ -23,7 +23,7 @@ from common.io import write_json
 from common.signals import PreemptionHandler
 from tokenizer.callbacks import RunFolder
 from tokenizer.checkpoints import read
-from tokenizer.evaluate import available_lpips, evaluate, rescale
+from tokenizer.evaluate import evaluate, rescale
 from tokenizer.lightning import TokenizerModule
 
 # What Lightning says of this training, and its user can neither change nor need know.
@@ -92,16 +92,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         checkpoint.save(path, content)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        content = read(path)
-        if absent := {"state_dict", "optimizer_states", "loops", "updates"} - content.keys():
-            expected = "expected a checkpoint of a training (ckpt_path takes others)"
-            raise UserError(f"{path}: has no {', '.join(sorted(absent))}; {expected}")
-        return content
-
-
-def read_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
-    """The settings in YAML files, later ones over earlier ones, then the overrides."""
-    return structured(Settings, config.load(files, overrides))
+        return read(path)
 
 
 def train(
@@ -135,7 +126,7 @@ def train(
         together = options.accumulate_grad_batches
         batches = len(data.datasets["train"]) // batch // together * together
         run = RunFolder(folder, settings, process, signals)
-        trainer = build_trainer(options, process, gpus, run, batches)
+        trainer = build_trainer(run, gpus, batches)
         if not fit:
             return
         if process.is_main:
@@ -146,7 +137,7 @@ def train(
         expected = "expected max_epochs above 0, accumulate_grad_batches of what an epoch has"
         raise UserError(f"no update was made; {expected}")
     results = {"updates": module.step, "seconds": time.monotonic() - began}
-    results |= _measure(run, data, weights_dir)
+    results |= _measure(run, data)
     if process.is_main:
         record = {"results": results, "settings": asdict(settings), "environment": where}
         write_json(folder / "results.json", record | {"processes": process.world})
@@ -169,18 +160,13 @@ def build_module(
     )
 
 
-def build_trainer(
-    options: TrainerConfig,
-    process: Process,
-    gpus: Sequence[int] | None,
-    run: RunFolder,
-    batches: int,
-) -> pl.Trainer:
+def build_trainer(run: RunFolder, gpus: Sequence[int] | None, batches: int) -> pl.Trainer:
     """Lightning's trainer of a run, of which an epoch has so many batches."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+    for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
+    options, process = run.settings.lightning.trainer, run.process
     on_gpu = process.device.type == "cuda"
     devices: Any = list(gpus) if on_gpu and gpus else process.local_world
     return pl.Trainer(
@@ -202,21 +188,16 @@ def build_trainer(
     )
 
 
-def _measure(run: RunFolder, data: DataModule, weights_dir: str | None) -> dict[str, Any]:
+def _measure(run: RunFolder, data: DataModule) -> dict[str, Any]:
     """The scale of the checkpoints' tokens, and the fidelity of the best one (or the last)."""
-    options = {"batch_size": data.batch_size, "num_workers": data.num_workers}
     best, train = run.checkpoint("best"), data.datasets["train"]
-    tokenizer = rescale(run.last, train, run.process, **options)
-    if run.progress["best_step"] == run.module.step:
-        run.copy(run.last, "best")
-    elif best.exists():
-        tokenizer = rescale(best, train, run.process, **options)
-    name = "best" if best.exists() else "last"
+    name, tokenizer = "last", rescale(run.last, train, run.process, **run.loading)
+    if best.exists():
+        name, tokenizer = "best", rescale(best, train, run.process, **run.loading)
     results: dict[str, Any] = {"checkpoint": name, "token_scale": float(tokenizer.token_scale)}
-    lpips = available_lpips(weights_dir)
     for part in ("validation", "test"):
         if dataset := data.datasets.get(part):
-            means = evaluate(tokenizer, dataset, run.process, lpips=lpips, **options).means
+            means = evaluate(tokenizer, dataset, run.process, run.lpips, **run.loading).means
             results[part] = {"images": len(dataset), **means}
             if run.process.is_main:
                 print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in results[part].items()))

@@ -12,7 +12,7 @@ from PIL import Image
 from common import checkpoint, config
 from common.logger import read_rows
 from tokenizer import Tokenizer, load_tokenizer
-from tokenizer.train import read_settings
+from tokenizer.train import Settings
 
 from ..released import to_released
 
@@ -68,7 +68,7 @@ def small_sizes(name, overrides=()):
 
 @pytest.mark.parametrize("name", [p.name for p in sorted(FOLDER.glob("*.yaml"))])
 def test_every_config_is_sound(name):
-    settings = read_settings([FOLDER / name], [])
+    settings = config.structured(Settings, config.load(FOLDER / name))
     sizes = {k: v for k, v in settings.model.params.items() if k in SIZES}
     with torch.device("meta"):
         assert Tokenizer(**sizes).height == sizes["ddconfig"]["resolution"]

@@ -15,7 +15,7 @@ from common.errors import Preempted, UserError
 from tokenizer import callbacks, load_tokenizer, train
 from tokenizer.evaluate import Evaluation
 from tokenizer.lightning import WARM, TokenizerModule
-from tokenizer.train import Settings, build_module, structured
+from tokenizer.train import Settings, build_module
 
 from ..released import raw_tokenizer, to_released
 
@@ -48,7 +48,7 @@ def settings(images=7, validation=True, workers=0, loss=None, seed=0, lightning=
     options |= {k: v for k, v in params.items() if k in TRAINER}
     data = {"batch_size": 3, "num_workers": workers, "train": panoramas(images)}
     data |= {"validation": panoramas(5, seed=1)} if validation else {}
-    return structured(
+    return config.structured(
         Settings,
         {
             "model": {"params": given, "base_learning_rate": 1e-3},
@@ -72,10 +72,10 @@ def run(folder, resume=None, after=(0, 0), **given):
             os.kill(os.getpid(), number)
         return apply(module, *args)
 
-    def in_validation(folder):
+    def in_validation(folder, dataset):
         if folder.module.step == -update:
             os.kill(os.getpid(), number)
-        return validate(folder)
+        return validate(folder, dataset)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TokenizerModule, "apply_gradients", in_update)
@@ -113,7 +113,7 @@ def test_a_run_stopped_after_any_update_goes_on_as_if_it_had_not_been(
     tmp_path, accumulate, updates
 ):
     """Six updates in two epochs, with adversary, EMA, schedule and validation; those below 0 are
-    stopped in the validation after an update."""
+    signalled in the validation after an update."""
     given = {"accumulate_grad_batches": accumulate, "images": 9 * accumulate}
     run(tmp_path / "whole", **given)
     for update in updates:
@@ -179,21 +179,22 @@ def test_a_signal_asks_for_a_checkpoint_and_training_goes_on(tmp_path, capsys):
 
 
 def test_the_best_checkpoint_is_the_best(tmp_path, monkeypatch):
-    """Also after a kill between the last checkpoint and its copy."""
-    values, copies = iter([10.0, 30.0, 20.0]), callbacks.RunFolder.copy
+    """Also after a kill between it and the last one, before which the epoch is done again."""
+    values, checkpoint_of = iter([10.0, 30.0, 30.0, 20.0]), callbacks.RunFolder.checkpoint
 
-    def killed(self, source, name):
-        if self.progress["epochs"] == 2:
+    def killed(self, name):
+        if name == "last" and self.progress["epochs"] == 2:
             raise KeyboardInterrupt
-        copies(self, source, name)
+        return checkpoint_of(self, name)
 
     monkeypatch.setattr(
         callbacks, "evaluate", lambda *_, **__: Evaluation({"psnr": next(values)}, 1.0)
     )
     with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
-        patch.setattr(callbacks.RunFolder, "copy", killed)
+        patch.setattr(callbacks.RunFolder, "checkpoint", killed)
         run(tmp_path, max_epochs=3)
-    assert checkpoint.load(last(tmp_path, "best"))["updates"] == 2
+    updates = [checkpoint.load(last(tmp_path, name))["updates"] for name in ("last", "best")]
+    assert updates == [2, 4]
     run(tmp_path, last(tmp_path), max_epochs=3)
     updates = [checkpoint.load(last(tmp_path, name))["updates"] for name in ("last", "best")]
     assert updates == [6, 4]
@@ -218,7 +219,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
 
 
 def test_without_an_average_the_weights_themselves_are_loaded(tmp_path):
-    run(tmp_path, max_epochs=1, use_ema=False, grad_checkpointing=True)
+    run(tmp_path, max_epochs=1, use_ema=False)
     found, state = load_tokenizer(last(tmp_path)), checkpoint.load(last(tmp_path))["state_dict"]
     assert all(torch.equal(v, state[f"tokenizer.{k}"]) for k, v in found.state_dict().items())
     assert not any(name.startswith("ema.") for name in state)
