@@ -17,6 +17,7 @@ from common.distributed import load_on_all
 from common.errors import UserError
 from generator.config import GeneratorConfig, TrainConfig
 from generator.model import Generator
+from generator.sampling import COLUMNS
 
 # our names → the released ones
 RULES = [
@@ -118,7 +119,7 @@ class LoadedGenerator:
     class_names: list[str]
     tokenizer: str | None = None  # its fingerprint
     token_scale: float | None = None
-    columns: int | None = None  # of an image
+    columns: int = COLUMNS  # of an image
 
     @cached_property
     def fingerprint(self) -> str:
@@ -151,6 +152,6 @@ def load_generator(
     scale = token_scale or file.token_scale
     if file.token_scale and not math.isclose(scale, file.token_scale, rel_tol=1e-3):
         raise UserError(f"--vae_norm: found {scale}, expected {file.token_scale:.6g} as trained")
-    columns = (file.data or {}).get("columns")
+    columns = (file.data or {}).get("columns", COLUMNS)
     model = model.to(device).eval().requires_grad_(False)
     return LoadedGenerator(model, names, file.tokenizer, scale, columns)

@@ -26,11 +26,11 @@ from common.logger import progress_bar
 from generator.checkpoints import LoadedGenerator
 from generator.config import listed
 from generator.data import Tokenizer
-from generator.sampling import COLUMNS, Columns, SampleConfig, numbered, sample_columns
+from generator.sampling import Columns, SampleConfig, numbered, sample_columns
 
 Ints = Sequence[int]
 RELEASED = SampleConfig()
-BLOCK = 64  # columns whose noise goes to the device together; images of so many show their progress
+BLOCK = 64  # columns whose noise goes to the device together
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -73,13 +73,6 @@ def decode_strips(
         yield tail
 
 
-def decode(tokenizer: Tokenizer, tokens: Tensor, config: SampleConfig) -> Iterator[Tensor]:
-    """Images uint8 [3, H, W] of tokens [B, L, C], on the CPU; as many at once as make one tile."""
-    for some in tokens.split(max(1, config.decode_columns // tokens.shape[1])):
-        strips = decode_strips(tokenizer, some.unbind(1), config)
-        yield from torch.cat([images.to_uint8(strip).cpu() for strip in strips], dim=3)
-
-
 def _fade(tail: Tensor | None, pixels: Tensor) -> Tensor:
     """The pixels of a tile, at whose beginning the last tile's tail gives way to it."""
     if tail is None:
@@ -97,20 +90,14 @@ def generate_tokens(
     config: SampleConfig,
     numbers: Ints | None = None,
     given: Columns | None = None,
-    shown: bool = False,
 ) -> Tensor:
     """Tokens [B, L, C] in the model's scale; arguments are those of `generate`."""
     model, numbers = generator.model, range(len(labels)) if numbers is None else numbers
-    config = replace(config, columns=config.columns or generator.columns or COLUMNS)
+    config = replace(config, columns=config.columns or generator.columns)
     noise = column_noise(config.seed, numbers, model.config.channels, model.device)
     classes = torch.tensor(labels, device=model.device)
     columns = sample_columns(model, classes, islice(noise, config.columns), config, given)
-    shown, tokens = shown and config.columns >= BLOCK, []
-    with progress_bar(config.columns, "columns", "column", shown, passing=True) as bar:
-        for token in columns:
-            tokens.append(token)
-            bar.update()
-    return torch.stack(tokens, dim=1)
+    return torch.stack(list(columns), dim=1)
 
 
 @torch.no_grad()
@@ -121,17 +108,21 @@ def generate(
     config: SampleConfig = RELEASED,
     numbers: Ints | None = None,
     given: Columns | None = None,
-    shown: bool = False,
+    side: str = "right",
 ) -> Iterator[Tensor]:
-    """Images of classes `labels`, one after the other, uint8 [3, H, W] on the CPU.
+    """Images of classes `labels`, one after the other, uint8 [3, H, W] on the CPU; as many are
+    decoded at once as make one tile.
 
     Args:
         numbers: of the images, which decide their noise; 0 … B − 1 if not given.
         given: columns that are not sampled, in the model's scale; see `sample_columns`.
-        shown: whether the columns of wide images have a progress bar.
+        side: `left` for images in the mirror, as those are that go on to the left.
     """
-    tokens = generate_tokens(generator, labels, config, numbers, given, shown)
-    yield from decode(tokenizer, tokens, config)
+    tokens = generate_tokens(generator, labels, config, numbers, given)
+    for some in tokens.split(max(1, config.decode_columns // tokens.shape[1])):
+        strips = decode_strips(tokenizer, some.unbind(1), config)
+        pixels = torch.cat([images.to_uint8(strip).cpu() for strip in strips], dim=3)
+        yield from pixels.flip(3) if side == "left" else pixels
 
 
 @torch.no_grad()
@@ -168,21 +159,20 @@ def redraw(
 
 
 def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> Tensor:
-    """An image to go on with, [1, 3, H, W] in [-1, 1]: as high as the tokenizer's, in proportion,
-    and of whole columns, cut at the end that is not continued."""
+    """An image to go on with on a side, [1, 3, H, W] in [-1, 1], for the left in the mirror: as
+    high as the tokenizer's, in proportion, and of whole columns, cut at its beginning."""
     image = images.resize_to_cover(images.read_rgb(path), tokenizer.height, 1)
     width = image.shape[2] - image.shape[2] % tokenizer.column_width
     if width < 2 * tokenizer.column_width:
         raise UserError(f"{path}: found {image.shape[2]} pixels of width, expected two columns")
-    kept = image[..., -width:] if side == "right" else image[..., :width]
-    return images.to_float(kept)[None]
+    image = image.flip(2) if side == "left" else image
+    return images.to_float(image[..., -width:])[None]
 
 
 @torch.no_grad()
-def encode_prefix(given: Tensor, tokenizer: Tokenizer, side: str = "right") -> Columns:
-    """Columns [B, C] of images [B, 3, H, W] in [-1, 1], mirrored for the left side."""
-    given = given.to(tokenizer.token_scale.device)
-    mean = tokenizer.encode(given.flip(3) if side == "left" else given).mode()  # [B, M, C]
+def encode_prefix(given: Tensor, tokenizer: Tokenizer) -> Columns:
+    """Columns [B, C] of images [B, 3, H, W] in [-1, 1]."""
+    mean = tokenizer.encode(given.to(tokenizer.token_scale.device)).mode()  # [B, M, C]
     return numbered(tokenizer.scaled(mean))
 
 
@@ -199,10 +189,9 @@ def continue_image(
 
     On the `left` they are continued in the mirror, which suits models trained with random flips.
     """
-    prefix = encode_prefix(given, tokenizer, side)
+    prefix = encode_prefix(given.flip(3) if side == "left" else given, tokenizer)
     config = replace(config, columns=len(prefix) + columns)
-    for image in generate(generator, tokenizer, labels, config, None, prefix):
-        yield image.flip(2) if side == "left" else image
+    return generate(generator, tokenizer, labels, config, None, prefix, side)
 
 
 def image_labels(choice: str, classes: int, seed: int, count: int) -> list[int]:
@@ -257,12 +246,11 @@ def generate_folder(
     with progress_bar(count, "images", "image", process.is_main, initial=len(done)) as bar:
         for i, numbers in enumerate(batches):
             if i % process.world == process.rank:
-                some, shown = [labels[k] for k in numbers], process.is_main
-                found = generate(generator, tokenizer, some, config, numbers, prefix, shown)
+                some = [labels[k] for k in numbers]
+                found = generate(generator, tokenizer, some, config, numbers, prefix, side)
                 for k, image in zip(numbers, found, strict=True):
                     if k not in done:
-                        mirrored = image.flip(2) if side == "left" else image
-                        images.save_image(image_path(folder, k), mirrored)
+                        images.save_image(image_path(folder, k), image)
             bar.update(len(set(numbers) - done))  # others advance at about the same pace
     distributed.barrier()
     return count - len(done)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils.data import DataLoader
 
 from common import checkpoint, distributed, seeding
@@ -23,7 +23,6 @@ from common.distributed import Process
 from common.ema import EMA
 from common.errors import Preempted, UserError
 from common.logger import MetricLogger, progress_bar
-from common.plots import read_long
 from common.precision import uses_bf16
 from common.seeding import BatchDraws
 from common.signals import PreemptionHandler
@@ -98,14 +97,13 @@ class Trainer:
         self.images_an_update = config.batch_size * config.accumulate * process.world
         self.data = {"images": len(self.loader.dataset), "columns": columns}
         self.epoch = self.epoch_updates = self.step = 0  # updates: those done of this epoch
-        self.resumed = False  # from a checkpoint of this very run
 
         distributed.broadcast_module(model.train())
         self.ema = EMA(model, config.ema_rate)
         groups = parameter_groups(model, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, 0.0, (0.9, 0.95), fused=True)
-        counts = torch.zeros(2, dtype=torch.int64, device=process.device)
-        self.skipped, self.skipped_in_a_row = counts.unbind()
+        self.skipped = torch.zeros((), dtype=torch.int64, device=process.device)
+        self.skipped_in_a_row = torch.zeros_like(self.skipped)
         self.bf16 = uses_bf16(config.precision, process.device)
         model.recompute = config.grad_checkpointing
         if config.compile:  # in place, so that the names of the weights stay
@@ -115,8 +113,7 @@ class Trainer:
             model.head.compile()
         self.loss_module: nn.Module = LossModule(model)
         if process.world > 1:
-            options = {"gradient_as_bucket_view": True}
-            self.loss_module = DistributedDataParallel(self.loss_module, **options)
+            self.loss_module = DDP(self.loss_module, gradient_as_bucket_view=True)
 
     @property
     def finished(self) -> bool:
@@ -133,14 +130,11 @@ class Trainer:
             progress_bar(total, "generator", "step", main, min(self.step, total)) as self.bar,
             PreemptionHandler(self.process) as signals,
         ):
-            if self.resumed and self.epoch and not self.epoch_updates:
-                self._end_epoch(missing=True)
             while not self.finished:
                 self._run_epoch(signals)
             if self.epoch_updates and self.step > begin:  # otherwise written already
                 self.save(LAST)
-        if main:
-            save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
+        self._plot()
 
     def _run_epoch(self, signals: PreemptionHandler) -> None:
         """The rest of an epoch, or less if training ends in it."""
@@ -180,7 +174,7 @@ class Trainer:
         stopped = self.skipped_in_a_row >= PATIENCE
         self.skipped += bad
         in_a_row = (self.skipped_in_a_row + 1) * bad
-        self.skipped_in_a_row.copy_(torch.where(stopped, self.skipped_in_a_row, in_a_row))
+        self.skipped_in_a_row = torch.where(stopped, self.skipped_in_a_row, in_a_row)
         # the fused optimizer leaves everything as it is where this is not zero
         self.optimizer.found_inf = (bad | stopped).float()
         for group in self.optimizer.param_groups:
@@ -234,28 +228,28 @@ class Trainer:
             columns = {f"{name}/loss_{i:02d}": value for i, value in means.items()}
             self.logs.scalars(self.step, columns | others)
 
-    def _end_epoch(self, missing: bool = False) -> None:
-        """What is due after an epoch; or, after a kill, what is missing of it."""
-        config, epoch, main = self.config, self.epoch, self.process.is_main
-        kept = f"checkpoint-ckpt-{epoch}.pth"
-        preview = self.folder / "samples" / f"epoch_{epoch:05d}.png"
-        log = read_long(self.log_folder / "metrics.csv") if missing and main else {}
+    def _end_epoch(self) -> None:
+        """What is due after an epoch. The last checkpoint is written last: a run that is killed
+        before goes on from an earlier one, and makes up for all of it."""
+        config, epoch = self.config, self.epoch
 
-        def due(every: int, done: bool, last: bool = True) -> bool:
-            now = every and (epoch % every == 0 or (last and self.finished))
-            return bool(now) and not (missing and distributed.broadcast_object(done))
+        def due(every: int) -> bool:
+            return every > 0 and (epoch % every == 0 or self.finished)
 
-        if due(config.save_last_freq, True):
-            self.save(LAST)
-        if due(config.save_freq, (self.folder / kept).exists(), last=False):
-            self.save(kept)
-        if due(config.eval_freq, self.step in log.get("eval/loss", {})):
+        if due(config.eval_freq):
             means = self.evaluate(self.ema.model)
             self._log("eval_columns", means, {"eval/loss": sum(means.values()) / len(means)})
-            if main:
-                save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
-        if due(config.sample_freq, preview.exists()) and main:
-            self.preview(self.ema.model, preview)
+            self._plot()
+        if due(config.sample_freq) and self.process.is_main:
+            self.preview(self.ema.model, self.folder / "samples" / f"epoch_{epoch:05d}.png")
+        if config.save_freq and epoch % config.save_freq == 0:
+            self.save(f"checkpoint-ckpt-{epoch}.pth")
+        if due(config.save_last_freq):
+            self.save(LAST)
+
+    def _plot(self) -> None:
+        if self.process.is_main:
+            save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
 
     def _attend(self, signals: PreemptionHandler, logged: bool) -> None:
         """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs
@@ -312,4 +306,3 @@ class Trainer:
         self.epoch, self.step, self.epoch_updates = file.epoch, file.step, done // size
         if self.epoch_updates >= self.updates_an_epoch:  # larger updates leave out more at the end
             self.epoch, self.epoch_updates = self.epoch + 1, 0
-        self.resumed = source.parent.resolve() == self.folder.resolve()

@@ -24,7 +24,7 @@ from generator import generate
 from generator.checkpoints import load_generator
 from generator.config import IGNORED, SIZES, GeneratorConfig, TrainConfig
 from generator.inference import PRECISIONS, prepare
-from generator.sampling import COLUMNS, Columns, SampleConfig
+from generator.sampling import Columns, SampleConfig
 from generator.train import RunConfig
 from tokenizer.checkpoints import load_on_all, load_tokenizer
 
@@ -79,7 +79,7 @@ def main() -> None:
         tokenizer = load_on_all(process, load)
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
-        config = structured(SampleConfig, {"columns": loaded.columns or COLUMNS, **sampled}, "--")
+        config = structured(SampleConfig, {"columns": loaded.columns, **sampled}, "--")
         classes = len(loaded.class_names)
         labels = generate.image_labels(given.labels, classes, config.seed, given.num_images)
         settings = {
@@ -94,7 +94,7 @@ def main() -> None:
             side = given.prefix_side
             image = generate.read_prefix(given.prefix_image, tokenizer, side)
             settings["prefix"] = [weights_hash({"image": image}), side]
-            prefix = generate.encode_prefix(image, tokenizer, side)
+            prefix = generate.encode_prefix(image, tokenizer)
         if len(prefix) >= config.columns:
             expected = f"more than the {len(prefix)} columns of {given.prefix_image}"
             raise UserError(f"--token_num: found {config.columns}, expected {expected}")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from common import images
-from generator.generate import decode, decode_strips
+from generator import generate as module
+from generator.generate import decode_strips, generate
 from generator.sampling import SampleConfig
 
 
@@ -73,9 +74,10 @@ def test_strips_come_early():
         assert next(asked) == 8 + 7 * k  # six of a tile, and the one just asked for
 
 
-def test_images_that_fit_are_decoded_together():
+def test_images_that_fit_are_decoded_together(monkeypatch):
     tokens = torch.rand(5, 4, 3) * 2 - 1
     decoder = Local()
-    found = list(decode(decoder, tokens, tiles(8, 2)))
+    monkeypatch.setattr(module, "generate_tokens", lambda *_: tokens)
+    found = list(generate(None, decoder, [0] * 5, tiles(8, 2)))
     assert torch.equal(torch.stack(found), images.to_uint8(Local().decode_tokens(tokens)))
     assert decoder.lengths == [4, 4, 4]  # two, two, one
