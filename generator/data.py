@@ -17,7 +17,7 @@ from common.config import instantiate, load, setting
 from common.data.folders import ImageFolder
 from common.data.latents import LatentHeader
 from common.data.sampler import DrawSampler
-from common.distributed import Process
+from common.distributed import Process, broadcast_object
 from common.errors import UserError
 from common.precision import full_float32
 from common.seeding import BatchDraws
@@ -29,7 +29,7 @@ Tokenizer = Any  # a `tokenizer.model.Tokenizer`, which this stage knows by its 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Which images."""
+    """Which images, and what reads them."""
 
     config_path: str | None = setting(None, "YAML file with the tokenizer, and maybe data")
     data_path: str | None = setting(
@@ -39,6 +39,8 @@ class ImageConfig:
     interpolation: str = setting(
         "bicubic", "resizing; released: pil_bilinear", choices=get_args(images.Interpolation)
     )
+    num_workers: int = setting(10, "loader processes, no more than there are cores", min=0)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
 def image_data(
@@ -67,12 +69,14 @@ def image_data(
 
 
 def describe_tokens(
-    tokenizer: Tokenizer, class_names: Sequence[str] = (), **more: Any
+    tokenizer: Tokenizer, process: Process, class_names: Sequence[str] = (), data: Any = None
 ) -> LatentHeader:
-    """What training needs to know of a tokenizer, as cached tokens say it; `more` of the images."""
-    more |= {"height": tokenizer.height, "column_width": tokenizer.column_width}
-    more |= {"token_scale": float(tokenizer.token_scale), "std": float(tokenizer.std)}
-    return LatentHeader(tokenizer=tokenizer.fingerprint, class_names=list(class_names), **more)
+    """What training needs to know of a tokenizer, as cached tokens say it, and what they are of;
+    all processes call this together, and the first one hashes the weights."""
+    fingerprint = broadcast_object(tokenizer.fingerprint if process.is_main else "")
+    scale, std = float(tokenizer.token_scale), float(tokenizer.std)
+    size = tokenizer.height, tokenizer.column_width
+    return LatentHeader(fingerprint, scale, std, *size, list(class_names), data)
 
 
 @dataclass(frozen=True)

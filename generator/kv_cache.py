@@ -44,7 +44,7 @@ class KVCache:
         x = model.norm_in(model.token_in(tokens))  # [B, L, D]
         for i, layer in enumerate(model.layers):
             context = self.context.keys_values[i]
-            x, (k, v) = layer.step(x, context, rotations, mask, self.past[i])  # [B, L, D]
+            x, (k, v) = layer(x, context, rotations, mask, self.past[i])  # [B, L, D]
             self.past[i] = (k[:, :, layout.held], v[:, :, layout.held])
         self.position += count
         return model.norm_out(x[:, -1])

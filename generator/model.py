@@ -69,7 +69,7 @@ class Generator(nn.Module):
         mask = self.layout.mask(length, device=tokens.device)
         x = self.norm_in(self.token_in(tokens))  # [B, L, D]
         for layer, kv in zip(self.layers, context.keys_values, strict=True):
-            x = self._run(layer, x, kv, rotations, mask)  # [B, L, D]
+            x, _ = self._run(layer, x, kv, rotations, mask)  # [B, L, D]
         return self.norm_out(torch.cat([context.last[:, None], x], dim=1))  # [B, L+1, D]
 
     def _run(self, part: Callable[..., Any], *inputs: Any) -> Any:

@@ -19,11 +19,6 @@ from generator.solvers import METHODS, Solver
 
 Columns = Mapping[int, Tensor]
 COLUMNS = 16  # of an image, where nothing says it
-SCHEDULES = {  # the guidance scale at a column, the part `done` of the ramp there, in (0, 1]
-    "linear": lambda scale, done: 1.0 + (scale - 1.0) * done,
-    "constant": lambda scale, done: scale,
-    "none": lambda scale, done: 1.0,
-}
 
 _set = partial(setting, group="sampling")
 
@@ -36,7 +31,9 @@ class SampleConfig:
         None, "columns of an image (default: as trained)", min=2, flag="token_num", alias="num_iter"
     )
     cfg: float = _set(1.0, "guidance scale; 1: no guidance")
-    cfg_schedule: str = _set("linear", "guidance scale over the columns", choices=tuple(SCHEDULES))
+    cfg_schedule: str = _set(
+        "linear", "guidance scale over the columns", choices=("linear", "constant")
+    )
     cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
     solver: str = _set("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
     steps: int = _set(100, "solver steps of a column", min=1, flag="num_sampling_steps")
@@ -53,15 +50,12 @@ class SampleConfig:
             half = self.decode_columns // 2
             raise UserError(f"decode_overlap: found {self.decode_overlap}, expected at most {half}")
 
-    @property
-    def is_guided(self) -> bool:
-        """Whether there is an unconditional branch at all."""
-        return self.cfg != 1.0 and self.cfg_schedule != "none"
-
     def scale_at(self, column: int) -> float:
         """The guidance scale at a column, 0 first; 1 is the conditional branch alone."""
+        if self.cfg_schedule == "constant":
+            return self.cfg
         ramp = self.cfg_ramp or self.columns or COLUMNS
-        return SCHEDULES[self.cfg_schedule](self.cfg, min((column + 1) / ramp, 1.0))
+        return 1.0 + (self.cfg - 1.0) * min((column + 1) / ramp, 1.0)
 
 
 def numbered(prefix: Tensor) -> Columns:
@@ -81,7 +75,7 @@ def sample_columns(
     noise [B, C], also for those `given` by their number ([B, C], or [1, C] for all images)."""
     model.condition.check(labels)
     given, count = given or {}, len(labels)
-    branches = [labels, model.condition.null(labels)] if config.is_guided else [labels]
+    branches = [labels] if config.cfg == 1.0 else [labels, model.condition.null(labels)]
     distinct, row = torch.cat(branches).unique(return_inverse=True, dim=0)
     cache = KVCache(model, model.read_condition(distinct).select(row), config.last_position)
     solver = Solver(config.solver, config.steps)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from common import config, seeding
 from common.config import setting
 from common.data.latents import LatentDataset
-from common.distributed import Process, broadcast_object
+from common.distributed import Process
 from common.errors import UserError
 from common.provenance import cores
 from generator.checkpoints import GeneratorFile, read
@@ -27,7 +27,7 @@ from generator.data import (
     image_data,
     training_batches,
 )
-from generator.evaluate import evaluate, save_preview
+from generator.evaluate import save_preview
 from generator.inference import set_tf32
 from generator.model import Generator
 from generator.sampling import SampleConfig
@@ -43,14 +43,11 @@ class RunConfig(ImageConfig):
     """Data, machine and files of a training."""
 
     vae_norm: float | None = _data(None, "scale of the tokens (default: the tokenizer's)", above=0)
-    std: float | None = _data(None, "posterior's noise (default: the tokenizer's)", min=0)
     use_cached: bool = _data(False, "train on cached tokens")
     cached_path: str | None = _data(None, "cached tokens, of scripts/cache_latents.py")
     eval_path: str | None = _data(
         None, "images or tokens, as trained, of --eval_freq (default: those)"
     )
-    num_workers: int = _machine(10, "loader processes, no more than there are cores", min=0)
-    device: str = _machine("auto", "auto, cpu, cuda or cuda:N")
     output_dir: str | None = _machine(None, "folder of the run (default: --resume)")
     log_dir: str | None = _machine(None, "folder of its logs (default: --output_dir)")
     resume: str | None = _machine(None, "folder of the checkpoint to go on from")
@@ -120,7 +117,7 @@ def prepare(
         if not run.config_path:
             raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
         tokenizer = open_tokenizer()
-        about = broadcast_object(describe_tokens(tokenizer) if process.is_main else None)
+        about = describe_tokens(tokenizer, process)
 
     def images(given: ImageConfig, train: bool) -> Dataset:
         return image_data(given, overrides, about, train, training.seed if train else 0)
@@ -133,24 +130,21 @@ def prepare(
     else:
         data, encode = images(run, train=True), lambda images: tokenizer.encode(images).mode()
         columns, channels = data[0][0].shape[2] // about.column_width, tokenizer.channels
-    std = about.std if run.std is None else run.std
     scale = float(torch.tensor(run.vae_norm or about.token_scale))
-    tokens = TokenSampler(encode, posterior, std, scale, process.device)
+    tokens = TokenSampler(encode, posterior, about.std, scale, process.device)
     names, workers = list(data.class_names), min(run.num_workers, cores())
 
-    measure = preview = None
+    held_out = preview = None
     if training.eval_freq:
-        held_out = data
+        measured = data
         if run.eval_path and run.use_cached:
-            held_out = LatentDataset(run.eval_path, about.tokenizer)
+            measured = LatentDataset(run.eval_path, about.tokenizer)
         elif run.eval_path:
             width = columns * about.column_width
-            held_out = images(replace(run, data_path=run.eval_path, img_size=width), train=False)
-        if list(held_out.class_names) != names:
+            measured = images(replace(run, data_path=run.eval_path, img_size=width), train=False)
+        if list(measured.class_names) != names:
             raise UserError(f"--eval_path: {run.eval_path} has other classes than the images")
-        batches = evaluation_batches(held_out, training, process, workers)
-        used = {"tokens": tokens, "config": training, "process": process}
-        measure = partial(evaluate, batches=batches, **used)
+        held_out = evaluation_batches(measured, training, process, workers)
     if training.sample_freq:
         tokenizer.token_scale.fill_(scale)
         sampled = replace(sampled, columns=sampled.columns or columns, seed=training.seed)
@@ -159,15 +153,14 @@ def prepare(
     known = file.sizes(sizes, channels=channels, classes=len(names))
     loader = training_batches(data, training, process, workers)
     seeding.seed_everything(training.seed)
-    network = Generator(known).to(process.device)
+    model = Generator(known).to(process.device)
+    header = {"class_names": names, "tokenizer": about.tokenizer}
+    header |= {"token_scale": scale, "std": about.std}
+    records: Any = {"folder": run.folder, "log_folder": Path(run.log_dir or run.folder)}
+    records |= {"held_out": held_out, "preview": preview}
+    trainer = Trainer(model, training, process, loader, tokens, columns, header, **records)
     if released:
-        file.fill(network, "model", path)
-    header = {"class_names": names, "tokenizer": about.tokenizer, "token_scale": scale, "std": std}
-    files: Any = {"folder": run.folder, "header": header}
-    files["log_folder"] = Path(run.log_dir or run.folder)
-    due: Any = {"evaluate": measure, "preview": preview}
-    trainer = Trainer(network, training, process, loader, tokens, columns, **files, **due)
-    if released:
+        file.fill(trainer.model, "model", path)
         file.fill(trainer.ema.model, "model_ema" if file.model_ema else "model", path)
         notes.append(f"beginning with the released weights of {path}, and a fresh optimizer")
     elif path:

@@ -28,7 +28,7 @@ from common.seeding import BatchDraws
 from common.signals import PreemptionHandler
 from generator.checkpoints import GeneratorFile
 from generator.config import TrainConfig, listed
-from generator.evaluate import ColumnLosses, save_column_curves
+from generator.evaluate import ColumnLosses, evaluate, save_column_curves
 from generator.model import Generator
 from generator.objective import Draws, token_losses
 
@@ -79,10 +79,10 @@ class Trainer:
     loader: DataLoader  # of `training_batches`
     tokens: Callable[..., tuple[Tensor, Tensor]]  # of a batch: a `TokenSampler`
     columns: int  # of the training images
-    folder: Path  # of checkpoints and plots
     header: dict[str, Any]  # entries of `GeneratorFile`; a checkpoint with others is refused
+    folder: Path  # of checkpoints and plots
     log_folder: Path
-    evaluate: Callable[[Generator], dict[int, float]] | None = None  # the loss by column
+    held_out: DataLoader | None = None  # of `evaluation_batches`
     preview: Callable[[Generator, Path], None] | None = None  # writes samples into a file
 
     def __post_init__(self) -> None:
@@ -237,7 +237,7 @@ class Trainer:
             return every > 0 and (epoch % every == 0 or self.finished)
 
         if due(config.eval_freq):
-            means = self.evaluate(self.ema.model)
+            means = evaluate(self.ema.model, self.held_out, self.tokens, config, self.process)
             self._log("eval_columns", means, {"eval/loss": sum(means.values()) / len(means)})
             self._plot()
         if due(config.sample_freq) and self.process.is_main:

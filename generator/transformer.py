@@ -122,18 +122,12 @@ class Layer(nn.Module):
         return keys_values, tokens + self.mlp(self.norm2(tokens))
 
     def forward(
-        self, x: Tensor, context: KeysValues, rotations: Rotations, mask: Tensor | None
-    ) -> Tensor:
-        """Columns [B, L, D], all at once."""
-        return self.step(x, context, rotations, mask, None)[0]
-
-    def step(
         self,
         x: Tensor,
         context: KeysValues,
         rotations: Rotations,
         mask: Tensor | None,
-        past: KeysValues | None,
+        past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """The next L columns [B, L, D] after earlier ones whose keys and values are `past`, and the
         keys and values of all M, [B, N, M, d], not rotated: a long run needs no large positions.

@@ -9,6 +9,7 @@ command goes on with what was stopped, on any number of processes; what is done 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -26,39 +27,31 @@ from tokenizer.checkpoints import load_on_all, load_tokenizer
 
 @dataclass(frozen=True)
 class CacheConfig(ImageConfig):
+    config_path: str = setting(help="YAML file with the tokenizer, and maybe data")
     cached_path: str = setting("", "file to write, *.safetensors")
     batch_size: int = setting(64, "images of one process in one batch", min=1)
-    num_workers: int = setting(10, "loader processes, no more than there are cores", min=0)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
         if Path(self.cached_path).suffix != ".safetensors":
             raise UserError(f"--cached_path: found {self.cached_path!r}, expected *.safetensors")
-        if not self.config_path:
-            raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
 
 
 def main() -> None:
     parser = cli.new_parser(__doc__)
     cli.add_flags(parser, CacheConfig)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key"
-    )
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="key=value", help="over --config_path, by dotted key")
     flags = cli.parse(parser)
     given, overrides = cli.read(CacheConfig, flags), flags.overrides
     with distributed.launch(given.device) as process:
-        tokenizer = load_on_all(
-            process, lambda: load_tokenizer(given.config_path, overrides=overrides)
-        )
+        load = partial(load_tokenizer, given.config_path, overrides)
+        tokenizer = load_on_all(process, load)
         dataset = image_data(given, overrides, tokenizer, train=True, seed=0)
         made: object = [given.data_path, given.interpolation]
         if not given.data_path:
             node = OmegaConf.select(config.load(given.config_path, overrides), "data.params.train")
             made = OmegaConf.to_container(node, resolve=True)
-        about = (
-            describe_tokens(tokenizer, dataset.class_names, data=made) if process.is_main else None
-        )
-        header = distributed.broadcast_object(about)
+        header = describe_tokens(tokenizer, process, dataset.class_names, made)
 
         def means(images: Tensor) -> Tensor:
             with full_float32():

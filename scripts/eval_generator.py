@@ -62,8 +62,8 @@ def main() -> None:
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
     training = [f.name + "=" * (f.type is not bool) for s in TRAINING for f in fields(s)]
     known = parser._option_string_actions
-    cli.accept_ignored(parser, [n for n in training if f"--{n.rstrip('=')}" not in known])
-    cli.accept_ignored(parser, IGNORED)
+    ignored = [name for name in training if f"--{name.rstrip('=')}" not in known]
+    cli.accept_ignored(parser, [*IGNORED, *ignored])
 
     flags = cli.parse(parser)
     given, metrics = cli.read(EvalConfig, flags), cli.read(MetricConfig, flags)
@@ -73,14 +73,14 @@ def main() -> None:
         raise UserError("--reference: given without --metrics")
     output, folder = Path(given.output_dir), Path(given.output_dir) / "images"
     with distributed.launch(given.device) as process:
-        source = Path(given.resume) / given.ckpt
-        loaded = load_generator(source, sizes, not given.raw, process.device, given.vae_norm)
+        source, ema = Path(given.resume) / given.ckpt, not given.raw
+        loaded = load_generator(source, sizes, ema, process.device, given.vae_norm)
         load = partial(load_tokenizer, given.config_path, flags.overrides, loaded.token_scale)
         tokenizer = load_on_all(process, load)
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
         config = structured(SampleConfig, {"columns": loaded.columns, **sampled}, "--")
-        classes = len(loaded.class_names)
+        classes, side = len(loaded.class_names), given.prefix_side
         labels = generate.image_labels(given.labels, classes, config.seed, given.num_images)
         settings = {
             "generator": process.is_main and loaded.fingerprint,
@@ -91,7 +91,6 @@ def main() -> None:
         }
         prefix: Columns = {}
         if given.prefix_image:
-            side = given.prefix_side
             image = generate.read_prefix(given.prefix_image, tokenizer, side)
             settings["prefix"] = [weights_hash({"image": image}), side]
             prefix = generate.encode_prefix(image, tokenizer)
@@ -105,9 +104,9 @@ def main() -> None:
         if process.is_main:
             claim_folder(output, settings)
         distributed.barrier()
-        models, side = {"generator": loaded, "tokenizer": tokenizer}, given.prefix_side
-        how = {"config": config, "process": process, "prefix": prefix, "side": side}
-        count = generate.generate_folder(folder, labels, given.eval_bsz, **models, **how)
+        count = generate.generate_folder(
+            folder, labels, given.eval_bsz, loaded, tokenizer, config, process, prefix, side
+        )
         if process.is_main:
             print(f"images: {folder}")
         files = [generate.image_path(folder, k) for k in range(given.num_images)]

@@ -62,7 +62,7 @@ def test_a_run_goes_on_after_any_update_as_if_unbroken(tmp_path, accumulate, upd
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_what_a_kill_left_undone_is_made_up_for(tmp_path, epochs):
+def test_what_a_kill_left_undone_is_made_up_for(tmp_path, monkeypatch, epochs):
     """Kept checkpoint, evaluation, samples and curves of the epoch that had just ended; once."""
     done, kills = [], [epochs - 1]
 
@@ -71,8 +71,8 @@ def test_what_a_kill_left_undone_is_made_up_for(tmp_path, epochs):
             raise KeyboardInterrupt
         done.append(path.name)
 
-    given = {"evaluate": lambda model: {0: 1.0}, "preview": preview, "epochs": epochs}
-    given |= {"save_freq": 1, "eval_freq": 1, "sample_freq": 1}
+    monkeypatch.setattr(module, "evaluate", lambda *_: {0: 1.0})
+    given = {"preview": preview, "epochs": epochs, "save_freq": 1, "eval_freq": 1, "sample_freq": 1}
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, **given).run()
     assert not (tmp_path / f"checkpoint-ckpt-{epochs}.pth").exists()

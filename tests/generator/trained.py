@@ -53,13 +53,13 @@ def noisy(batch, draws):
 
 
 def build(folder, process=ALONE, dataset=None, tokenise=noisy, sizes=SIZES, weights=0, workers=0,
-          evaluate=None, preview=None, **settings) -> Trainer:  # fmt: skip
+          held_out=None, preview=None, **settings) -> Trainer:  # fmt: skip
     """A run with other settings than `CONFIG`; `weights` seeds the first weights."""
     config = dataclasses.replace(CONFIG, **settings)
     loader = training_batches(dataset or Tokens(), config, process, workers)
     model, header = network(sizes, weights), {"tokenizer": "abc"}
-    given = (model, config, process, loader, tokenise, 5, folder, header, folder)
-    return Trainer(*given, evaluate=evaluate, preview=preview)
+    given = (model, config, process, loader, tokenise, 5, header, folder, folder)
+    return Trainer(*given, held_out=held_out, preview=preview)
 
 
 def resume(folder: Path, name: str = LAST, **given) -> Trainer:

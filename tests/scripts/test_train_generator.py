@@ -115,7 +115,6 @@ def test_mistakes_are_named(project, call, tmp_path, flags, name):
     [
         ({}, ("--seed", 1)),
         ({}, ("--cond_length", 1)),
-        ({}, ("--std", 0.5)),
         ({"generator": "x"}, ()),
         ({"token_scale": "x"}, ()),
         ({"optimizer": "x"}, ()),
