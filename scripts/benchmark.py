@@ -46,6 +46,7 @@ from tokenizer.train import Settings, build_module
 
 RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
 CHANNELS, CLASSES, PLAIN_COLUMNS, UPDATES = 256, 1000, 16, 10
+QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 Row = dict[str, Any]
 
 
@@ -63,13 +64,16 @@ def memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def rates(count: int, times: list[float]) -> Row:
+    """How many a second, when each of these times, in seconds, is that of `count`."""
+    found = [count / seconds for seconds in times]
+    return {"per_s": statistics.median(found), "slowest": min(found), "fastest": max(found)}
+
+
 def rate(call: Callable[[], Any], count: int, seconds: float) -> Row:
-    """How many a second, when a call makes `count`: the median of some blocks, and their range."""
-    threads = torch.get_num_threads()
-    timer = Timer("call()", globals={"call": call}, num_threads=threads)
-    times = timer.blocked_autorange(min_run_time=seconds).times
-    slowest, fastest = count / max(times), count / min(times)
-    return {"per_s": count / statistics.median(times), "slowest": slowest, "fastest": fastest}
+    """How many a second, when a call makes `count`, measured for so many seconds."""
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return rates(count, timer.blocked_autorange(min_run_time=seconds).times)
 
 
 def matmul_rate(device: torch.device, bf16: bool) -> float:
@@ -109,15 +113,15 @@ def plain_columns(
         tokens = torch.cat([tokens, x[:, None]], dim=1)
 
 
-def timed(columns: Iterator[Tensor], device: torch.device) -> tuple[Tensor, dict[str, float]]:
+def timed(columns: Iterator[Tensor], device: torch.device) -> tuple[Tensor, Row]:
     """Tokens [B, L, C], and seconds of a column; all cost the same."""
     tokens, marks = [], [now(device)]
     for token in columns:
         tokens.append(token)
         marks.append(now(device))
     seconds = [b - a for a, b in itertools.pairwise(marks)]
-    found = {"mean": statistics.fmean(seconds), "median": statistics.median(seconds)}
-    return torch.stack(tokens, 1), found
+    row = {"mean": statistics.fmean(seconds), "median": statistics.median(seconds)}
+    return torch.stack(tokens, 1), row
 
 
 @torch.no_grad()
@@ -131,9 +135,8 @@ def sampling(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
         noise = seeding.normal(1, "noise", shape=(batch, columns, CHANNELS)).to(device)
         timed(sample_columns(engine, labels, noise[:, :2].unbind(1), config), device)
         tokens, seconds = timed(sample_columns(engine, labels, noise.unbind(1), config), device)
-        row: Row = {"model": name, "batch": batch, "columns": columns}
-        row["seconds_an_image"] = seconds["mean"] * columns / batch
-        row |= {"engine": seconds, "memory": memory(device)}
+        row: Row = {"model": name, "batch": batch, "columns": columns, "engine": seconds}
+        row |= {"seconds_an_image": seconds["mean"] * columns / batch, "memory": memory(device)}
         if columns <= PLAIN_COLUMNS:
             with full_float32():
                 expected, slow = timed(plain_columns(plain, labels, noise, config), device)
@@ -151,7 +154,7 @@ def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     labels = torch.arange(count, device=device) % CLASSES
     pixels = torch.randint(256, (count, 3, height, height), dtype=torch.uint8, device=device)
     cached = torch.randn(count, columns, tokenizer.channels, device=device)
-    inputs = {"cached": cached} if flags.no_online else {"cached": cached, "online": pixels}
+    inputs = {"cached": cached, "online": pixels}
     peak = matmul_rate(device, uses_bf16(config.precision, device))
     for name, (kind, items) in itertools.product(flags.models, inputs.items()):
         encode = None if kind == "cached" else lambda x: tokenizer.encode(x).mode()
@@ -176,24 +179,23 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     device, size = process.device, int(settings.data["params"]["batch_size"])
     height, marks = module.tokenizer.height, []
     pixels = torch.randint(256, (size, 3, height, height), dtype=torch.uint8)
-    count = module.accumulate * (3 + UPDATES)  # the first updates are slower
-    batches: Any = [(pixels, torch.zeros(size))] * count
+    batches: Any = [(pixels, torch.zeros(size))] * (module.accumulate * (3 + UPDATES))
 
     def mark(*_: Any) -> None:
         if not module.batches:  # between updates
             marks.append(now(device))
 
-    clock = pl.callbacks.LambdaCallback(on_train_batch_end=mark)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    options = {"max_epochs": 1, "enable_checkpointing": False, "callbacks": [clock], **quiet}
-    options["precision"] = settings.lightning.trainer.precision
-    options["accelerator"] = "gpu" if device.type == "cuda" else "cpu"
-    options["devices"] = [device.index] if device.type == "cuda" else 1
-    pl.Trainer(**options).fit(module, DataLoader(batches, batch_size=None))
-    images = size * module.accumulate
-    found = sorted(images / (b - a) for a, b in itertools.pairwise(marks[2:]))
-    row = {"per_s": statistics.median(found), "slowest": found[0], "fastest": found[-1]}
-    yield row | {"memory": memory(device)}
+    trainer = pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index] if device.type == "cuda" else 1,
+        precision=settings.lightning.trainer.precision,
+        max_epochs=1,
+        callbacks=[pl.callbacks.LambdaCallback(on_train_batch_end=mark)],
+        **dict.fromkeys(QUIET, False),
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    times = [b - a for a, b in itertools.pairwise(marks[2:])]  # the first updates are slower
+    yield rates(size * module.accumulate, times) | {"memory": memory(device)}
 
 
 def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
@@ -230,7 +232,6 @@ def build_parser() -> argparse.ArgumentParser:
     add = subs[training].add_argument
     add("--models", nargs="+", default=["small_model"], choices=SIZES, help="named sizes")
     add("--config_path", type=Path, default=RELEASED, help="YAML file with the tokenizer's sizes")
-    add("--no_online", action="store_true", help="leave out the tokenizer, slow on CPUs")
     cli.add_flags(subs[training], TrainConfig)
     add = subs[tokenizer].add_argument
     add("-b", "--base", action="append", required=True, metavar="YAML", help="configs, merged")

@@ -8,7 +8,6 @@ with its crops; REFERENCE may be statistics (.npz) too. Figures and all they dep
 metrics.json; what is odd, such as JPEGs, is in its `warnings`. Nothing is downloaded.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from common import cli, distributed, provenance
@@ -22,17 +21,17 @@ def main() -> None:
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("images", help="folder of images, or YAML file")
-    add("against", metavar="reference", help="folder of images, YAML file, or statistics (.npz)")
+    add("reference", help="folder of images, YAML file, or statistics (.npz)")
     add("overrides", nargs="*", metavar="key=value", help="over a YAML file, by dotted key")
     add("--part", default="validation", help="data.params.PART of a YAML file")
     add("--num_images", type=int, metavar="N", help="refuse IMAGES if they are not N")
     add("--strict", action="store_true", help="refuse IMAGES that are JPEGs or differ in size")
     add("--json", type=Path, default=Path("metrics.json"), metavar="FILE", help="file to write")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    cli.add_flags(parser, MetricConfig, without=["reference"])
+    cli.add_flags(parser, MetricConfig, without=["metrics", "reference"])
     flags = cli.parse(parser)
-    config = replace(cli.read(MetricConfig, flags), reference=flags.against)
-    if flags.overrides and not flags.images.endswith(YAML) and not flags.against.endswith(YAML):
+    config = cli.read(MetricConfig, flags)
+    if flags.overrides and not flags.images.endswith(YAML) and not flags.reference.endswith(YAML):
         raise UserError(f"override {flags.overrides[0]!r}: given without a YAML file to change")
     with distributed.launch(flags.device) as process:
         dataset, about = open_images(flags.images, flags.part, flags.overrides)

@@ -47,13 +47,11 @@ def main() -> None:
     files = FILES | {k: WeightFile(k, "", hub=f"{AUTHORS_HUB}/{k}") for k in authors}
     if unknown := [key for key in flags.keys if key not in files]:
         raise UserError(f"KEY: found {unknown[0]!r}, expected one of {', '.join(FILES)}")
-    if flags.list:
-        print(f"{directory.absolute()}:")
     for key in FILES if flags.list else flags.keys or FILES:
-        file, there = files[key], present(files[key], directory)
+        file = files[key]
+        there = present(file, directory)
         if flags.list:
-            state = "there" if there else "missing"
-            print(f"{key:14}{state:9}{file.name:44}{file.what}; {file.source}")
+            print(f"{key:14}{there or 'missing'!s:70}{file.what}; {file.source}")
         elif there:
             print(f"{key}: {there} is there already")
         else:

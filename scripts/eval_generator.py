@@ -69,7 +69,7 @@ def main() -> None:
     given, metrics = cli.read(EvalConfig, flags), cli.read(MetricConfig, flags)
     sampled = cli.given(SampleConfig, flags)
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
-    if metrics.metrics is None and metrics.reference:
+    if metrics.reference and not metrics.metrics:
         raise UserError("--reference: given without --metrics")
     output, folder = Path(given.output_dir), Path(given.output_dir) / "images"
     with distributed.launch(given.device) as process:
@@ -97,7 +97,7 @@ def main() -> None:
         if len(prefix) >= config.columns:
             expected = f"more than the {len(prefix)} columns of {given.prefix_image}"
             raise UserError(f"--token_num: found {config.columns}, expected {expected}")
-        evaluator = open_evaluator(metrics, process) if metrics.metrics is not None else None
+        evaluator = open_evaluator(metrics, process) if metrics.metrics else None
         prepare(loaded.model, given.precision, given.compile)
 
         settings |= asdict(config)

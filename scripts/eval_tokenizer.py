@@ -14,16 +14,15 @@ spread over the set.
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from common import cli, distributed, provenance
 from common.errors import run_cli
 from common.io import write_json
 from common.metrics.extraction import open_images, warnings_of
 from common.metrics.features import load_extractor
-from common.metrics.report import Evaluator, MetricConfig, table
+from common.metrics.fid import frechet_distance
+from common.metrics.report import MetricConfig, cautions, table
 from common.pretrained import files as pretrained
 from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer
 from tokenizer.evaluate import available_lpips, evaluate, save_comparison
@@ -38,7 +37,7 @@ def parse() -> argparse.Namespace:
     add("--output_dir", type=Path, required=True, help="folder of the record and the grid")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("overrides", nargs="*", metavar="key=value", help="over the config, by dotted key")
-    cli.add_flags(parser, MetricConfig, without=["reference"])
+    cli.add_flags(parser, MetricConfig, without=["reference", "splits"])
     return cli.parse(parser)
 
 
@@ -59,36 +58,33 @@ def main() -> None:
             if not pretrained.present(file, folder):
                 hint = f"scripts/download_weights.py {key}"
                 left[name] = f"{file.name} is missing in {folder} ({hint})"
-        if flags.extractor is not None or flags.metrics is not None:
+        if flags.extractor is not None or config.metrics:
             left.pop("rfid", None)  # asked for
-        lpips, evaluator = available_lpips(config.weights_dir), None
+        lpips, extractor = available_lpips(config.weights_dir), None
         if "rfid" not in left:
             extractor = load_extractor(config.extractor, config.weights_dir, process.device)
-            config = replace(config, metrics=config.metrics or "fid")
-            evaluator = Evaluator(config, extractor, process, reference=about)
-            evaluator.metrics()
 
         start = time.perf_counter()
         loading = {"batch_size": config.metric_bsz, "num_workers": config.metric_workers}
-        networks = (lpips, evaluator and evaluator.extractor)
-        found = evaluate(tokenizer, crops, process, *networks, **loading)
+        found = evaluate(tokenizer, crops, process, lpips, extractor, **loading)
         seconds = time.perf_counter() - start
-        told = warnings_of(crops, about, process)
+        figures, warnings = dict(found.means), warnings_of(crops, about, process)
         if not process.is_main:
             return
-        record: dict[str, Any] = {"figures": {}, "not_measured": {}, "warnings": told}
-        if evaluator is not None:
-            evaluator = replace(evaluator, statistics=found.real.statistics)
-            record = evaluator.compare(found.fake, about, told, seconds)
-        if "fid" in record["figures"]:  # the distance to the crops is the rFID
-            record["figures"]["rfid"] = record["figures"].pop("fid")
-        record |= {
-            "figures": found.means | record["figures"],
-            "not_measured": record["not_measured"] | left,
+        if extractor is not None:
+            name = "random_features_distance" if extractor.is_random else "rfid"
+            figures[name] = frechet_distance(found.fake.statistics, found.real.statistics)
+            warnings += cautions(extractor, len(crops))
+        record = {
+            "figures": figures,
+            "not_measured": left,
+            "warnings": warnings,
+            "images": about,
+            "reference": extractor and about,
+            "extractor": extractor and extractor.about,
             "tokenizer": {"identity": tokenizer.fingerprint, "file": str(source)},
             "weights": "EMA where the file has them; the mean of the posterior; 8-bit images",
             "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,
-            "images": about,
             "processes": process.world,
             "seconds": seconds,
             "images_per_second": len(crops) / seconds,

@@ -1,15 +1,15 @@
-"""Parameters and multiply-adds of the generator's named sizes and of the released tokenizer.
+"""Parameters and multiply-adds of the released tokenizer and of the generator's named sizes.
 
     python scripts/model_table.py
 
 Multiply-adds are those of matrix products, convolutions and attention. Generator: 1000 classes, 16
 condition tokens, tokens of 256 channels; one training forward of one image, that is 16 columns
 through the transformer and 4 flow draws of each through the head. (Training itself spares the
-transformer the last column, which predicts nothing.) Tokenizer: one square image.
+transformer the last column, which predicts nothing.) Tokenizer: one square image, encoded and
+decoded, with the semantic decoder.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,33 +47,21 @@ def generator_cost(name: str) -> dict[str, int]:
     return cost(model, forward)
 
 
-def tokenizer_costs(path: Path) -> dict[str, dict[str, int]]:
-    """The parts of the tokenizer whose sizes are `model.params` of a YAML file."""
-    model = untrained(path)
+def tokenizer_cost() -> dict[str, int]:
+    """The released tokenizer."""
+    model = untrained(RELEASED)
     image = torch.empty(1, 3, model.height, model.height)
-    mixer, features = model.bottleneck, model.encoder(image)
-    spread = mixer.decode(mixer.encode(features))
-    costs = {
-        "encoder": cost(model.encoder, lambda: model.encoder(image)),
-        "bottleneck": cost(mixer, lambda: mixer.decode(mixer.encode(features))),
-        "decoder": cost(model.decoder, lambda: model.decoder(spread)),
-    }
-    if model.semantic_decoder is not None:
-        semantic, deep = model.semantic_decoder, model.decoder(spread)[1]
-        costs["semantic_decoder"] = cost(semantic, lambda: semantic(deep))
-    return costs
+    return cost(model, lambda: model.decode_with_semantics(model.encode(image).mode()))
 
 
 def main() -> None:
     cli.parse(cli.new_parser(__doc__))
     with torch.device("meta"):
-        generators = {name: generator_cost(name) for name in SIZES}
-        table = {"generator": generators, "tokenizer": tokenizer_costs(RELEASED)}
-    for title, costs in table.items():
-        print(f"{title:20}{'parameters':>14}{'multiply-adds':>16}")
-        for name, row in costs.items():
-            millions, billions = row["parameters"] / 1e6, row["multiply_adds"] / 1e9
-            print(f"{name:20}{millions:12.3f} M{billions:14.3f} G")
+        table = {"tokenizer": tokenizer_cost(), **{name: generator_cost(name) for name in SIZES}}
+    print(f"{'':20}{'parameters':>14}{'multiply-adds':>16}")
+    for name, row in table.items():
+        millions, billions = row["parameters"] / 1e6, row["multiply_adds"] / 1e9
+        print(f"{name:20}{millions:12.3f} M{billions:14.3f} G")
 
 
 if __name__ == "__main__":

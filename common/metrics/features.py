@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +28,7 @@ class Extractor(FeatureExtractorInceptionV3):
     """The Inception v3 of the first FID, as torch-fidelity has it, in full float32.
 
     `about` is what a record must say of it: `name` (`inception`, or `random:SEED`, whose figures
-    are never called FID), `weights` (their hash), `file`, and whether that is `verified` to be the
-    published one.
+    are never called FID), `weights` (their hash) and `file`, among others.
     """
 
     width = 2048  # D, features for distances; K logits for the Inception Score follow them
@@ -71,18 +71,16 @@ def load_extractor(
     Raises:
         UserError: an unknown name, or weights that are missing, damaged or others.
     """
-    kind, colon, seed = name.partition(":")
-    source, verified = None, True
+    source, random = None, re.fullmatch(r"random(?::(\d+))?", name)
     if name == "inception":
         source, published = find(name, weights_dir), FILES[name]
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
-        verified = digest.startswith(published.sha256)
-        if source.name == published.name and not verified:
+        if source.name == published.name and not digest.startswith(published.sha256):
             raise UserError(f"{source}: found SHA-256 {digest}, expected {published.sha256}...")
         weights = checkpoint.load(source)
-    elif kind == "random" and (seed.isdigit() or not colon):
-        name = f"random:{int(seed or 0)}"
-        weights = random_weights(int(seed or 0))
+    elif random:
+        seed = int(random[1] or 0)
+        name, weights = f"random:{seed}", random_weights(seed)
     else:
         raise UserError(f"--extractor: found {name!r}, expected {EXTRACTORS}")
     network = Extractor()
@@ -93,7 +91,6 @@ def load_extractor(
         "name": name,
         "weights": checkpoint.weights_hash(network.state_dict()),
         "file": source and source.name,
-        "verified": verified,
         "resize": "299 x 299, bilinear as in TensorFlow 1",
         "library": f"torch-fidelity {importlib.metadata.version('torch-fidelity')}",
     }
@@ -105,11 +102,11 @@ def random_weights(seed: int) -> dict[str, Tensor]:
     features is kept from layer to layer (He et al. 2015)."""
     weights = {}
     for name, tensor in Extractor().state_dict().items():
-        if name.endswith(("conv.weight", "fc.weight")):
+        weights[name] = torch.zeros_like(tensor)
+        if name.endswith(("bn.weight", "running_var")):
+            weights[name] += 1
+        elif name.endswith(("conv.weight", "fc.weight")):
             noise = normal(seed, "extractor", name, shape=tuple(tensor.shape))
             # logits spread as widely as it takes for classes to differ
             weights[name] = noise * (1 if name == "fc.weight" else (2 / noise[0].numel()) ** 0.5)
-        else:
-            keep = name.endswith(("bn.weight", "running_var"))
-            weights[name] = torch.ones_like(tensor) if keep else torch.zeros_like(tensor)
     return weights

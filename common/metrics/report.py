@@ -32,9 +32,7 @@ _metrics = partial(setting, group="metrics")  # where `--help` shows a field
 class MetricConfig:
     """What to measure, and against what."""
 
-    metrics: str | None = _metrics(
-        None, "fid, is or fid,is, or (without a value) what the reference allows", bare="all"
-    )
+    metrics: bool = _metrics(False, "measure Inception Score and, against a reference, FID")
     reference: str | None = _metrics(
         None,
         "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
@@ -63,27 +61,39 @@ class Evaluator:
     statistics: fid.Statistics | None = None  # of the reference; on the first process
     warnings: Sequence[str] = ()  # of the reference
 
-    def metrics(self) -> list[str]:
-        """Those to measure; a UserError if they need a reference that is not there."""
-        possible = ["fid", "is"] if self.reference else ["is"]
-        asked = self.config.metrics
-        metrics = possible if asked in (None, "all") else asked.split(",")
-        if not set(metrics) <= set(possible):
-            expected = "expected is, fid (with a reference), or fid,is"
-            raise UserError(f"--metrics: found {asked!r}, {expected}")
-        return metrics
-
     def evaluate(self, files: Sequence[Path]) -> dict[str, Any] | None:
         """The record of generated images, see `measure`."""
         about = {"source": str(files[0].parent), "images": len(files), "preparation": "as they are"}
         return self.measure(extraction.ImageFiles(files), about)
 
     def measure(self, dataset: Dataset, about: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of images of any origin, as `open_images` gives them; see `compare`."""
+        """The record of images of any origin, as `open_images` gives them: figures, and what they
+        rest on, plain values."""
         start = time.perf_counter()
         features, warnings = self.extract(dataset, about)
         seconds = time.perf_counter() - start
-        return self.compare(features, about, warnings, seconds) if features else None
+        if features is None:
+            return None
+        count, figures = len(dataset), {}
+        splits = min(self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES)), count)
+        distance, score = "fid", "inception_score"
+        if self.extractor.is_random:
+            distance, score = "random_features_distance", "random_features_score"
+        if self.statistics:
+            figures[distance] = fid.frechet_distance(features.statistics, self.statistics)
+        figures[score], figures[f"{score}_std"] = fid.inception_score(features.logits, splits)
+        return {
+            "figures": figures,
+            "not_measured": {} if self.statistics else {"fid": "there is no reference"},
+            "warnings": [*warnings, *self.warnings, *cautions(self.extractor, count)],
+            "images": about,
+            "reference": self.reference,
+            "extractor": self.extractor.about,
+            "settings": {"splits": splits, "batch": self.config.metric_bsz},
+            "processes": self.process.world,
+            "seconds": seconds,
+            "images_per_second": count / seconds,
+        }
 
     def extract(self, dataset: Dataset, about: dict[str, Any]) -> tuple[Features | None, list[str]]:
         """Features of all images, on the first process, and warnings of what is odd."""
@@ -94,41 +104,16 @@ class Evaluator:
             collector.add(pixels, these)
         return collector.features(), extraction.warnings_of(dataset, about, self.process)
 
-    def compare(
-        self, features: Features, about: dict[str, Any], warnings: Sequence[str], seconds: float
-    ) -> dict[str, Any]:
-        """Figures of images whose features, description and warnings are known, on the first
-        process, with what they rest on: plain values."""
-        count, network = len(features.logits), self.extractor
-        metrics = self.metrics()
-        splits = min(self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES)), count)
-        told, figures = [*warnings, *self.warnings], {}
-        distance, score = "fid", "inception_score"
-        if network.is_random:  # only features of Inception make an FID
-            distance, score = "random_features_distance", "random_features_score"
-            told.append("features of a network of random weights: no figure here is an FID")
-        if not network.about["verified"]:
-            told.append(f"{network.about['file']}: no published SHA-256 to compare with")
-        if "fid" in metrics:
-            figures[distance] = fid.frechet_distance(features.statistics, self.statistics)
-            if count <= network.width:
-                larger = "the Fréchet distance is far larger than that of many images"
-                told.append(f"{count} images for {network.width} features: {larger}")
-        if "is" in metrics:
-            mean, deviation = fid.inception_score(features.logits, splits)
-            figures |= {score: mean, f"{score}_std": deviation}
-        return {
-            "figures": figures,
-            "not_measured": {} if self.reference else {"fid": "there is no reference"},
-            "warnings": told,
-            "images": about,
-            "reference": self.reference,
-            "extractor": network.about,
-            "settings": {"metrics": metrics, "splits": splits, "batch": self.config.metric_bsz},
-            "processes": self.process.world,
-            "seconds": seconds,
-            "images_per_second": count / seconds,
-        }
+
+def cautions(extractor: Extractor, count: int) -> list[str]:
+    """Warnings of figures of so many images."""
+    told = []
+    if extractor.is_random:
+        told.append("features of a network of random weights: no figure here is an FID")
+    if count <= extractor.width:
+        larger = "the Fréchet distance is far larger than that of many images"
+        told.append(f"{count} images for {extractor.width} features: {larger}")
+    return told
 
 
 def open_evaluator(
@@ -140,11 +125,10 @@ def open_evaluator(
     Raises:
         UserError: one of them is missing or does not fit.
     """
-    extractor, source = load_extractor(config.extractor, config.weights_dir, process.device), None
-    if config.reference or (DEFAULT_REFERENCE.is_file() and not extractor.is_random):
-        source = config.reference or str(DEFAULT_REFERENCE)
-    evaluator = Evaluator(config, extractor, process, source and {"source": source})
-    evaluator.metrics()  # before the images of a reference are read
+    extractor = load_extractor(config.extractor, config.weights_dir, process.device)
+    evaluator, source = Evaluator(config, extractor, process), config.reference
+    if source is None and DEFAULT_REFERENCE.is_file() and not extractor.is_random:
+        source = str(DEFAULT_REFERENCE)
     if source is None:
         return evaluator
     if not source.endswith(".npz"):
@@ -166,10 +150,10 @@ def open_evaluator(
 def table(record: dict[str, Any]) -> str:
     """A record for people: the figures, what they were made of, and every warning."""
     lines = [f"{record['images']['images']} images of {record['images']['source']}"]
-    if there := record.get("reference"):
+    if there := record["reference"]:
         lines.append(f"against {there.get('images', 'an unknown number of')} of {there['source']}")
-    if network := record.get("extractor"):
-        lines.append(f"extractor {network['name']}")
+    if record["extractor"]:
+        lines.append(f"extractor {record['extractor']['name']}")
     for name, value in record["figures"].items():
         lines.append(f"  {name:24}  {'-' if value is None else format(value, '.6g')}")
     lines += [f"not measured: {k}: {reason}" for k, reason in record["not_measured"].items()]

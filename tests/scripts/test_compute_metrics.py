@@ -69,7 +69,6 @@ def test_mistakes_are_named_before_the_work(image_folders, call, tmp_path):
         ((one, other, "--extractor", "inception", "--weights_dir", tmp_path), "missing in"),
         ((one, other, "a.b=1"), "a.b=1"),
         ((one, few), "few: found 1 image"),
-        ((one, other, "--metrics", "kid"), "'kid'"),
         ((lossy, one, "--strict"), "0.jpg"),
     ):
         flags = RANDOM if "--extractor" not in given else RANDOM[2:]

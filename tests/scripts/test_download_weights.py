@@ -43,7 +43,7 @@ def test_a_file_is_fetched_and_compared(fetch, directory, source, monkeypatch):
         assert names(directory) == ([] if code else [file.name])
     assert (directory / file.name).read_bytes() == CONTENT
     assert "is there already" in fetch("vgg16").out
-    assert "vgg16         there" in fetch("--list").out
+    assert f"vgg16         {directory / file.name}" in fetch("--list").out
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_features_spread_and_do_not_depend_on_the_batch(random_extractor):
     assert not torch.allclose(apart[1], rows[1])
 
 
-def test_weights_of_inception_are_those_published_or_marked(tmp_path):
+def test_weights_of_inception_are_those_published_or_converted(tmp_path):
     weights = random_weights(1)
     checkpoint.save(tmp_path / INCEPTION, weights)
     with pytest.raises(UserError, match=INCEPTION):
@@ -39,7 +39,7 @@ def test_weights_of_inception_are_those_published_or_marked(tmp_path):
     trained = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     save_file(trained, (tmp_path / INCEPTION).with_suffix(".safetensors"))
     extractor = load_extractor("inception", tmp_path)
-    assert not extractor.about["verified"]
+    assert extractor.about["file"] == FILES["inception"].name.replace(".pth", ".safetensors")
     assert extractor.about["weights"] == checkpoint.weights_hash(weights)
 
 
