@@ -172,7 +172,7 @@ def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> 
 @torch.no_grad()
 def encode_prefix(given: Tensor, tokenizer: Tokenizer) -> Columns:
     """Columns [B, C] of images [B, 3, H, W] in [-1, 1]."""
-    mean = tokenizer.encode(given.to(tokenizer.token_scale.device)).mode()  # [B, M, C]
+    mean = tokenizer.encode(given.to(tokenizer.token_scale.device)).mean  # [B, M, C]
     return numbered(tokenizer.scaled(mean))
 
 

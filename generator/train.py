@@ -128,7 +128,7 @@ def prepare(
         if run.data_path:
             notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
     else:
-        data, encode = images(run, train=True), lambda images: tokenizer.encode(images).mode()
+        data, encode = images(run, train=True), lambda images: tokenizer.encode(images).mean
         columns, channels = data[0][0].shape[2] // about.column_width, tokenizer.channels
     scale = float(torch.tensor(run.vae_norm or about.token_scale))
     tokens = TokenSampler(encode, posterior, about.std, scale, process.device)

@@ -157,7 +157,7 @@ def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     inputs = {"cached": cached, "online": pixels}
     peak = matmul_rate(device, uses_bf16(config.precision, device))
     for name, (kind, items) in itertools.product(flags.models, inputs.items()):
-        encode = None if kind == "cached" else lambda x: tokenizer.encode(x).mode()
+        encode = None if kind == "cached" else lambda x: tokenizer.encode(x).mean
         tokens = TokenSampler(encode, Posterior, tokenizer.std, 1.0, device)
         batches: Any = [(items, labels)] * config.accumulate
         model = random_generator(name, tokenizer.channels).to(device)

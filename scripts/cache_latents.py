@@ -55,7 +55,7 @@ def main() -> None:
 
         def means(images: Tensor) -> Tensor:
             with full_float32():
-                return tokenizer.encode(images).mode()
+                return tokenizer.encode(images).mean
 
         path = Path(given.cached_path)
         batches = given.batch_size, min(given.num_workers, cores())

@@ -11,6 +11,6 @@ def replace_tokens(tokenizer: Tokenizer, image: Tensor, noise: Tensor, where: Te
     """Reconstructions [N, 3, H, W] of an image [3, H, W] in [-1, 1], with random tokens where the
     masks [N, L] are true: noise [L, C], in stage two's scale."""
     device = tokenizer.token_scale.device
-    real = tokenizer.encode(image[None].to(device)).mode()[0]  # [L, C]
+    real = tokenizer.encode(image[None].to(device)).mean[0]  # [L, C]
     random = tokenizer.unscaled(noise.to(device))
     return tokenizer.decode(torch.where(where[:, :, None].to(device), random, real))

@@ -95,7 +95,7 @@ def reconstruct(tokenizer: Tokenizer, batch: Tensor) -> tuple[Tensor, Posterior]
     device, and the posterior of its tokens."""
     with full_float32():
         posterior = tokenizer.encode(images.to_float(batch.to(tokenizer.token_scale.device)))
-        return images.to_uint8(tokenizer.decode(posterior.mode())), posterior
+        return images.to_uint8(tokenizer.decode(posterior.mean)), posterior
 
 
 @torch.inference_mode()

@@ -16,10 +16,6 @@ class Posterior:
     mean: Tensor  # [B, L, C]
     std: float  # the largest noise scale
 
-    def mode(self) -> Tensor:
-        """The mean, [B, L, C]."""
-        return self.mean
-
     def sample(self, draws: BatchDraws) -> Tensor:
         """mean + s·ε with one s an image and ε ~ N(0, 1) a value, [B, L, C]."""
         scale = draws.normal(len(self.mean), 1, 1).to(self.mean) * (self.std / 0.8)

@@ -141,4 +141,4 @@ def test_the_whole_objective(call, imagenet, pretrained_folder, tmp_path):
     names = [k for k in state["state_dict"] if k.startswith("objective.")]
     assert {k.split(".")[2] for k in names} == {"heads"}
     tokenizer = load_tokenizer(run / "checkpoints" / "last.ckpt")
-    assert tokenizer.encode(torch.zeros(1, 3, 32, 48)).mode().shape == (1, 12, 8)
+    assert tokenizer.encode(torch.zeros(1, 3, 32, 48)).mean.shape == (1, 12, 8)

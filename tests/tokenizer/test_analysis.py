@@ -7,7 +7,7 @@ from tokenizer.analysis import replace_tokens
 def test_random_tokens_take_the_place_of_those_of_the_image(tokenizer):
     tokenizer.token_scale.fill_(0.25)
     image, noise = torch.rand(3, 16, 24) * 2 - 1, torch.randn(12, 6)
-    tokens = tokenizer.encode(image[None]).mode()
+    tokens = tokenizer.encode(image[None]).mean
     later = torch.ones(13, 12, dtype=torch.bool).triu()
     frames = replace_tokens(tokenizer, image, noise, later)
     assert frames.shape == (13, 3, 16, 24)

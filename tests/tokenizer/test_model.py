@@ -12,18 +12,18 @@ WIDTH = 2  # of a column of the small tokenizer, in pixels
 def test_any_width(tokenizer, columns):
     images = torch.randn(2, 3, 16, columns * WIDTH)
     posterior = tokenizer.encode(images)
-    assert posterior.mode().shape == (2, columns, 6)
+    assert posterior.mean.shape == (2, columns, 6)
     assert posterior.kl().shape == (2,)
-    decoded, semantic = tokenizer.decode_with_semantics(posterior.mode())
+    decoded, semantic = tokenizer.decode_with_semantics(posterior.mean)
     assert decoded.shape == images.shape
     assert semantic.shape == (2, 24, 4, columns)
-    assert torch.equal(decoded, tokenizer.decode(posterior.mode()))
+    assert torch.equal(decoded, tokenizer.decode(posterior.mean))
 
 
 @torch.no_grad()
 def test_no_column_is_told_from_another(tokenizer):
     """A constant image has one token many times, and one token many times a periodic image."""
-    tokens = tokenizer.encode(torch.full((1, 3, 16, 20), 0.3)).mode()
+    tokens = tokenizer.encode(torch.full((1, 3, 16, 20), 0.3)).mean
     torch.testing.assert_close(tokens, tokens[:, :1].expand_as(tokens), atol=1e-5, rtol=0)
     strips = tokenizer.decode(torch.randn(1, 1, 6).expand(1, 10, 6)).unflatten(3, (10, WIDTH))
     torch.testing.assert_close(strips, strips[..., :1, :].expand_as(strips), atol=1e-5, rtol=0)
