@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def save(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
     if a weight or an optimizer's state is not finite."""
     states = {name: value for name, value in payload.items() if name != "callbacks"}
     for keys, tensor in tree_flatten_with_path(states)[0]:
-        if isinstance(tensor, Tensor) and not is_finite(tensor):
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
             found = f"{keystr(keys)} is no longer finite, the training has diverged"
             raise UserError(f"{path}: not written: {found}; expected a lower learning rate")
     with replacing(path) as file:
@@ -69,16 +70,16 @@ def save_safetensors(
     end = 0
     for name, pieces in parts.items():
         begin, end = end, end + sum(piece.nbytes for piece in pieces)
+        kind = DTYPES[pieces[0].dtype]
         shape = [sum(map(len, pieces)), *pieces[0].shape[1:]] if pieces[0].ndim else []
-        heading[name] = {"dtype": DTYPES[pieces[0].dtype], "shape": shape}
-        heading[name]["data_offsets"] = [begin, end]
+        heading[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(heading).encode()
     text += b" " * (-len(text) % 8)
     start = struct.pack("<Q", len(text)) + text
     with replacing(path) as file:
         file.write(start)
         checksum = zlib.crc32(start)
-        for piece in (piece for pieces in parts.values() for piece in pieces):
+        for piece in chain.from_iterable(parts.values()):
             data = piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
             checksum = zlib.crc32(data, checksum)
             file.write(data)
@@ -142,7 +143,7 @@ def _verify(path: Path) -> None:
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], source: object) -> None:
     """Load `state` of the file `source`, all names and shapes agreeing and all numbers finite."""
-    bad = [name for name, x in state.items() if isinstance(x, Tensor) and not is_finite(x)]
+    bad = [k for k, x in state.items() if isinstance(x, Tensor) and not x.isfinite().all()]
     if bad:
         raise UserError(f"{source}: not finite: {', '.join(bad)[:SHOWN]}")
     try:
@@ -159,8 +160,3 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no number in `tensor` is infinite or NaN."""
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

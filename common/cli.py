@@ -62,9 +62,13 @@ def read(schema: type[T], flags: argparse.Namespace) -> T:
 
 def given(schema: type, flags: argparse.Namespace) -> dict[str, Any]:
     """The fields of `schema` that flags give, checked, by name."""
-    values = {f.name: getattr(flags, f.name, None) for f in dataclasses.fields(schema)}
-    values = {name: value for name, value in values.items() if value is not None}
-    return config.arguments(schema, values, "--", complete=False)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(schema):
+        value, metadata = getattr(flags, field.name, None), field.metadata
+        if value is not None:
+            flag = f"--{metadata['flag'] or field.name}"
+            values[field.name] = config.convert(value, field.type, metadata, flag)
+    return values
 
 
 def accept_ignored(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:

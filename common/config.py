@@ -114,7 +114,7 @@ def structured(build: Callable[..., T], values: Any, where: str = "", **injected
     """
     if isinstance(build, type) and isinstance(values, build):
         return values  # type: ignore[return-value]
-    given = {**arguments(build, values, where, injected), **injected}
+    given = {**_checked(build, values, where, injected), **injected}
     try:
         return build(**given)
     except UserError as error:  # its own message about a key is told with where that key is
@@ -165,17 +165,11 @@ def find(name: str, where: str) -> Callable[..., Any]:
     return found
 
 
-def arguments(
-    build: Callable[..., Any],
-    values: Any,
-    where: str,
-    injected: Collection[str] = (),
-    complete: bool = True,
+def _checked(
+    build: Callable[..., Any], values: Any, where: str, injected: Collection[str]
 ) -> dict[str, Any]:
-    """`values` as arguments of a dataclass or a function, each checked by its type hint.
-
-    Those `injected` may not be among them; all others without a default must, if `complete`.
-    """
+    """`values` as arguments of `build`, each checked by its type hint: none that are `injected`,
+    and all others without a default."""
     values, (named, others) = _plain(values, where), _parameters(build)
     if not isinstance(values, dict):
         expected = f"expected a mapping with {', '.join(named)}"
@@ -192,8 +186,7 @@ def arguments(
         hint = named[key].annotation if key in named else Any
         checked[key] = convert(value, hint, metadata.get(key, {}), shown[key])
     for name, parameter in named.items():
-        required = complete and parameter.default is parameter.empty and name not in injected
-        if required and name not in values:
+        if parameter.default is parameter.empty and name not in {*values, *injected}:
             raise UserError(f"{shown[name]}: missing")
     return checked
 

@@ -60,7 +60,7 @@ def explain(error: BaseException) -> str | None:
     """What a user needs to know of `error`; None of one that is a mistake of the program."""
     text = str(error) or type(error).__name__
     if isinstance(error, UserError):  # a loader's worker sends it inside its traceback
-        return text.rpartition("UserError: ")[2].strip() if "DataLoader worker" in text else text
+        return text.rpartition("UserError: ")[2].strip()
     if type(error).__module__.startswith("omegaconf."):
         return f"configuration: {text}"
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):

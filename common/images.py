@@ -46,12 +46,8 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("F", "I")):  # which convert() would clip at 255
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        if image.mode.startswith("I"):  # 16 bits a pixel
-            values = values / 257
-        elif values.max() <= 1:  # floats, by custom in [0, 1]
-            values = values * 255
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        values = np.asarray(image) / 257
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

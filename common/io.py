@@ -49,7 +49,7 @@ def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[IO
                 finally:
                     os.close(descriptor)
     except Exception as error:
-        system = None if isinstance(error, UserError) else cause(error)
+        system = cause(error)
         if system is None:
             raise
         raise UserError(refused(system, path)) from error

@@ -19,13 +19,11 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Products and convolutions of float32 without TF32 or autocast, whatever is set outside."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [setting.allow_tf32 for setting in settings]
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
-        for setting in settings:
-            setting.allow_tf32 = False
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.allow_tf32 = value
+        matmul.allow_tf32, cudnn.allow_tf32 = before

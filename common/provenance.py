@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -35,9 +36,8 @@ def describe() -> dict[str, Any]:
 def processor() -> str:
     """The model name of the processor."""
     with suppress(OSError):  # of other systems than Linux
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        if named := re.search(r"model name\s*:(.*)", Path("/proc/cpuinfo").read_text()):
+            return named[1].strip()
     return platform.processor() or platform.machine()
 
 

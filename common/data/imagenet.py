@@ -12,8 +12,6 @@ from common.config import Positive
 from common.data.folders import ImageDataset, list_folder
 from common.errors import UserError
 
-BELOW = Path("autoencoders") / "data"
-
 
 @dataclass(frozen=True)
 class ImageNetConfig:
@@ -38,7 +36,7 @@ class ImageNetTrain(ImageDataset):
         size = config.size or size
         if size is None:
             raise UserError("size: missing; expected the height of the images in pixels")
-        root = Path(config.datadir) / BELOW / self.part / "data"
+        root = Path(config.datadir, "autoencoders", "data", self.part, "data")
         options = {"train": self.train, "random_crop": config.random_crop, **options}
         super().__init__(root, list_folder(root), size=size, **options)
 

@@ -35,8 +35,6 @@ def noise(height, width, seed=0):
         ("CMYK", (255, 0, 0, 0), "x.tif", (0, 255, 255)),
         ("RGB", (200, 40, 90), "x.jpg", (200, 40, 90)),
         ("CMYK", (255, 0, 255, 0), "x.jpg", (0, 255, 0)),  # Adobe's, stored inverted
-        ("F", 0.2, "x.tif", (51, 51, 51)),
-        ("F", 51.0, "x.tif", (51, 51, 51)),
     ],
 )
 def test_every_kind_of_image_becomes_rgb(tmp_path, mode, value, name, expected):
