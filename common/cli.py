@@ -27,12 +27,12 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 def add_flags(parser: argparse.ArgumentParser, schema: type, without: Collection[str] = ()) -> None:
     """Add one flag for each field of the dataclass `schema` but for those `without`, into the
     groups that the fields name; one that is not given is None."""
-    hints = typing.get_type_hints(schema)
     groups: dict[str | None, Any] = {group.title: group for group in parser._action_groups}
     for field in dataclasses.fields(schema):
         if field.name in without:
             continue
-        metadata, hint, default = field.metadata, hints[field.name], field.default
+        metadata, default = field.metadata, field.default
+        hint: Any = field.type
         if type(None) in typing.get_args(hint):
             hint = typing.get_args(hint)[0]
         items = typing.get_args(hint)  # of a list or tuple

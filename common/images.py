@@ -37,23 +37,20 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     try:
         if stat.S_ISFIFO(os.stat(path).st_mode):
             raise ValueError("a pipe, which would be waited for")
-        with Image.open(path) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+        with Image.open(path) as opened:
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            image: Image.Image = opened
+            if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+                values = np.asarray(image) / 257
+                image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                image = Image.alpha_composite(white, image)
+            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except Exception as error:  # damaged files fail in many ways, depending on the decoder
         raise UserError(f"{path}: not a readable image ({error})") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        values = np.asarray(image) / 257
-        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

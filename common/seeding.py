@@ -6,7 +6,6 @@ numbers on every machine, in every process and after every resume.
 
 import hashlib
 import operator
-import random
 from collections.abc import Callable
 
 import numpy as np
@@ -61,10 +60,3 @@ class BatchDraws:
     def _rows(self, draw: Callable, rows: int, shape: tuple[int, ...]) -> torch.Tensor:
         options = {"generator": self.generator, "device": self.generator.device}
         return draw(rows * self.world, *shape, **options)[self.rank :: self.world]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the ambient generators of Python, NumPy and torch (all devices)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common import config, seeding
+from common import config
 from common.config import setting
 from common.data.latents import LatentDataset
 from common.distributed import Process
@@ -152,7 +152,7 @@ def prepare(
 
     known = file.sizes(sizes, channels=channels, classes=len(names))
     loader = training_batches(data, training, process, workers)
-    seeding.seed_everything(training.seed)
+    torch.manual_seed(training.seed)
     model = Generator(known).to(process.device)
     header = {"class_names": names, "tokenizer": about.tokenizer}
     header |= {"token_scale": scale, "std": about.std}

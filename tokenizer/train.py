@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 
-from common import checkpoint, config, provenance, seeding
+from common import checkpoint, config, provenance
 from common.config import Natural, limits, setting
 from common.data.loader import DataModule
 from common.distributed import Process
@@ -114,7 +115,7 @@ def train(
         fit: train; otherwise only build everything, which finds mistakes in the settings.
     """
     with PreemptionHandler(process) as signals:
-        seeding.seed_everything(settings.seed)
+        torch.manual_seed(settings.seed)
         data: DataModule = config.instantiate(settings.data, "data", seed=settings.seed)
         data.setup("fit")
         options, batch = settings.lightning.trainer, data.batch_size * process.world

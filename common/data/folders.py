@@ -25,10 +25,6 @@ from common.seeding import stream
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
 # A line of a list; a suffix says where a path with spaces ends and a label begins.
 ENTRY = re.compile(rf"(.*\.(?:{'|'.join(s[1:] for s in SUFFIXES)}))(?:\s+(\d+))?", re.IGNORECASE)
-MAX_CLASSES = 10**6
-
-# the files of a data set, the class of each, and the names of the classes
-Listing = tuple[Sequence[str], Sequence[int], list[str]]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +37,9 @@ class ImageDataset(Dataset):
     def __init__(
         self,
         source: str | Path,
-        listing: Listing,
+        paths: Sequence[str],
+        labels: Sequence[int],
+        class_names: list[str],
         /,
         size: Positive,
         train: bool = False,
@@ -51,10 +49,10 @@ class ImageDataset(Dataset):
         interpolation: images.Interpolation = "bicubic",
         random_crop: bool | None = None,
     ) -> None:
-        self.source, self.height, self.width = source, size, width or size
+        self.source, self.class_names = source, class_names
+        self.height, self.width = size, width or size
         self.random_crop = train if random_crop is None else random_crop
         self.flip, self.seed, self.interpolation = train and flip, seed, interpolation
-        paths, labels, self.class_names = listing
         # In one block of memory, which forked workers share: of a list of strings each would come
         # to hold a copy, because reading a string counts a reference inside it.
         self.paths, self.labels = np.array(list(map(os.fsencode, paths))), np.asarray(labels)
@@ -99,7 +97,7 @@ class ImageFolder(ImageDataset):
     strings (`10` before `2`)."""
 
     def __init__(self, root: str, **options: Any) -> None:
-        super().__init__(root, list_folder(Path(root)), **options)
+        super().__init__(root, *list_folder(Path(root)), **options)
 
 
 class ImageList(ImageDataset):
@@ -112,11 +110,36 @@ class ImageList(ImageDataset):
     """
 
     def __init__(self, file: str, root: str | None = None, **options: Any) -> None:
-        super().__init__(file, read_list(file, root), **options)
+        try:
+            text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        except OSError as error:
+            raise UserError(refused(error, file)) from None
+        found: list[tuple[str, str | None]] = []
+        for number, line in enumerate(map(str.strip, text.split("\n")), 1):
+            entry = ENTRY.fullmatch(line)
+            if entry is not None:
+                found.append((entry[1] if root is None else entry[1].lstrip("/"), entry[2]))
+            elif line and not line.startswith("#"):
+                expected = "expected the path of an image, and maybe a space and its label"
+                raise UserError(f"{file}: line {number}: found {line!r}, {expected}")
+        folder = os.path.dirname(file) if root is None else root
+        paths = [os.path.join(folder, path) for path, _ in found]
+        if not paths or not os.path.exists(paths[0]):
+            raise UserError(f"{file}: found {paths[:1]}, expected images that are there")
+        labels = [int(label) for _, label in found if label is not None]
+        names = [str(label) for label in range(max(labels, default=-1) + 1)]
+        if not labels:
+            classes = [os.path.dirname(path) or "." for path, _ in found]
+            names = sorted(set(classes))
+            order = {name: label for label, name in enumerate(names)}
+            labels = [order[name] for name in classes]
+        if len(labels) < len(paths):
+            raise UserError(f"{file}: found {len(labels)} labels, expected {len(paths)} or none")
+        super().__init__(file, paths, labels, names, **options)
 
 
-def list_folder(root: Path) -> Listing:
-    """Every image in `root/<class>/**`; see `ImageFolder`."""
+def list_folder(root: Path) -> tuple[list[str], list[int], list[str]]:
+    """Every image in `root/<class>/**`, the class of each, and the names of the classes."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one with a folder for each class")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -144,33 +167,3 @@ def images_below(
             elif kind in SUFFIXES and not entry.name.startswith(".") and entry.is_file():  # no pipe
                 found.append(entry.path)
     return sorted(found)
-
-
-def read_list(file: str | Path, root: str | Path | None = None) -> Listing:
-    """The images that a text file lists, and their classes; see `ImageList`."""
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(refused(error, file)) from None
-    found: list[tuple[str, str | None]] = []
-    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
-        entry = ENTRY.fullmatch(line)
-        if entry is not None:
-            found.append((entry[1] if root is None else entry[1].lstrip("/"), entry[2]))
-        elif line and not line.startswith("#"):
-            expected = "expected the path of an image, and maybe a space and its label from 0 on"
-            raise UserError(f"{file}: line {number}: found {line!r}, {expected}")
-    folder = os.path.dirname(file) if root is None else root
-    paths = [os.path.join(folder, path) for path, _ in found]
-    if not paths or not os.path.exists(paths[0]):
-        raise UserError(f"{file}: found {paths[:1]}, expected images that are there")
-    labels = [int(label) for _, label in found if label is not None]
-    if not labels:
-        classes = [os.path.dirname(path) or "." for path, _ in found]
-        names = sorted(set(classes))
-        order = {name: label for label, name in enumerate(names)}
-        return paths, [order[name] for name in classes], names
-    if len(labels) < len(paths) or max(labels) >= MAX_CLASSES:
-        expected = f"labels below {MAX_CLASSES} in all lines or in none"
-        raise UserError(f"{file}: found {len(labels)} up to {max(labels)}, expected {expected}")
-    return paths, labels, [str(label) for label in range(max(labels) + 1)]

@@ -38,7 +38,7 @@ class ImageNetTrain(ImageDataset):
             raise UserError("size: missing; expected the height of the images in pixels")
         root = Path(config.datadir, "autoencoders", "data", self.part, "data")
         options = {"train": self.train, "random_crop": config.random_crop, **options}
-        super().__init__(root, list_folder(root), size=size, **options)
+        super().__init__(root, *list_folder(root), size=size, **options)
 
 
 class ImageNetValidation(ImageNetTrain):

@@ -56,7 +56,7 @@ def test_a_refusal_of_the_system_names_the_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"w\.pth: cannot be written .* MiB free"):
+    with pytest.raises(UserError, match=r"w\.pth: cannot be written"):
         write_json(tmp_path / "w.pth", {})
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
