@@ -89,12 +89,11 @@ def main() -> None:
             raise UserError(f"-nodes, -ngpu: found {given}, but torchrun started {started}")
         folder, resume, files = locate_run(flags)
         settings = config.structured(Settings, config.load(files, flags.overrides))
-        options = (flags.gpus, flags.weights_dir, flags.train)
-        train(settings, folder, process, resume, *options)
-        last = folder / "checkpoints" / "last.ckpt"
-        if process.is_main:
-            checked = "the configs are sound; nothing was trained (--train False)"
-            print(f"checkpoint: {last}" if flags.train else checked)
+        train(settings, folder, process, resume, flags.gpus, flags.weights_dir, flags.train)
+        if process.is_main and flags.train:
+            print(f"checkpoint: {folder / 'checkpoints' / 'last.ckpt'}")
+        elif process.is_main:
+            print("the configs are sound; nothing was trained (--train False)")
 
 
 if __name__ == "__main__":
