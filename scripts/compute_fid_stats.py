@@ -39,13 +39,12 @@ def main() -> None:
         given = (flags.part, flags.overrides, flags.img_size, flags.crop)
         dataset, about = open_images(flags.images, *given)
         extractor = load_extractor(config.extractor, config.weights_dir, process.device)
-        features, warnings = Evaluator(config, extractor, process).extract(dataset, about)
+        features, about = Evaluator(config, extractor, process).extract(dataset, about)
         if features is not None:
-            record = {**about, "extractor": extractor.about, "warnings": warnings}
-            record["conditions"] = provenance.describe()
+            record = {**about, "extractor": extractor.about, "conditions": provenance.describe()}
             write_statistics(flags.file, features.statistics, record)
             print(f"{about['images']} images, {about['preparation']}: {flags.file}")
-            print("".join(f"warning: {text}\n" for text in warnings), end="")
+            print("".join(f"warning: {text}\n" for text in about["warnings"]), end="")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ spread over the set.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 from common import cli, distributed, provenance
@@ -54,20 +53,17 @@ def main() -> None:
 
         left: dict[str, str] = {}
         for name, key in (("lpips", "vgg16"), ("rfid", "inception")):
-            file, folder = pretrained.FILES[key], pretrained.folder(config.weights_dir)
-            if not pretrained.present(file, folder):
-                hint = f"scripts/download_weights.py {key}"
-                left[name] = f"{file.name} is missing in {folder} ({hint})"
+            file = pretrained.FILES[key]
+            if not pretrained.present(file, config.weights_dir):
+                left[name] = f"{file.name} is missing (scripts/download_weights.py {key})"
         if flags.extractor is not None or config.metrics:
             left.pop("rfid", None)  # asked for
         lpips, extractor = available_lpips(config.weights_dir), None
         if "rfid" not in left:
             extractor = load_extractor(config.extractor, config.weights_dir, process.device)
 
-        start = time.perf_counter()
         loading = {"batch_size": config.metric_bsz, "num_workers": config.metric_workers}
         found = evaluate(tokenizer, crops, process, lpips, extractor, **loading)
-        seconds = time.perf_counter() - start
         figures, warnings = dict(found.means), warnings_of(crops, about, process)
         if not process.is_main:
             return
@@ -86,8 +82,6 @@ def main() -> None:
             "weights": "EMA where the file has them; the mean of the posterior; 8-bit images",
             "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,
             "processes": process.world,
-            "seconds": seconds,
-            "images_per_second": len(crops) / seconds,
             "conditions": provenance.describe(),
         }
         save_comparison(flags.output_dir / "reconstructions.png", tokenizer, crops)

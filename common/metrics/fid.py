@@ -76,19 +76,22 @@ def write_statistics(path: Path, statistics: Statistics, record: dict[str, Any])
 
 def read_statistics(path: str | Path) -> tuple[Statistics, dict[str, Any]]:
     """The statistics in an .npz file, `mu` and `sigma` as ADM's or `mean` and `cov`, and the record
-    of what made them, empty where there is none; a UserError if it is missing, damaged or other."""
+    of what made them, as far as it is known; a UserError if it is missing, damaged or other."""
+    unknown = f"{path} does not say what made it: taken for statistics of Inception"
+    record = {"source": str(path), "warnings": [unknown]}
     try:
         with np.load(path, allow_pickle=False) as file:  # the zip's own checksums are compared
             names = ("mean", "cov") if "cov" in file.files else ("mu", "sigma")
             # ADM's files hold images too, which are not read
             mean, covariance = (torch.from_numpy(file[name]).double() for name in names)
-            record = json.loads(str(file["record"])) if "record" in file.files else {}
+            if "record" in file.files:
+                record = json.loads(str(file["record"]))
+                if not {"images", "source", "extractor", "warnings"} <= record.keys():
+                    raise ValueError("a record that is none")
         if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
             raise ValueError(f"shapes {[*mean.shape]} and {[*covariance.shape]}")
         if not (mean.isfinite().all() and covariance.isfinite().all()):
             raise ValueError("values that are not finite")
-        if record and not {"images", "source", "extractor", "warnings"} <= record.keys():
-            raise ValueError("a record that is none")
         return Statistics.from_covariance(mean, covariance), record
     except Exception as error:  # damaged files fail in many ways
         expected = "expected statistics, .npz with mu [D] and sigma [D, D]"

@@ -6,7 +6,6 @@ All processes take these steps together; the first one gets the record, the othe
     record = evaluator.evaluate(files)
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +17,15 @@ from torch.utils.data import Dataset
 from common.config import setting
 from common.distributed import Process
 from common.errors import UserError, printable
-from common.metrics import extraction, fid
-from common.metrics.extraction import Features
+from common.metrics import fid
+from common.metrics.extraction import (
+    Collector,
+    Features,
+    ImageFiles,
+    image_batches,
+    open_images,
+    warnings_of,
+)
 from common.metrics.features import EXTRACTORS, Extractor, load_extractor
 
 SPLITS, SPLIT_IMAGES = 10, 100  # of the Inception Score: so many, but none of fewer images
@@ -57,21 +63,18 @@ class Evaluator:
     config: MetricConfig
     extractor: Extractor
     process: Process
-    reference: dict[str, Any] | None = None  # plain values: its source, how many images, ...
-    statistics: fid.Statistics | None = None  # of the reference; on the first process
-    warnings: Sequence[str] = ()  # of the reference
+    reference: dict[str, Any] | None = None  # plain values: source, images, warnings, ...
+    statistics: fid.Statistics | None = None  # of the reference, at least on the first process
 
     def evaluate(self, files: Sequence[Path]) -> dict[str, Any] | None:
         """The record of generated images, see `measure`."""
         about = {"source": str(files[0].parent), "images": len(files), "preparation": "as they are"}
-        return self.measure(extraction.ImageFiles(files), about)
+        return self.measure(ImageFiles(files), about)
 
     def measure(self, dataset: Dataset, about: dict[str, Any]) -> dict[str, Any] | None:
         """The record of images of any origin, as `open_images` gives them: figures, and what they
         rest on, plain values."""
-        start = time.perf_counter()
-        features, warnings = self.extract(dataset, about)
-        seconds = time.perf_counter() - start
+        features, about = self.extract(dataset, about)
         if features is None:
             return None
         count, figures = len(dataset), {}
@@ -82,27 +85,30 @@ class Evaluator:
         if self.statistics:
             figures[distance] = fid.frechet_distance(features.statistics, self.statistics)
         figures[score], figures[f"{score}_std"] = fid.inception_score(features.logits, splits)
+        warnings = about.pop("warnings") + (self.reference["warnings"] if self.reference else [])
         return {
             "figures": figures,
-            "not_measured": {} if self.statistics else {"fid": "there is no reference"},
-            "warnings": [*warnings, *self.warnings, *cautions(self.extractor, count)],
+            "not_measured": {} if self.reference else {"fid": "there is no reference"},
+            "warnings": warnings + cautions(self.extractor, count),
             "images": about,
             "reference": self.reference,
             "extractor": self.extractor.about,
             "settings": {"splits": splits, "batch": self.config.metric_bsz},
             "processes": self.process.world,
-            "seconds": seconds,
-            "images_per_second": count / seconds,
         }
 
-    def extract(self, dataset: Dataset, about: dict[str, Any]) -> tuple[Features | None, list[str]]:
-        """Features of all images, on the first process, and warnings of what is odd."""
-        collector, config = extraction.Collector(self.extractor), self.config
+    def extract(
+        self, dataset: Dataset, about: dict[str, Any]
+    ) -> tuple[Features | None, dict[str, Any]]:
+        """Features of all images, on the first process, and what is known of the images, with
+        `warnings` of what is odd."""
+        collector, config = Collector(self.extractor), self.config
         numbers, loading = range(len(dataset)), (config.metric_bsz, config.metric_workers)
-        batches = extraction.image_batches(dataset, numbers, self.process, "features", *loading)
+        batches = image_batches(dataset, numbers, self.process, "features", *loading)
         for these, pixels in batches:
             collector.add(pixels, these)
-        return collector.features(), extraction.warnings_of(dataset, about, self.process)
+        warnings = warnings_of(dataset, about, self.process)
+        return collector.features(), {**about, "warnings": warnings}
 
 
 def cautions(extractor: Extractor, count: int) -> list[str]:
@@ -132,19 +138,15 @@ def open_evaluator(
     if source is None:
         return evaluator
     if not source.endswith(".npz"):
-        images, about = extraction.open_images(source, part, overrides)
-        features, warnings = evaluator.extract(images, about)
-        statistics = features and features.statistics
-        return replace(evaluator, reference=about, warnings=warnings, statistics=statistics)
-    statistics, record = fid.read_statistics(source)
-    by = {"name": "inception", "weights": extractor.about["weights"], **record.get("extractor", {})}
+        features, about = evaluator.extract(*open_images(source, part, overrides))
+        return replace(evaluator, reference=about, statistics=features and features.statistics)
+    statistics, about = fid.read_statistics(source)
+    by = {"name": "inception", "weights": extractor.about["weights"], **about.get("extractor", {})}
     found = (len(statistics.mean), by["name"], by["weights"])
     expected = (extractor.width, extractor.about["name"], extractor.about["weights"])
     if found != expected:
         raise UserError(f"{source}: found features, extractor, weights {found}, not {expected}")
-    unknown = f"{source} does not say what made it: taken for statistics of Inception"
-    warnings, about = record.get("warnings", [unknown]), {"source": source, **record}
-    return replace(evaluator, reference=about, warnings=warnings, statistics=statistics)
+    return replace(evaluator, reference=about, statistics=statistics)
 
 
 def table(record: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ def test_figures_are_those_of_torch_fidelity_with_all_conditions(image_folders, 
     assert record["images"]["source"] == one
     assert record["images"]["images"] == record["reference"]["images"] == 9
     assert record["extractor"]["name"] == "random:0" and record["settings"]["splits"] == 1
-    assert record["conditions"]["torch"] and record["images_per_second"] > 0
+    assert record["conditions"]["torch"]
     assert not any("fid" in name for name in record["figures"])
 
     checkpoint.save(tmp_path / "random.pth", random_weights(0))

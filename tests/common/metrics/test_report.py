@@ -77,7 +77,7 @@ def test_statistics_survive_the_file(folder, tmp_path):
         with pytest.raises(UserError, match=r"s\.npz"):
             evaluator(tmp_path / "s.npz", other)
     np.savez(tmp_path / "adm.npz", mu=np.ones(4), sigma=np.eye(4))  # of unknown origin
-    assert evaluator(tmp_path / "adm.npz").warnings
+    assert evaluator(tmp_path / "adm.npz").reference["warnings"]
     with pytest.raises(UserError, match=r"adm\.npz"):
         evaluator(tmp_path / "adm.npz", Means(width=5))
 
@@ -142,9 +142,8 @@ def test_crops(folder, tmp_path):
 def measured(process, folders):
     one, other = map(open_images, folders)
     found = Evaluator(MetricConfig(splits=2, metric_bsz=2), Means(), process)
-    features, _ = found.extract(*other)
-    statistics = features and features.statistics
-    found = replace(found, reference=other[1], statistics=statistics)
+    features, about = found.extract(*other)
+    found = replace(found, reference=about, statistics=features and features.statistics)
     return found.measure(*one)
 
 
