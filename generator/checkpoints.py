@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +119,6 @@ class LoadedGenerator:
     tokenizer: str | None = None  # its fingerprint
     token_scale: float | None = None
     columns: int = COLUMNS  # of an image
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A short name of the weights; to be asked for before they are packed for sampling."""
-        return checkpoint.weights_hash(self.model.state_dict())
 
     def check_tokenizer(self, fingerprint: str) -> None:
         """Refuse a tokenizer other than the one that the checkpoint names, if it does."""

@@ -32,9 +32,7 @@ class ImageConfig:
     """Which images, and what reads them."""
 
     config_path: str | None = setting(None, "YAML file with the tokenizer, and maybe data")
-    data_path: str | None = setting(
-        None, "folder of class folders of images (default: data.params.train of --config_path)"
-    )
+    data_path: str | None = setting(None, "folder of class folders (default: data.params.train)")
     img_size: int | None = setting(None, "width of these images (default: their height)", min=1)
     interpolation: str = setting(
         "bicubic", "resizing; released: pil_bilinear", choices=get_args(images.Interpolation)
@@ -48,20 +46,19 @@ def image_data(
 ) -> Dataset:
     """Images of `data_path`, with random crops and flips if `train`, or of `data.params.train` in
     `config_path` with `overrides`; of the height and whole columns `of` a tokenizer or header."""
-    height, column_width = of.height, of.column_width
+    height, column_width, where = of.height, of.column_width, "data.params.train"
     if given.data_path:
-        where, size = "--img_size", (height, given.img_size or height)
-        how = {"seed": seed, "width": size[1], "interpolation": given.interpolation}
+        where, width = "--img_size", given.img_size or height
+        how = {"seed": seed, "width": width, "interpolation": given.interpolation}
         dataset: Dataset = ImageFolder(given.data_path, size=height, train=train, **how)
     elif given.img_size:
         raise UserError("--img_size: given without --data_path, whose images it is the width of")
     else:
-        where = "data.params.train"
         node = given.config_path and OmegaConf.select(load(given.config_path, overrides), where)
         if node is None:
             raise UserError(f"--data_path: not given, and --config_path has no {where} either")
         dataset = instantiate(node, where)
-        size = tuple(dataset[0][0].shape[1:])
+    size = dataset[0][0].shape[1:]
     if size[0] != height or size[1] % column_width or size[1] < 2 * column_width:
         expected = f"{height} x n·{column_width}, n ≥ 2"
         raise UserError(f"{where}: found {size[0]} x {size[1]} pixels, expected {expected}")

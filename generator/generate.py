@@ -149,11 +149,9 @@ def redraw(
     """Tokens [B, L, C] of `generate_tokens` in which single columns are replaced, [B, C] by their
     number (None samples the column), and all later ones follow from them."""
     length = tokens.shape[1]
-    if not replaced:
-        return tokens
-    if not 0 <= min(replaced) <= max(replaced) < length:
+    if not set(replaced) <= set(range(length)):
         raise UserError(f"replaced columns: found {sorted(replaced)}, expected 0 … {length - 1}")
-    given = dict(numbered(tokens[:, : min(replaced)]))
+    given = dict(numbered(tokens[:, : min(replaced, default=length)]))
     given |= {column: token for column, token in replaced.items() if token is not None}
     return generate_tokens(generator, labels, replace(config, columns=length), None, given)
 

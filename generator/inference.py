@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from common import provenance
 from common.errors import UserError
-from generator.heads.flow import FlowHead, TimeEmbedding
+from generator.heads.flow import TimeEmbedding
 from generator.model import Generator
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -59,7 +59,15 @@ def prepare(model: Generator, precision: str = "fp32", compile: bool = False) ->
     if packs or half:
         _replace_linears(model, dtype, packs)
     if compile:
-        _compile(model.head, "reduce-overhead" if kind == "cuda" else None)
+        mode = "reduce-overhead" if kind == "cuda" else None
+        compiled = torch.compile(model.head.modulated, mode=mode)
+
+        def modulated(x: Tensor, modulations: list[Tensor]) -> Tensor:
+            # a CUDA graph writes every velocity to the same place, and solvers hold the last one
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(x, modulations).clone()
+
+        model.head.modulated = modulated  # type: ignore[method-assign]
     return model
 
 
@@ -81,14 +89,3 @@ def _replace_linears(module: nn.Module, dtype: torch.dtype, packed: bool) -> Non
             setattr(module, name, InferenceLinear(child, dtype, packed))
         elif not isinstance(child, TimeEmbedding):
             _replace_linears(child, dtype, packed)
-
-
-def _compile(head: FlowHead, mode: str | None) -> None:
-    compiled = torch.compile(head.modulated, mode=mode)
-
-    def modulated(x: Tensor, modulations: list[Tensor]) -> Tensor:
-        # a CUDA graph writes every velocity to the same place, and solvers hold the last one
-        torch.compiler.cudagraph_mark_step_begin()
-        return compiled(x, modulations).clone()
-
-    head.modulated = modulated  # type: ignore[method-assign]

@@ -33,25 +33,19 @@ from generator.model import Generator
 from generator.sampling import SampleConfig
 from generator.trainer import LAST, Trainer
 
-NOT_KEPT = ("output_dir", "resume", "ckpt")  # settings that config.yaml does not have
-
-_data, _machine = (partial(setting, group=g) for g in ("tokenizer and data", "machine and files"))
-
 
 @dataclass(frozen=True)
 class RunConfig(ImageConfig):
     """Data, machine and files of a training."""
 
-    vae_norm: float | None = _data(None, "scale of the tokens (default: the tokenizer's)", above=0)
-    use_cached: bool = _data(False, "train on cached tokens")
-    cached_path: str | None = _data(None, "cached tokens, of scripts/cache_latents.py")
-    eval_path: str | None = _data(
-        None, "images or tokens, as trained, of --eval_freq (default: those)"
-    )
-    output_dir: str | None = _machine(None, "folder of the run (default: --resume)")
-    log_dir: str | None = _machine(None, "folder of its logs (default: --output_dir)")
-    resume: str | None = _machine(None, "folder of the checkpoint to go on from")
-    ckpt: str = _machine(LAST, "name of the checkpoint in --resume")
+    vae_norm: float | None = setting(None, "tokens' scale (default: the tokenizer's)", above=0)
+    use_cached: bool = setting(False, "train on cached tokens")
+    cached_path: str | None = setting(None, "cached tokens, of scripts/cache_latents.py")
+    eval_path: str | None = setting(None, "images or tokens of --eval_freq (default: those)")
+    output_dir: str | None = setting(None, "folder of the run (default: --resume)")
+    log_dir: str | None = setting(None, "folder of its logs (default: --output_dir)")
+    resume: str | None = setting(None, "folder of the checkpoint to go on from")
+    ckpt: str = setting(LAST, "name of the checkpoint in --resume")
 
     def __post_init__(self) -> None:
         if not (self.output_dir or self.resume):
@@ -177,5 +171,6 @@ def keep_settings(folder: Path, overrides: Sequence[str], *parts: Any) -> None:
     for part in parts:
         for field in fields(part):
             values[field.metadata["flag"] or field.name] = getattr(part, field.name)
-    kept = {k: v for k, v in values.items() if v not in (None, []) and k not in NOT_KEPT}
+    own = ("output_dir", "resume", "ckpt")  # of this run alone
+    kept = {k: v for k, v in values.items() if v not in (None, []) and k not in own}
     config.save(kept, folder / "config.yaml")

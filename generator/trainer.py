@@ -137,17 +137,18 @@ class Trainer:
         self._plot()
 
     def _run_epoch(self, signals: PreemptionHandler) -> None:
-        """The rest of an epoch, or less if training ends in it."""
+        """The rest of an epoch, or less if training ends in it, by itself or by a signal."""
+        config = self.config
         self.loader.sampler.resume(self.epoch, self.epoch_updates)
         loaded = iter(self.loader)
         for _ in range(self.updates_an_epoch - self.epoch_updates):
             rate = self.schedule.rate(self.epoch + self.epoch_updates / self.updates_an_epoch)
-            batches = list(islice(loaded, self.config.accumulate))
+            batches = list(islice(loaded, config.accumulate))
             losses, norm = self.train_step(batches, rate)
             self.epoch_updates += 1
             self.bar.update()
             ended = self.epoch_updates == self.updates_an_epoch
-            logged = ended or self.finished or self.step % self.config.log_freq == 0
+            logged = ended or self.finished or self.step % config.log_freq == 0
             if logged:
                 self._log_step(losses, norm, rate)
             if ended:
@@ -155,7 +156,14 @@ class Trainer:
                 self._end_epoch()
             if self.finished:
                 return
-            self._attend(signals, logged)
+            # several GPUs agree on signals where they wait for each other anyway
+            agreed = logged or self.process.world == 1 or self.process.device.type == "cpu"
+            asked, leave = signals.requested() if agreed else (False, 0)
+            if asked or (config.save_steps and self.step % config.save_steps == 0):
+                self.save(LAST)
+            if leave:
+                stands = f"{self.folder / LAST} stands after {self.step} updates"
+                raise Preempted(leave, f"{stands}; --resume goes on")
 
     def train_step(self, batches: Sequence[Any], rate: float) -> tuple[ColumnLosses, Tensor]:
         """Update number `step` (0 first); losses by column, and the gradient norm, not clipped."""
@@ -250,18 +258,6 @@ class Trainer:
     def _plot(self) -> None:
         if self.process.is_main:
             save_column_curves(self.log_folder / "metrics.csv", self.folder / "columns.png")
-
-    def _attend(self, signals: PreemptionHandler, logged: bool) -> None:
-        """Write the checkpoint that is due after an update, or asked for by a signal; several GPUs
-        agree on signals where they wait for each other anyway, when the log is written."""
-        agreed = logged or self.process.world == 1 or self.process.device.type == "cpu"
-        asked, leave = signals.requested() if agreed else (False, 0)
-        every = self.config.save_steps
-        if asked or (every and self.step % every == 0):
-            self.save(LAST)
-        if leave:
-            stands = f"{self.folder / LAST} stands after {self.step} updates"
-            raise Preempted(leave, f"{stands}; --resume goes on")
 
     def save(self, name: str) -> None:
         """Write the whole state to `folder / name`, as `GeneratorFile` lists it."""

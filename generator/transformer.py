@@ -50,20 +50,19 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.proj_dropout = nn.Dropout(proj_dropout)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, L, D] → queries, keys and values, each [B, N, L, d], not rotated."""
+    def forward(
+        self, x: Tensor, rotation: Tensor, mask: Tensor | None, past: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """x [B, L, D], the last L of M columns → [B, L, D], and the keys and values of all M,
+        [B, N, M, d], not rotated. `past` are those of the columns before, mask is [L, M], and a
+        shift of all M positions, whose `rotation` is given, changes nothing."""
         q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b n l d", three=3, n=self.heads)
-        return q, k, v
-
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rotation: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """The last L of M columns, [B, L, D], from q [B, N, L, d], k and v [B, N, M, d], mask
-        [L, M] and the `rotation` of all M; a shift of their positions changes nothing."""
-        q, k = rotate(q, rotation[:, -q.shape[2] :]), rotate(k, rotation)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        q, turned = rotate(q, rotation[:, -q.shape[2] :]), rotate(k, rotation)
         dropout = self.attn_dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)")))
+        x = F.scaled_dot_product_attention(q, turned, v, attn_mask=mask, dropout_p=dropout)
+        return self.proj_dropout(self.proj(rearrange(x, "b n l d -> b l (n d)"))), (k, v)
 
 
 class CrossAttention(nn.Module):
@@ -129,15 +128,13 @@ class Layer(nn.Module):
         mask: Tensor | None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """The next L columns [B, L, D] after earlier ones whose keys and values are `past`, and the
-        keys and values of all M, [B, N, M, d], not rotated: a long run needs no large positions.
-        `rotations` are of M columns and of L queries to the context, mask is [L, M]."""
-        q, k, v = self.attention.project(self.norm1(x))
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        x = x + self.attention.attend(q, k, v, rotations.columns, mask)  # [B, L, D]
+        """The next L columns [B, L, D], and the keys and values of all M so far; `past`, those of
+        earlier ones, are not rotated: a long run needs no large positions. `rotations` are of M
+        columns and of L queries to the context, mask is [L, M]."""
+        y, keys_values = self.attention(self.norm1(x), rotations.columns, mask, past)
+        x = x + y  # [B, L, D]
         x = x + self.cross_attention(self.cross_norm(x), context, rotations.context)
-        return x + self.mlp(self.norm2(x)), (k, v)
+        return x + self.mlp(self.norm2(x)), keys_values
 
 
 @dataclass(frozen=True)

@@ -30,25 +30,23 @@ from tokenizer.checkpoints import load_on_all, load_tokenizer
 
 TRAINING = (RunConfig, TrainConfig)  # whose flags are taken, and ignored
 
-_models, _images, _speed = (partial(setting, group=g) for g in ("models", "images", "speed"))
-
 
 @dataclass(frozen=True)
 class EvalConfig:
-    resume: str = _models(help="folder of the generator's checkpoint")
-    config_path: str = _models(help="YAML file with the tokenizer (model.params.ckpt_path)")
-    output_dir: str = _images(help="folder for images and settings")
-    ckpt: str = _models("checkpoint-last.pth", "name of the checkpoint in --resume")
-    raw: bool = _models(False, "raw weights rather than their average")
-    vae_norm: float | None = _models(None, "scale of the tokens (default: as trained)", above=0)
-    num_images: int = _images(64, "number of images", min=1)
-    labels: str = _images("balanced", "classes: balanced, random, or taken in turn: 3,7-9")
-    prefix_image: str | None = _images(None, "image that all images continue")
-    prefix_side: str = _images("right", "side on which they do", choices=("right", "left"))
-    eval_bsz: int = _speed(64, "images of one batch of a process", min=1)
-    device: str = _speed("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = _speed("fp32", "precision of matrix products", choices=PRECISIONS)
-    compile: bool = _speed(False, "compile the flow head, on GPUs into a CUDA graph")
+    resume: str = setting(help="folder of the generator's checkpoint")
+    config_path: str = setting(help="YAML file with the tokenizer (model.params.ckpt_path)")
+    output_dir: str = setting(help="folder for images and settings")
+    ckpt: str = setting("checkpoint-last.pth", "name of the checkpoint in --resume")
+    raw: bool = setting(False, "raw weights rather than their average")
+    vae_norm: float | None = setting(None, "scale of the tokens (default: as trained)", above=0)
+    num_images: int = setting(64, "number of images", min=1)
+    labels: str = setting("balanced", "classes: balanced, random, or taken in turn: 3,7-9")
+    prefix_image: str | None = setting(None, "image that all images continue")
+    prefix_side: str = setting("right", "side on which they do", choices=("right", "left"))
+    eval_bsz: int = setting(64, "images of one batch of a process", min=1)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = setting("fp32", "precision of matrix products", choices=PRECISIONS)
+    compile: bool = setting(False, "compile the flow head, on GPUs into a CUDA graph")
 
 
 def main() -> None:
@@ -83,7 +81,7 @@ def main() -> None:
         classes, side = len(loaded.class_names), given.prefix_side
         labels = generate.image_labels(given.labels, classes, config.seed, given.num_images)
         settings = {
-            "generator": process.is_main and loaded.fingerprint,
+            "generator": process.is_main and weights_hash(loaded.model.state_dict()),
             "tokenizer": fingerprint,
             "token_scale": float(tokenizer.token_scale),
             "precision": given.precision,

@@ -27,7 +27,7 @@ def test_self_attention_by_hand():
     """Two heads, each a softmax of scaled products over what the mask shows."""
     attention = SelfAttention(8, 2, 0.0, 0.0).eval()
     x, turn, mask = torch.randn(1, 5, 8), rotation(torch.arange(5), 4), ColumnLayout(2).mask(5)
-    q, k, v = attention.project(x)
+    q, k, v = attention.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
     q, k = rotate(q, turn), rotate(k, turn)
     assert q.shape == (1, 2, 5, 4)
     expected = torch.zeros(1, 5, 8)
@@ -36,6 +36,4 @@ def test_self_attention_by_hand():
             seen = slice(max(0, i - 2), i + 1)
             weights = (k[0, head, seen] @ q[0, head, i] / 2).softmax(0)
             expected[0, i, 4 * head : 4 * head + 4] = weights @ v[0, head, seen]
-    torch.testing.assert_close(
-        attention.attend(*attention.project(x), turn, mask), attention.proj(expected)
-    )
+    torch.testing.assert_close(attention(x, turn, mask)[0], attention.proj(expected))
