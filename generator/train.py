@@ -148,7 +148,7 @@ def prepare(
     loader = training_batches(data, training, process, workers)
     torch.manual_seed(training.seed)
     model = Generator(known).to(process.device)
-    header = {"class_names": names, "tokenizer": about.tokenizer}
+    header: dict[str, Any] = {"class_names": names, "tokenizer": about.tokenizer}
     header |= {"token_scale": scale, "std": about.std}
     records: Any = {"folder": run.folder, "log_folder": Path(run.log_dir or run.folder)}
     records |= {"held_out": held_out, "preview": preview}
