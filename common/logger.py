@@ -48,10 +48,8 @@ def read_rows(path: Path) -> list[list[str]]:
     return [row for row in rows if len(row) == 3 and row[0].isdecimal()]
 
 
-def progress_bar(
-    total: int, name: str, unit: str, shown: bool, initial: int = 0, passing: bool = False
-) -> tqdm:
-    """A progress bar, which changes rarely in a file; a `passing` one leaves nothing behind."""
+def progress_bar(total: int, name: str, unit: str, shown: bool, initial: int = 0) -> tqdm:
+    """A progress bar, which changes rarely in a file."""
     look: dict[str, Any] = {"mininterval": 0.1 if sys.stderr.isatty() else 10}
     look |= {"unit": unit, "dynamic_ncols": True}
-    return tqdm(None, name, total, not passing, initial=initial, disable=not shown, **look)
+    return tqdm(None, name, total, initial=initial, disable=not shown, **look)

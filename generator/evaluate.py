@@ -21,8 +21,6 @@ from generator.model import Generator
 from generator.objective import Draws, token_losses
 from generator.sampling import SampleConfig
 
-PREVIEWED = 16  # samples of one preview
-
 
 class ColumnLosses:
     """The mean loss of each of L columns over all batches that are added, on all processes."""
@@ -83,7 +81,7 @@ def evaluate(
 
 
 def save_preview(model: Generator, path: Path, tokenizer: Tokenizer, config: SampleConfig) -> None:
-    """Write a grid of samples of all classes in turn, from the same noise every time."""
-    labels = [k % model.config.classes for k in range(PREVIEWED)]
+    """Write 16 samples, of all classes in turn, from the same noise every time."""
+    labels = [k % model.config.classes for k in range(16)]
     found = list(generate(LoadedGenerator(model, []), tokenizer, labels, config))
-    images.save_grid(path, torch.stack(found), columns=round(PREVIEWED**0.5))
+    images.save_grid(path, torch.stack(found), columns=4)

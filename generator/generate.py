@@ -54,23 +54,22 @@ def decode_strips(
     are there, with or without an end; an image of one tile is decoded whole, as released."""
     width, size, overlap = tokenizer.column_width, config.decode_columns, config.decode_overlap
     held: deque[Tensor] = deque(maxlen=size)
-    waiting = 0  # columns that are in no tile yet
+    waiting = 0  # columns that are not out yet
     tail: Tensor | None = None  # the end of the last tile, over which the next one fades in
     for token in columns:
         held.append(token)
         waiting += 1
-        if waiting == size - (0 if tail is None else overlap):
+        if waiting == size:
             pixels = _fade(tail, tokenizer.decode_tokens(torch.stack(tuple(held), dim=1)))
             end = pixels.shape[3] - overlap * width
-            tail, waiting = pixels[..., end:], 0
+            tail, waiting = pixels[..., end:], overlap
             yield pixels[..., :end]
-    if waiting:
-        # The last tile is as wide as the others, and begins with columns that are done already.
-        pixels = tokenizer.decode_tokens(torch.stack(tuple(held), dim=1))
-        new = waiting + (0 if tail is None else overlap)
-        yield _fade(tail, pixels[..., -new * width :])
-    elif tail is not None:
+    if tail is not None and waiting == overlap:
         yield tail
+    else:
+        # The last tile is as wide as the others, and begins with columns that are out already.
+        pixels = tokenizer.decode_tokens(torch.stack(tuple(held), dim=1))
+        yield _fade(tail, pixels[..., -waiting * width :])
 
 
 def _fade(tail: Tensor | None, pixels: Tensor) -> Tensor:

@@ -67,12 +67,11 @@ def find_source(run: RunConfig) -> Path | None:
     if last.exists() and not (same and run.ckpt == LAST):
         expected = f"--resume {run.folder} to go on from it, or another folder"
         raise UserError(f"--output_dir: {last} is there already; expected {expected}")
-    kept = list(here.parent.glob("checkpoint-ckpt-*.pth"))
-    if run.resume is None or (run.output_dir and same and not here.exists() and not kept):
-        return None
+    kept = here.parent.glob("checkpoint-ckpt-*.pth")
     if here.name == LAST and not here.exists():
         here = max(kept, key=lambda path: int(path.stem.rpartition("-")[2]), default=here)
-    return here
+    begins = run.resume is None or (run.output_dir and same and not here.exists())
+    return None if begins else here
 
 
 def settings(given: Mapping[str, Any], old: TrainConfig | None) -> tuple[TrainConfig, list[str]]:

@@ -44,12 +44,10 @@ def main() -> None:
     sizes = SIZES.get(flags.model, {}) | cli.given(GeneratorConfig, flags)
     overrides = [*flags.kept, *flags.overrides]
     load = partial(load_tokenizer, run.config_path, overrides, run.vae_norm)
-    training = cli.given(TrainConfig, flags)
+    given = cli.given(TrainConfig, flags)
     with distributed.launch(run.device) as process:
         opened = partial(load_on_all, process, load)
-        trainer, notes = prepare(
-            run, sizes, training, sampled, overrides, process, opened, Posterior
-        )
+        trainer, notes = prepare(run, sizes, given, sampled, overrides, process, opened, Posterior)
         if trainer.finished:
             notes.append(f"nothing is left to do after {trainer.step} updates of --epochs")
         elif process.is_main:
