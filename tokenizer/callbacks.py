@@ -21,8 +21,8 @@ class RunFolder(pl.Callback):
 
     After each epoch: validation with EMA weights (`logs/metrics.csv`, `images/step_*.png`), then
     `checkpoints/best.ckpt` if its PSNR is the highest, and `last.ckpt`; a run that is killed before
-    that makes up for all of it after the resume. Between two updates: `last.ckpt` every so often,
-    and when a signal asks for it. A validation is not cut short by one.
+    that does all of it again. Between two updates: `last.ckpt` every so often, and when a signal
+    asks for it; a validation is finished first.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class RunFolder(pl.Callback):
             save_comparison(path, tokenizer, dataset)
         module.tokenizer.train()
         improved = values["psnr"] > self.progress["best"]
-        self.progress["best"] = max(values["psnr"], self.progress["best"])
+        if improved:
+            self.progress["best"] = values["psnr"]
         return improved
 
     def _attend(self, due: bool = False) -> None:

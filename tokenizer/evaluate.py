@@ -1,6 +1,5 @@
 """Evaluation over a data set: fidelity of reconstructions, and the scale of tokens."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +82,7 @@ class Evaluation(NamedTuple):
     fake: Features | None = None  # of their reconstructions
 
 
-def available_lpips(weights_dir: str | os.PathLike[str] | None) -> LPIPS | None:
+def available_lpips(weights_dir: str | None) -> LPIPS | None:
     """LPIPS where its network is at hand."""
     there = pretrained.present(pretrained.FILES["vgg16"], weights_dir)
     return LPIPS(weights_dir) if there else None
