@@ -45,7 +45,8 @@ from tokenizer.posterior import Posterior
 from tokenizer.train import Settings, build_module
 
 RELEASED = provenance.REPOSITORY / "configs" / "second_stage" / "tokenizer_config.yaml"
-CHANNELS, CLASSES, PLAIN_COLUMNS, UPDATES = 256, 1000, 16, 10
+CHANNELS, CLASSES, PLAIN_COLUMNS = 256, 1000, 16
+SECONDS, UPDATES = 5.0, 10  # of a measurement
 QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 Row = dict[str, Any]
 
@@ -70,17 +71,17 @@ def rates(count: int, times: list[float]) -> Row:
     return {"per_s": statistics.median(found), "slowest": min(found), "fastest": max(found)}
 
 
-def rate(call: Callable[[], Any], count: int, seconds: float) -> Row:
-    """How many a second, when a call makes `count`, measured for so many seconds."""
+def rate(call: Callable[[], Any], count: int) -> Row:
+    """How many a second, when a call makes `count`."""
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    return rates(count, timer.blocked_autorange(min_run_time=seconds).times)
+    return rates(count, timer.blocked_autorange(min_run_time=SECONDS).times)
 
 
 def matmul_rate(device: torch.device, bf16: bool) -> float:
     """FLOP/s of a large product of square matrices."""
     side, kind = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if bf16 else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-    return 2 * side**3 * rate(lambda: a @ b, 1, 1.0)["fastest"]
+    return 2 * side**3 * rate(lambda: a @ b, 1)["fastest"]
 
 
 def random_generator(name: str, channels: int) -> Generator:
@@ -167,7 +168,7 @@ def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
         with FlopCounterMode(display=False) as counter:
             update()
         flops = counter.get_total_flops() / trainer.images_an_update
-        found = rate(update, trainer.images_an_update, flags.seconds)
+        found = rate(update, trainer.images_an_update)
         share = {"flops_an_image": flops, "share_of_peak": flops * found["per_s"] / peak}
         yield {"model": name, "tokens": kind, **found, "memory": memory(device), **share}
 
@@ -208,11 +209,12 @@ def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
         read = itertools.chain.from_iterable(itertools.repeat(data.train_dataloader())).__next__
         for _ in range(2 * workers):  # what they have read ahead
             read()
-        yield {"workers": workers, **rate(read, flags.batch_size, flags.seconds)}
+        yield {"workers": workers, **rate(read, flags.batch_size)}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.new_parser(__doc__)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     commands = parser.add_subparsers(required=True)
     subs = {}
     for run in (sampling, training, tokenizer, loading):
@@ -220,8 +222,6 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         sub.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
-        if run in (training, loading):
-            sub.add_argument("--seconds", type=float, default=5, help="for each figure")
     add = subs[sampling].add_argument
     add("--model", nargs="+", default=["small_model"], choices=SIZES, help="named sizes")
     add("--batch", nargs="+", type=int, default=[1, 8], help="images at once")
@@ -247,8 +247,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     flags = build_parser().parse_args()
-    if flags.allow_foreign_targets:
-        config.allow_foreign_targets()
     settings = {k: str(v) for k, v in vars(flags).items() if k != "run"}
     rows: list[Row] = []
     record = {"settings": settings, "rows": rows, "conditions": provenance.describe()}
