@@ -61,7 +61,7 @@ def test_a_wrong_value_is_seen(files, tmp_path, kind, name, affected, value):
         ("generator", lambda t, m: m.update(config="{}"), "embed_dim"),
         ("generator", lambda t, m: t.pop("head_t"), "head_t"),
         ("tokenizer", lambda t, m: t.update(kl=torch.zeros(5)), "kl"),
-        ("tokenizer", lambda t, m: m.update(config='{"ddconfig": {}}'), "embed_dim"),
+        ("tokenizer", lambda t, m: m.update(config='{"ddconfig": {}}'), "ddconfig.*missing"),
     ],
 )
 def test_foreign_files_are_named(files, tmp_path, kind, change, message):
