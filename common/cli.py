@@ -45,8 +45,6 @@ def add_flags(parser: argparse.ArgumentParser, schema: type, without: Collection
         options: dict[str, Any] = {"metavar": shown, "nargs": "+" if items else None}
         if hint is bool:
             options = {"action": argparse.BooleanOptionalAction}
-        if "bare" in metadata:
-            options |= {"nargs": "?", "const": metadata["bare"]}
         title = metadata.get("group")
         if title and title not in groups:
             groups[title] = parser.add_argument_group(title)
@@ -62,13 +60,12 @@ def read(schema: type[T], flags: argparse.Namespace) -> T:
 
 def given(schema: type, flags: argparse.Namespace) -> dict[str, Any]:
     """The fields of `schema` that flags give, checked, by name."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(schema):
-        value, metadata = getattr(flags, field.name, None), field.metadata
-        if value is not None:
-            flag = f"--{metadata['flag'] or field.name}"
-            values[field.name] = config.convert(value, field.type, metadata, flag)
-    return values
+    values = {field: getattr(flags, field.name, None) for field in dataclasses.fields(schema)}
+    return {
+        f.name: config.convert(value, f.type, f.metadata, f"--{f.metadata['flag'] or f.name}")
+        for f, value in values.items()
+        if value is not None
+    }
 
 
 def accept_ignored(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:

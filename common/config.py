@@ -80,9 +80,8 @@ def load(paths: Paths, overrides: Sequence[str] = ()) -> DictConfig:
 
 def save(config: DictConfig | Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write `config` as YAML with all its references resolved, whole or not at all."""
-    text = OmegaConf.to_yaml(OmegaConf.create(_plain(config, "config")))
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(OmegaConf.to_yaml(OmegaConf.create(_plain(config, "config"))).encode())
 
 
 class limits(dict[str, Any]):
@@ -99,8 +98,7 @@ Fraction = typing.Annotated[float, limits(min=0, max=1)]
 
 def setting(default: Any = dataclasses.MISSING, help: str = "", **more: Any) -> Any:
     """A field of a schema, with its bounds (see `limits`), and of its flag the `help`, the name
-    (`flag`, if not the field's), another one (`alias`), the value without an argument (`bare`),
-    and the `group` in `--help`. Without a default it must be given."""
+    (`flag`, if not the field's), another one (`alias`), and the `group` in `--help`."""
     return dataclasses.field(default=default, metadata={"help": help, "flag": None, **more})
 
 
@@ -122,21 +120,17 @@ def structured(build: Callable[..., T], values: Any, where: str = "", **injected
         raise UserError(_join(where, str(error)) if key in given else str(error)) from None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Node:
-    target: str
-    params: dict[str, Any] | None = None
+def _node(target: str, params: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    return target, params or {}
 
 
 def instantiate(node: Mapping[str, Any] | DictConfig, where: str, **injected: Any) -> Any:
     """Build the object that a `{target: dotted.name, params: {...}}` node describes, whose
     dotted key is `where`; for `injected` see `structured`."""
-    described = structured(_Node, node, where)
-    params = described.params or {}
-    if described.target.startswith("tokenizer.data.imagenet."):  # as released: OpenCV's
+    target, params = structured(_node, node, where)
+    if target.startswith("tokenizer.data.imagenet."):  # as released: OpenCV's
         params = {"interpolation": "cv2_bilinear", **params}
-    build = find(described.target, f"{where}.target")
-    return structured(build, params, f"{where}.params", **injected)
+    return structured(find(target, f"{where}.target"), params, f"{where}.params", **injected)
 
 
 def allow_foreign_targets() -> None:

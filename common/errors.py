@@ -20,7 +20,6 @@ class Preempted(BaseException):
     """The program was asked to leave by the signal `number`; `saved` says what of it is safe."""
 
     def __init__(self, number: int, saved: str = "") -> None:
-        super().__init__(number, saved)
         self.number, self.saved = number, saved
 
 

@@ -4,7 +4,6 @@
 """
 
 import os
-import stat
 from collections.abc import Iterable
 from typing import Literal
 
@@ -35,8 +34,8 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image of any common kind as upright RGB; transparency becomes white."""
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            raise ValueError("a pipe, which would be waited for")
+        if not os.path.isfile(path):
+            raise ValueError("no such file, or a pipe")
         with Image.open(path) as opened:
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
@@ -74,8 +73,7 @@ def resize_to_cover(
     if size == pixels.shape[1:]:
         return pixels
     if size[0] * size[1] > MAX_PIXELS:
-        found = f"{image.height} x {image.width}"
-        raise UserError(f"an image of {found} pixels: too narrow to be resized to {height}")
+        raise UserError(f"{image.height} x {image.width} pixels: too narrow to be resized")
     mode, filtered = interpolation.rpartition("_")[2], interpolation != "cv2_bilinear"
     return interpolate(pixels[None], size, mode=mode, antialias=filtered)[0]
 
@@ -113,8 +111,7 @@ def save_grid(path: str | os.PathLike[str], images: torch.Tensor, columns: int) 
     """Write `images` [N, 3, H, W], uint8 or float in [-1, 1], as one PNG, `columns` in a row."""
     from torchvision.utils import make_grid  # takes seconds, which few programs need to spend
 
-    images = to_uint8(images)
-    save_image(path, make_grid(images, min(columns, len(images)), pad_value=255))
+    save_image(path, make_grid(to_uint8(images), min(columns, len(images)), pad_value=255))
 
 
 def save_gif(path: str | os.PathLike[str], frames: Iterable[torch.Tensor], ms: int) -> None:

@@ -57,12 +57,11 @@ def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[IO
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
     """A new file beside `path`, locked for as long as it is open: so a leftover is told apart."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     while True:
         # A name that nobody foresees, so that no link can wait there and lead to another file. Not
         # `tempfile`: its files are readable by their owner only, and stay so after the renaming.
         temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
-        file = os.fdopen(os.open(temporary, flags, 0o666), "w+b")
+        file = temporary.open("x+b")  # follows no link
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:

@@ -3,7 +3,6 @@
 import csv
 import sys
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -50,6 +49,5 @@ def read_rows(path: Path) -> list[list[str]]:
 
 def progress_bar(total: int, name: str, unit: str, shown: bool, initial: int = 0) -> tqdm:
     """A progress bar, which changes rarely in a file."""
-    look: dict[str, Any] = {"mininterval": 0.1 if sys.stderr.isatty() else 10}
-    look |= {"unit": unit, "dynamic_ncols": True}
-    return tqdm(None, name, total, initial=initial, disable=not shown, **look)
+    wait = 0.1 if sys.stderr.isatty() else 10
+    return tqdm(None, name, total, unit=unit, initial=initial, disable=not shown, mininterval=wait)

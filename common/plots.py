@@ -19,7 +19,7 @@ def read_long(file: Path) -> dict[str, Series]:
     for step, name, value in read_rows(file):
         with suppress(ValueError):  # a damaged row
             curves.setdefault(name, {})[int(step)] = float(value)
-    return {name: dict(sorted(series.items())) for name, series in curves.items()}
+    return curves
 
 
 def save_curves(path: str | Path, panels: Mapping[str, Mapping[str, Series]]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pillow")
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def describe() -> dict[str, Any]:
@@ -48,7 +47,7 @@ def cores() -> int:
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(REPOSITORY), *arguments]
+    command = ["git", "-C", os.path.dirname(__file__), *arguments]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return None

@@ -22,7 +22,7 @@ from common.data.sampler import Draw
 from common.errors import UserError, printable, refused
 from common.seeding import stream
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 # A line of a list; a suffix says where a path with spaces ends and a label begins.
 ENTRY = re.compile(rf"(.*\.(?:{'|'.join(s[1:] for s in SUFFIXES)}))(?:\s+(\d+))?", re.IGNORECASE)
 
@@ -140,9 +140,7 @@ class ImageList(ImageDataset):
 
 def list_folder(root: Path) -> tuple[list[str], list[int], list[str]]:
     """Every image in `root/<class>/**`, the class of each, and the names of the classes."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; expected one with a folder for each class")
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(p.name for p in root.glob("*") if p.is_dir() and not p.name.startswith("."))
     found = [images_below(root / name) for name in names]
     if not all(found) or not found:
         raise UserError(f"{root}: expected a folder for each class, with images in every one")
@@ -161,9 +159,9 @@ def images_below(
         return []
     with os.scandir(folder) as entries:
         for entry in entries:
-            kind = os.path.splitext(entry.name)[1].lower()
+            named = entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
             if entry.is_dir():
                 found += images_below(entry.path, (*above, here))
-            elif kind in SUFFIXES and not entry.name.startswith(".") and entry.is_file():  # no pipe
+            elif named and entry.is_file():  # no pipe
                 found.append(entry.path)
     return sorted(found)

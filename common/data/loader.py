@@ -36,9 +36,8 @@ class ResumableLoader(DataLoader):
 class DataModule(pl.LightningDataModule):
     """The data sets of a `data` node, each given as `{target, params}`.
 
-    `batch_size` and `num_workers` are of one process, `seed` is for the order of training, and
-    `wrap` in released files without effect. The trainer needs `use_distributed_sampler=False`,
-    because the share of each process is chosen here.
+    Batch size and workers are those of one process; `wrap`, of released files, has no effect. The
+    trainer needs `use_distributed_sampler=False`: the share of each process is chosen here.
     """
 
     def __init__(
@@ -67,8 +66,8 @@ class DataModule(pl.LightningDataModule):
         dataset, trainer = self.datasets["train"], self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if len(dataset) < self.batch_size * world:
-            expected = f"expected {self.batch_size * world}, a batch for each process, or more"
-            raise UserError(f"data.params.train: found {len(dataset)} images, {expected}")
+            found = f"found {len(dataset)} images, expected {self.batch_size * world} or more"
+            raise UserError(f"data.params.train: {found}")
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,
