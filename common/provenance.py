@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pillow")
 
 
@@ -47,7 +48,7 @@ def cores() -> int:
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", os.path.dirname(__file__), *arguments]
+    command = ["git", "-C", str(REPOSITORY), *arguments]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return None
