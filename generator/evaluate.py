@@ -7,18 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from common import distributed, images, seeding
-from common.distributed import Process
+from common import distributed, images
 from common.plots import read_long, save_curves
-from common.seeding import BatchDraws
 from generator.checkpoints import LoadedGenerator
-from generator.config import TrainConfig
-from generator.data import Tokenizer, TokenSampler
+from generator.data import Tokenizer
 from generator.generate import generate
 from generator.model import Generator
-from generator.objective import Draws, token_losses
 from generator.sampling import SampleConfig
 
 
@@ -57,27 +52,6 @@ def save_column_curves(log: Path, path: Path) -> None:
         if found:
             panels[title] = found
     save_curves(path, panels)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: Generator,
-    batches: DataLoader,
-    tokens: TokenSampler,
-    config: TrainConfig,
-    process: Process,
-) -> dict[int, float]:
-    """The mean loss by column of `evaluation_batches`, with the condition, from position 0 and with
-    the same draws every time; `model` is in evaluation mode."""
-    losses = None
-    for i, batch in enumerate(batches):
-        randomness = seeding.generator(config.seed, "evaluation", i, device=process.device)
-        rows = BatchDraws(randomness, process.rank, process.world)
-        x0, labels = tokens(batch, rows)
-        draws = Draws.random(x0, rows, 0, 0.0, config.diffusion_batch_mul)
-        losses = losses or ColumnLosses(x0.shape[1], process.device)
-        losses.add(token_losses(model, x0, labels, draws))
-    return losses.means()
 
 
 def save_preview(model: Generator, path: Path, tokenizer: Tokenizer, config: SampleConfig) -> None:

@@ -28,7 +28,7 @@ from common.seeding import BatchDraws
 from common.signals import PreemptionHandler
 from generator.checkpoints import GeneratorFile
 from generator.config import TrainConfig, listed
-from generator.evaluate import ColumnLosses, evaluate, save_column_curves
+from generator.evaluate import ColumnLosses, save_column_curves
 from generator.model import Generator
 from generator.objective import Draws, token_losses
 
@@ -245,7 +245,7 @@ class Trainer:
             return every > 0 and (epoch % every == 0 or self.finished)
 
         if due(config.eval_freq):
-            means = evaluate(self.ema.model, self.held_out, self.tokens, config, self.process)
+            means = self.evaluate()
             self._log("eval_columns", means, {"eval/loss": sum(means.values()) / len(means)})
             self._plot()
         if due(config.sample_freq) and self.process.is_main:
@@ -254,6 +254,20 @@ class Trainer:
             self.save(f"checkpoint-ckpt-{epoch}.pth")
         if due(config.save_last_freq):
             self.save(LAST)
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[int, float]:
+        """The mean loss of each column of the batches held out, with the averaged weights and the
+        condition, from position 0 and with the same draws every time."""
+        losses, seed = None, self.config.seed
+        for i, batch in enumerate(self.held_out):
+            randomness = seeding.generator(seed, "evaluation", i, device=self.process.device)
+            rows = BatchDraws(randomness, self.process.rank, self.process.world)
+            tokens, labels = self.tokens(batch, rows)
+            draws = Draws.random(tokens, rows, 0, 0.0, self.config.diffusion_batch_mul)
+            losses = losses or ColumnLosses(tokens.shape[1], self.process.device)
+            losses.add(token_losses(self.ema.model, tokens, labels, draws))
+        return losses.means()
 
     def _plot(self) -> None:
         if self.process.is_main:

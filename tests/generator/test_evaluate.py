@@ -5,11 +5,11 @@ import torch
 
 from common.seeding import BatchDraws, generator
 from generator.data import evaluation_batches
-from generator.evaluate import ColumnLosses, evaluate
+from generator.evaluate import ColumnLosses
 from generator.objective import Draws
 
 from .plain import training_loss
-from .trained import ALONE, CONFIG, Tokens, network, noisy
+from .trained import ALONE, CONFIG, Tokens, build, network, noisy
 
 
 def test_mean_losses_of_images_and_of_runs():
@@ -23,12 +23,15 @@ def test_mean_losses_of_images_and_of_runs():
     assert losses.means() == {0: 1.0, 1: (2 + 4) / 2, 2: 5.0}
 
 
-def test_every_column_of_whole_batches_is_measured():
+def test_every_column_of_whole_batches_is_measured(tmp_path):
     """Eight of ten images, evenly spread, in two batches; the same each time."""
-    config = dataclasses.replace(CONFIG, eval_images=9, seed=3, diffusion_batch_mul=2)
+    settings = {"eval_images": 9, "seed": 3, "diffusion_batch_mul": 2}
+    config = dataclasses.replace(CONFIG, **settings)
     dataset, expected, model = Tokens(), torch.zeros(5), network().eval()
     batches = evaluation_batches(dataset, config, ALONE, 0)
-    found = evaluate(model, batches, noisy, config, ALONE)
+    trainer = build(tmp_path, held_out=batches, **settings)
+    trainer.ema.model = model
+    found = trainer.evaluate()
     for i in range(2):
         items = [dataset[(4 * i + k) * 10 // 8] for k in range(4)]
         rows = BatchDraws(generator(3, "evaluation", i))
@@ -38,4 +41,4 @@ def test_every_column_of_whole_batches_is_measured():
         with torch.no_grad():
             expected += training_loss(model, tokens, labels, draws) / 2
     assert list(found.values()) == pytest.approx(expected.tolist())
-    assert found == evaluate(model, batches, noisy, config, ALONE)
+    assert found == trainer.evaluate()
