@@ -28,6 +28,7 @@ from common.io import replacing
 T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
+YAML = (".yaml", ".yml")
 BOUNDS = {  # in words, and as a comparison
     "min": ("at least", operator.ge),
     "above": ("more than", operator.gt),

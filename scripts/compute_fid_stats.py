@@ -30,7 +30,7 @@ def main() -> None:
     add("--crop", choices=CROPS, default="center", help="how to cut them")
     add("--force", action="store_true", help="replace a file that is there")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    cli.add_flags(parser, MetricConfig, without=["metrics", "reference", "splits"])
+    cli.add_flags(parser, MetricConfig, without=["metrics", "reference"])
     flags = cli.parse(parser)
     if flags.file.suffix != ".npz" or (flags.file.exists() and not flags.force):
         raise UserError(f"{flags.file}: expected a new file *.npz, or --force")

@@ -11,9 +11,10 @@ metrics.json; what is odd, such as JPEGs, is in its `warnings`. Nothing is downl
 from pathlib import Path
 
 from common import cli, distributed, provenance
+from common.config import YAML
 from common.errors import UserError, run_cli
 from common.io import write_json
-from common.metrics.extraction import YAML, ImageFiles, open_images
+from common.metrics.extraction import ImageFiles, open_images
 from common.metrics.report import MetricConfig, open_evaluator, table
 
 

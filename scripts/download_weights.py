@@ -10,7 +10,6 @@ copy there yourself is as good, as .pth or as .safetensors.
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -42,7 +41,7 @@ def main() -> None:
     add("--weights_dir", type=Path, metavar="DIR", help="folder of the weights")
     add("--list", action="store_true", help="list all files and fetch none")
     flags = cli.parse(parser)
-    directory, failed = folder(flags.weights_dir), False
+    directory = folder(flags.weights_dir)
     authors = [key for key in flags.keys if key.endswith((".ckpt", ".npz"))]
     files = FILES | {k: WeightFile(k, "", hub=f"{AUTHORS_HUB}/{k}") for k in authors}
     if unknown := [key for key in flags.keys if key not in files]:
@@ -59,9 +58,7 @@ def main() -> None:
                 print(f"{key}: {fetch(file, directory)}", flush=True)
             except Exception as error:  # network, hub and disk fail in many ways
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                print(f"error: {key}: {reason}; from {file.source}", file=sys.stderr, flush=True)
-                failed = True
-    sys.exit(failed)
+                raise UserError(f"{key}: {reason}; from {file.source}") from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from common import cli, distributed, provenance
+from common.config import YAML
 from common.errors import run_cli
 from common.io import write_json
 from common.metrics.extraction import open_images, warnings_of
@@ -23,7 +24,7 @@ from common.metrics.features import load_extractor
 from common.metrics.fid import frechet_distance
 from common.metrics.report import MetricConfig, cautions, table
 from common.pretrained import files as pretrained
-from tokenizer.checkpoints import YAML, load_on_all, load_tokenizer
+from tokenizer.checkpoints import load_on_all, load_tokenizer
 from tokenizer.evaluate import available_lpips, evaluate, save_comparison
 
 
@@ -36,7 +37,7 @@ def parse() -> argparse.Namespace:
     add("--output_dir", type=Path, required=True, help="folder of the record and the grid")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("overrides", nargs="*", metavar="key=value", help="over the config, by dotted key")
-    cli.add_flags(parser, MetricConfig, without=["reference", "splits"])
+    cli.add_flags(parser, MetricConfig, without=["reference"])
     return cli.parse(parser)
 
 
@@ -79,7 +80,6 @@ def main() -> None:
             "reference": extractor and about,
             "extractor": extractor and extractor.about,
             "tokenizer": {"identity": tokenizer.fingerprint, "file": str(source)},
-            "weights": "EMA where the file has them; the mean of the posterior; 8-bit images",
             "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,
             "processes": process.world,
             "conditions": provenance.describe(),

@@ -33,7 +33,7 @@ STEPS = ("tokenizer.ckpt", "latents.safetensors", "generator.done", "samples.don
 
 def panoramas(length: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, 3, H, W] and their classes [N]."""
-    pixels, labels = zip(*Panoramas(length, size, seed=seed, cache=False), strict=True)
+    pixels, labels = zip(*Panoramas(length, size, seed=seed), strict=True)
     return torch.stack(pixels), torch.tensor(labels)
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from common import checkpoint, distributed
-from common.config import convert, structured
+from common.config import YAML, convert, structured
 from common.config import load as load_yaml
 from common.distributed import Process
 from common.errors import UserError
@@ -25,7 +25,6 @@ from tokenizer.config import TokenizerConfig
 from tokenizer.model import Tokenizer
 
 PathLike: TypeAlias = str | os.PathLike[str]
-YAML = (".yaml", ".yml")
 RELEASED_SCALE = 0.05493  # of the tokens of the released tokenizer, whose file does not say it
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of an export
 

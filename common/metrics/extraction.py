@@ -26,7 +26,6 @@ from common.signals import ignore_signals
 
 CROPS = ("center", "adm-center")
 LOSSY = ("JPEG", "MPO", "WEBP")
-YAML = (".yaml", ".yml")
 Batch: TypeAlias = Tensor | list[Tensor]  # uint8 [B, 3, H, W]; B times [3, H, W] where sizes differ
 
 
@@ -82,7 +81,7 @@ def open_images(
         UserError: there are none, or they would change from one reading to the next.
     """
     source = Path(source)
-    if source.suffix not in YAML:
+    if source.suffix not in config.YAML:
         paths = images_below(source) if source.is_dir() else []
         if len(paths) < 2:
             expected = "expected a folder with several, or a YAML file"

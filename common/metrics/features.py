@@ -66,11 +66,8 @@ class Extractor(FeatureExtractorInceptionV3):
 def load_extractor(
     name: str, weights_dir: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
-    """The extractor of this name (`EXTRACTORS`; `random` is `random:0`), from a folder of weights.
-
-    Raises:
-        UserError: an unknown name, or weights that are missing, damaged or others.
-    """
+    """The extractor of this name (`EXTRACTORS`; `random` is `random:0`), from a folder of weights;
+    a UserError where it is unknown, or its weights are missing, damaged or others."""
     source, random = None, re.fullmatch(r"random(?::(\d+))?", name)
     if name == "inception":
         source, published = find(name, weights_dir), FILES[name]
@@ -91,7 +88,6 @@ def load_extractor(
         "name": name,
         "weights": checkpoint.weights_hash(network.state_dict()),
         "file": source and source.name,
-        "resize": "299 x 299, bilinear as in TensorFlow 1",
         "library": f"torch-fidelity {importlib.metadata.version('torch-fidelity')}",
     }
     return network.to(device)

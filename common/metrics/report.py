@@ -43,14 +43,10 @@ class MetricConfig:
         None,
         "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
         f"data.params.validation it is; default {DEFAULT_REFERENCE} where it exists",
-        alias="fid_stats")
+        alias="fid_stats",
+    )
     extractor: str = _metrics("inception", f"network of the features: {EXTRACTORS}")
-    weights_dir: str | None = _metrics(
-        None, "folder of pretrained networks (default $EQUIVARIANT_WEIGHTS or pretrained_models)"
-    )
-    splits: int | None = _metrics(
-        None, "parts of the Inception Score (default 10; fewer for few images)", min=1
-    )
+    weights_dir: str | None = _metrics(None, "folder of pretrained networks")
     metric_bsz: int = _metrics(64, "images in a batch of metrics", min=1)
     metric_workers: int = _metrics(0, "processes that read them", min=0)
 
@@ -77,7 +73,7 @@ class Evaluator:
         if features is None:
             return None
         count, figures = len(dataset), {}
-        splits = min(self.config.splits or min(SPLITS, max(1, count // SPLIT_IMAGES)), count)
+        splits = max(1, min(SPLITS, count // SPLIT_IMAGES))
         distance, score = "fid", "inception_score"
         if self.extractor.is_random:
             distance, score = "random_features_distance", "random_features_score"

@@ -21,14 +21,8 @@ def render(
     """Columns `left` to `left + width` of an endless strip, uint8 [height, width, 3].
 
     A pixel depends on its place in the strip alone: overlapping windows agree in every bit, on
-    every machine. Lengths scale with the height: twice the `left`, `height` and `width` show the
-    same scene, sharper.
-
-    Args:
-        class_name: one of `CLASS_NAMES`.
-        seed, strip: of the whole world, and of one strip in it.
-        left, width: first column, at least 0, and how many.
-        height: in pixels, 32 to 256.
+    every machine. Lengths scale with the height, 32 to 256: twice the `left`, `height` and `width`
+    show the same scene, sharper. `seed` is of the whole world, and `strip` of one strip in it.
     """
     x = (np.arange(left, left + width) + 0.5) / height
     y = 1 - (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
@@ -40,14 +34,9 @@ class Panoramas(Dataset):
     """Crops at random places of random strips; image k is of class k modulo their number.
 
     The same (seed, k) is the same image on every machine and for any number of workers, and the
-    same scene at every size.
-
-    Args:
-        length: number of images.
-        size: height in pixels.
-        width: in pixels; the height if None.
-        seed: another seed is another world, so a validation set is this class with its own seed.
-        cache: keep what this process has painted (length · 3 · size · width bytes).
+    same scene at every size. `size` is the height in pixels, and the `width` if that is None.
+    Another seed is another world, so a validation set is this class with its own seed. A process
+    keeps what it has painted, length · 3 · size · width bytes.
     """
 
     def __init__(
@@ -56,11 +45,10 @@ class Panoramas(Dataset):
         size: Annotated[int, limits(min=32, max=256)] = 64,
         width: Annotated[int, limits(min=32)] | None = None,
         seed: int = 0,
-        cache: bool = True,
     ) -> None:
         self.length, self.size, self.width = length, size, width or size
         self.seed, self.class_names = seed, list(CLASS_NAMES)
-        self._painted: dict[int, np.ndarray] | None = {} if cache else None
+        self._painted: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.length
@@ -70,14 +58,10 @@ class Panoramas(Dataset):
         index = index[0] if isinstance(index, tuple) else int(index)
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} of a data set of {self.length} images")
-        painted = {} if self._painted is None else self._painted
-        if index not in painted:
-            painted[index] = self._paint(index)
-        return torch.from_numpy(painted[index].copy()), index % len(CLASS_NAMES)
-
-    def _paint(self, index: int) -> np.ndarray:
-        name = CLASS_NAMES[index % len(CLASS_NAMES)]
-        strip = derive(self.seed, "strip", index) % STRIPS
-        left = derive(self.seed, "left", index) % SPAN * self.size
-        image = render(name, self.seed, strip, left, self.size, self.width)
-        return np.ascontiguousarray(image.transpose(2, 0, 1))
+        label = index % len(CLASS_NAMES)
+        if index not in self._painted:
+            strip = derive(self.seed, "strip", index) % STRIPS
+            left = derive(self.seed, "left", index) % SPAN * self.size
+            image = render(CLASS_NAMES[label], self.seed, strip, left, self.size, self.width)
+            self._painted[index] = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return torch.from_numpy(self._painted[index].copy()), label

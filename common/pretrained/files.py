@@ -9,7 +9,6 @@ from pathlib import Path
 
 from common.errors import UserError
 
-FOLDER = "pretrained_models"
 FOLDER_VARIABLE = "EQUIVARIANT_WEIGHTS"
 FORMATS = (".safetensors", ".pth")  # a file may lie there in either, under the same stem
 LOSS_KEY = "model.params.lossconfig.params"
@@ -81,9 +80,8 @@ FILES: dict[str, WeightFile] = {
 
 
 def folder(weights_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where weights lie: `weights_dir`, else what `EQUIVARIANT_WEIGHTS` says, else
-    `pretrained_models` in the working folder."""
-    return Path(weights_dir or os.environ.get(FOLDER_VARIABLE) or FOLDER)
+    """Where weights lie."""
+    return Path(weights_dir or os.environ.get(FOLDER_VARIABLE) or "pretrained_models")
 
 
 def present(file: WeightFile, weights_dir: str | os.PathLike[str] | None = None) -> Path | None:
@@ -93,18 +91,14 @@ def present(file: WeightFile, weights_dir: str | os.PathLike[str] | None = None)
 
 
 def find(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The file of `key`, one of `FILES`.
-
-    Raises:
-        UserError: it is missing; how to fetch it and how to do without it.
-    """
+    """The file of `key`, one of `FILES`; a UserError tells how to get or to do without it."""
     file = FILES[key]
     path = present(file, weights_dir)
     if path is None:
-        where = f" --weights_dir {weights_dir}" if weights_dir else ""
+        there = folder(weights_dir).absolute()
         raise UserError(
-            f"{file.name}: missing in {folder(weights_dir).absolute()} ({file.what}); fetch it with"
-            f" `python scripts/download_weights.py {key}{where}` ({file.source}), or do without: "
-            f"{file.without}"
+            f"{file.name}: missing in {there} ({file.what}); fetch it with "
+            f"`python scripts/download_weights.py {key} --weights_dir {there}` ({file.source}), "
+            f"or do without: {file.without}"
         )
     return path

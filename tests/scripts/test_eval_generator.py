@@ -87,7 +87,7 @@ def test_a_checkpoint_under_the_released_names(project, drawn, draw, tmp_path, s
 def test_images_are_measured_as_compute_metrics_measures_them(drawn, draw, call, tmp_path):
     reference = tmp_path / "reference"
     assert draw("--seed", 1, out=reference).code == 0
-    measuring = ("--extractor", "random", "--splits", 1)
+    measuring = ("--extractor", "random")
     done = draw(*measuring, "--reference", reference / "images", "--metrics", out=drawn)
     assert done.code == 0, done.err
     record = json.loads((drawn / "metrics.json").read_text())

@@ -141,7 +141,7 @@ def test_crops(folder, tmp_path):
 
 def measured(process, folders):
     one, other = map(open_images, folders)
-    found = Evaluator(MetricConfig(splits=2, metric_bsz=2), Means(), process)
+    found = Evaluator(MetricConfig(metric_bsz=2), Means(), process)
     features, about = found.extract(*other)
     found = replace(found, reference=about, statistics=features and features.statistics)
     return found.measure(*one)
@@ -159,7 +159,8 @@ def one_of_several(rank, port, folders, file):
             file.write_text(json.dumps(record))
 
 
-def test_any_number_of_processes_gives_the_same_figures(image_folders, tmp_path):
+def test_any_number_of_processes_gives_the_same_figures(image_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "SPLIT_IMAGES", 4)  # two parts
     context, file = multiprocessing.get_context("fork"), tmp_path / "record.json"
     with socket.socket() as free:
         free.bind(("localhost", 0))
