@@ -112,8 +112,7 @@ def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):
             reason = "objects of other types"
-        expected = "damaged, or not a checkpoint of tensors and plain types"
-        raise UserError(f"{path}: {expected} ({reason})") from None
+        raise UserError(f"{path}: damaged, or not of tensors and plain types ({reason})") from None
     return payload
 
 

@@ -80,8 +80,7 @@ def _choose(device: str, alone: bool, number: int) -> torch.device:
         return torch.device("cpu")
     named = re.fullmatch(r"auto|cuda|cuda:(\d+)", device)
     if named is None or (named[1] and not alone):
-        expected = "auto, cpu, cuda or, without torchrun, cuda:N"
-        raise UserError(f"device: found {device!r}, expected {expected}")
+        raise UserError(f"device: found {device!r}, expected auto, cpu, cuda, or cuda:N alone")
     number = int(named[1] or number)
     if not 0 <= number < count:
         raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")
