@@ -26,7 +26,7 @@ from common.logger import progress_bar
 from generator.checkpoints import LoadedGenerator
 from generator.config import listed
 from generator.data import Tokenizer
-from generator.sampling import Columns, SampleConfig, numbered, sample_columns
+from generator.sampling import Columns, SampleConfig, sample_columns
 
 Ints = Sequence[int]
 RELEASED = SampleConfig()
@@ -150,7 +150,7 @@ def redraw(
     length = tokens.shape[1]
     if not set(replaced) <= set(range(length)):
         raise UserError(f"replaced columns: found {sorted(replaced)}, expected 0 … {length - 1}")
-    given = dict(numbered(tokens[:, : min(replaced, default=length)]))
+    given = dict(enumerate(tokens[:, : min(replaced, default=length)].unbind(1)))
     given |= {column: token for column, token in replaced.items() if token is not None}
     return generate_tokens(generator, labels, replace(config, columns=length), None, given)
 
@@ -168,9 +168,9 @@ def read_prefix(path: str | Path, tokenizer: Tokenizer, side: str = "right") -> 
 
 @torch.no_grad()
 def encode_prefix(given: Tensor, tokenizer: Tokenizer) -> Columns:
-    """Columns [B, C] of images [B, 3, H, W] in [-1, 1]."""
+    """Columns [B, C] of images [B, 3, H, W] in [-1, 1], by their number."""
     mean = tokenizer.encode(given.to(tokenizer.token_scale.device)).mean  # [B, M, C]
-    return numbered(tokenizer.scaled(mean))
+    return dict(enumerate(tokenizer.scaled(mean).unbind(1)))
 
 
 def continue_image(

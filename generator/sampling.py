@@ -54,11 +54,6 @@ class SampleConfig:
         return 1.0 + (self.cfg - 1.0) * min((column + 1) / ramp, 1.0)
 
 
-def numbered(prefix: Tensor) -> Columns:
-    """Columns [B, M, C] that stand at the beginning, by their number."""
-    return dict(enumerate(prefix.unbind(1)))
-
-
 @torch.no_grad()
 def sample_columns(
     model: Generator,

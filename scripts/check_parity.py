@@ -22,7 +22,7 @@ from generator.checkpoints import from_released, released_name
 from generator.config import GeneratorConfig
 from generator.model import Generator
 from generator.objective import Draws, token_losses
-from generator.sampling import SampleConfig, numbered, sample_columns
+from generator.sampling import SampleConfig, sample_columns
 from generator.solvers import guided
 from tokenizer import checkpoints
 from tokenizer.config import TokenizerConfig
@@ -145,7 +145,8 @@ def compare_generator(reference: Reference, device: torch.device | str) -> Itera
         ("sample_cfg4_linear_prefix", 4.0, "linear", reference.config["prefix"]),
     ):
         sampling = SampleConfig(columns, cfg=cfg, cfg_schedule=schedule, steps=steps)
-        sampled = sample_columns(model, labels, noise, sampling, numbered(tokens[:, :known]))
+        given = dict(enumerate(tokens[:, :known].unbind(1)))
+        sampled = sample_columns(model, labels, noise, sampling, given)
         yield reference.deviation(name, torch.stack(list(sampled), dim=1))
 
     model.requires_grad_(True)

@@ -28,8 +28,6 @@ from generator.sampling import Columns, SampleConfig
 from generator.train import RunConfig
 from tokenizer.checkpoints import load_on_all, load_tokenizer
 
-TRAINING = (RunConfig, TrainConfig)  # whose flags are taken, and ignored
-
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -58,10 +56,10 @@ def main() -> None:
     for schema in (GeneratorConfig, EvalConfig, SampleConfig, MetricConfig):
         cli.add_flags(parser, schema)
     add("--float32", dest="precision", action="store_const", const="fp32", help="--precision fp32")
-    training = [f.name + "=" * (f.type is not bool) for s in TRAINING for f in fields(s)]
-    known = parser._option_string_actions
-    ignored = [name for name in training if f"--{name.rstrip('=')}" not in known]
-    cli.accept_ignored(parser, [*IGNORED, *ignored])
+    training = [*fields(RunConfig), *fields(TrainConfig)]  # whose flags are taken, and ignored
+    training = [f for f in training if f"--{f.name}" not in parser._option_string_actions]
+    names = [f.name if f.type is bool else f"{f.name}=" for f in training]
+    cli.accept_ignored(parser, [*IGNORED, *names])
 
     flags = cli.parse(parser)
     given, metrics = cli.read(EvalConfig, flags), cli.read(MetricConfig, flags)

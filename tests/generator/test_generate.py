@@ -17,7 +17,7 @@ from generator.generate import (
     scroll,
     whole_images,
 )
-from generator.sampling import SampleConfig, numbered
+from generator.sampling import SampleConfig
 
 SAMPLING = SampleConfig(cfg=2.0, cfg_ramp=6, steps=4)
 NAMES = ["alps", "bay", "city", "dunes", "edge"]
@@ -77,7 +77,8 @@ def test_an_image_is_continued_to_the_right_and_to_the_left(model):
     found = continued(given, "right")
     assert torch.equal(found[..., :4], images.to_uint8(given).int())
     tokens = torch.cat([given[:, :, 0].mT * 4] * 2, dim=2)
-    assert torch.equal(found, draw(model, [0, 1], [1, 3], 9, seed=2, given=numbered(tokens)))
+    columns = dict(enumerate(tokens.unbind(1)))
+    assert torch.equal(found, draw(model, [0, 1], [1, 3], 9, seed=2, given=columns))
     assert torch.equal(continued(given.flip(3), "left").flip(3), found)
 
 
