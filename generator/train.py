@@ -16,17 +16,9 @@ from common.data.latents import LatentDataset
 from common.distributed import Process
 from common.errors import UserError
 from common.provenance import cores
+from generator import data
 from generator.checkpoints import GeneratorFile, read
 from generator.config import TrainConfig
-from generator.data import (
-    ImageConfig,
-    Tokenizer,
-    TokenSampler,
-    describe_tokens,
-    evaluation_batches,
-    image_data,
-    training_batches,
-)
 from generator.evaluate import save_preview
 from generator.inference import set_tf32
 from generator.model import Generator
@@ -35,7 +27,7 @@ from generator.trainer import LAST, Trainer
 
 
 @dataclass(frozen=True)
-class RunConfig(ImageConfig):
+class RunConfig(data.ImageConfig):
     """Data, machine and files of a training."""
 
     vae_norm: float | None = setting(None, "tokens' scale (default: the tokenizer's)", above=0)
@@ -92,7 +84,7 @@ def prepare(
     sampled: SampleConfig,
     overrides: Sequence[str],
     process: Process,
-    open_tokenizer: Callable[[], Tokenizer],
+    open_tokenizer: Callable[[], data.Tokenizer],
     posterior: Callable[[Tensor, float], Any],
 ) -> tuple[Trainer, list[str]]:
     """The trainer of a run, and what there is to say of its settings: `sizes` of the generator and
@@ -110,26 +102,26 @@ def prepare(
         if not run.config_path:
             raise UserError("--config_path: not given; expected a YAML file with the tokenizer")
         tokenizer = open_tokenizer()
-        about = describe_tokens(tokenizer, process)
+        about = data.describe_tokens(tokenizer, process)
 
-    def images(given: ImageConfig, train: bool) -> Dataset:
-        return image_data(given, overrides, about, train, training.seed if train else 0)
+    def images(given: data.ImageConfig, train: bool) -> Dataset:
+        return data.image_data(given, overrides, about, train, training.seed if train else 0)
 
     if run.use_cached:
-        data = LatentDataset(run.cached_path, about.tokenizer if about else None, training.seed)
-        about, (columns, channels) = data.header, data.means.shape[2:]
+        dataset = LatentDataset(run.cached_path, about.tokenizer if about else None, training.seed)
+        about, (columns, channels) = dataset.header, dataset.means.shape[2:]
         if run.data_path:
             notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
     else:
-        data, encode = images(run, train=True), lambda images: tokenizer.encode(images).mean
-        columns, channels = data[0][0].shape[2] // about.column_width, tokenizer.channels
+        dataset, encode = images(run, train=True), lambda images: tokenizer.encode(images).mean
+        columns, channels = dataset[0][0].shape[2] // about.column_width, tokenizer.channels
     scale = float(torch.tensor(run.vae_norm or about.token_scale))
-    tokens = TokenSampler(encode, posterior, about.std, scale, process.device)
-    names, workers = list(data.class_names), min(run.num_workers, cores())
+    tokens = data.TokenSampler(encode, posterior, about.std, scale, process.device)
+    names, workers = list(dataset.class_names), min(run.num_workers, cores())
 
     held_out = preview = None
     if training.eval_freq:
-        measured = data
+        measured = dataset
         if run.eval_path and run.use_cached:
             measured = LatentDataset(run.eval_path, about.tokenizer)
         elif run.eval_path:
@@ -137,14 +129,14 @@ def prepare(
             measured = images(replace(run, data_path=run.eval_path, img_size=width), train=False)
         if list(measured.class_names) != names:
             raise UserError(f"--eval_path: {run.eval_path} has other classes than the images")
-        held_out = evaluation_batches(measured, training, process, workers)
+        held_out = data.evaluation_batches(measured, training, process, workers)
     if training.sample_freq:
         tokenizer.token_scale.fill_(scale)
         sampled = replace(sampled, columns=sampled.columns or columns, seed=training.seed)
         preview = partial(save_preview, tokenizer=tokenizer, config=sampled)
 
     known = file.sizes(sizes, channels=channels, classes=len(names))
-    loader = training_batches(data, training, process, workers)
+    loader = data.training_batches(dataset, training, process, workers)
     torch.manual_seed(training.seed)
     model = Generator(known).to(process.device)
     header: dict[str, Any] = {"class_names": names, "tokenizer": about.tokenizer}
