@@ -108,6 +108,8 @@ def load(path: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
             payload = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(payload, dict):
             raise ValueError(f"holds a {type(payload).__name__}, expected a dictionary")
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged archive fails in many ways, in C++ and in Python
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 GRACE_SECONDS = 3.0  # in which torchrun ends the other processes after the first one has failed
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -14,6 +16,10 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 class UserError(ValueError):
     """A mistake in a key, a file or a flag, which the message names."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback; IPython asks for it by this name."""
+        return [f"error: {printable(str(self))}"]
 
 
 class Preempted(BaseException):
@@ -77,7 +83,9 @@ def refused(error: OSError, path: str | os.PathLike[str]) -> str:
     """One line for what the system refused at `path`."""
     reason = error.strerror or str(error)
     if error.errno in FULL:
-        reason = f"cannot be written ({reason}); what was written before is safe"
+        folder = next(p for p in Path(path).absolute().parents if p.is_dir())
+        free = f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB free on its disk"
+        reason = f"cannot be written ({reason}; {free}); what was written before is safe"
     return f"{os.fspath(path)}: {reason}" if path else reason
 
 

@@ -40,6 +40,8 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
             image: Image.Image = opened
+            if image.mode == "F":
+                raise ValueError("floating-point pixels, whose range nothing says")
             if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
                 values = np.asarray(image) / 257
                 image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
