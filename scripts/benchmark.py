@@ -178,8 +178,8 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
             marks.append(now(device))
 
     trainer = pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=[device.index] if device.type == "cuda" else 1,
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
         precision=settings.lightning.trainer.precision,
         max_epochs=1,
         callbacks=[pl.callbacks.LambdaCallback(on_train_batch_end=mark)],

@@ -63,8 +63,8 @@ def main() -> None:
         if "rfid" not in left:
             extractor = load_extractor(config.extractor, config.weights_dir, process.device)
 
-        loading = {"batch_size": config.metric_bsz, "num_workers": config.metric_workers}
-        found = evaluate(tokenizer, crops, process, lpips, extractor, **loading)
+        loading = (config.metric_bsz, config.metric_workers)
+        found = evaluate(tokenizer, crops, process, lpips, extractor, *loading)
         figures, warnings = dict(found.means), warnings_of(crops, about, process)
         if not process.is_main:
             return

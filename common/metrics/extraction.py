@@ -4,7 +4,6 @@ Shapes: N images, B of a batch, H W pixels, D features, K classes.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -53,17 +52,14 @@ class ImageFiles(Dataset):
         """A sentence for each way in which files, taken as they are, differ from others."""
         if self.size:
             return []
-        lossy, sizes = [], Counter()
+        lossy, sizes = [], set()
         for path in self.paths:
             with Image.open(path) as file:  # reads the heading only
-                sizes[file.size] += 1
-                if file.format in LOSSY:
-                    lossy.append(path)
-        told = []
+                sizes.add(file.size)
+                lossy += [path] if file.format in LOSSY else []
+        told = [f"images of {len(sizes)} sizes"] if len(sizes) > 1 else []
         if lossy:
             told.append(f"{len(lossy)} of {len(self)} images are JPEG or WebP, such as {lossy[0]}")
-        if len(sizes) > 1:
-            told.append(f"images of {len(sizes)} sizes")
         return told
 
 
@@ -75,11 +71,8 @@ def open_images(
     crop: str = "center",
 ) -> tuple[Dataset, dict[str, Any]]:
     """The images below a folder (see `ImageFiles`), or of `data.params.<part>` of a YAML file and
-    `key=value` over it, with its own crops; and plain values that describe them.
-
-    Raises:
-        UserError: there are none, or they would change from one reading to the next.
-    """
+    `key=value` over it, with its own crops; and plain values that describe them. A UserError where
+    there are none, or they would change from one reading to the next."""
     source = Path(source)
     if source.suffix not in config.YAML:
         paths = images_below(source) if source.is_dir() else []
@@ -141,8 +134,7 @@ class Collector:
             return None
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
         rows, width = rows[numbers.argsort()[order]], self.extractor.width
-        pooled = rows[:, :width].to(self.extractor.device)
-        return Features(Statistics.of(pooled), rows[:, width:])
+        return Features(Statistics.of(rows[:, :width]), rows[:, width:])
 
 
 def image_batches(

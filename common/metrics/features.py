@@ -47,10 +47,6 @@ class Extractor(FeatureExtractorInceptionV3):
         return super().load_state_dict(state or self.state_dict(), *more, **options)
 
     @property
-    def device(self) -> torch.device:
-        return self.fc.weight.device
-
-    @property
     def is_random(self) -> bool:
         return self.about["name"] != "inception"
 
@@ -59,8 +55,9 @@ class Extractor(FeatureExtractorInceptionV3):
         """uint8 images [B, 3, H, W], or several [3, H, W] of different sizes → [B, D + K]."""
         if not isinstance(images, Tensor):
             return torch.cat([self(image[None]) for image in images])
+        images = images.to(self.fc.weight.device, non_blocking=True)
         with full_float32():
-            return torch.cat(super().forward(images.to(self.device, non_blocking=True)), dim=1)
+            return torch.cat(super().forward(images), dim=1)
 
 
 def load_extractor(

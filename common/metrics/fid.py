@@ -49,15 +49,14 @@ class Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """|μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) (Heusel et al. 2017, equation 6), where `a` lies.
+    """|μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) (Heusel et al. 2017, equation 6).
 
     The trace of (AᵀA BᵀB)^½ is the sum of the singular values of A·Bᵀ, which loses fewer digits
     than eigenvalues of a product do.
     """
-    mean, root = (x.to(a.mean.device) for x in (b.mean, b.root))
-    overlap = torch.linalg.svdvals(a.root @ root.T).sum()
-    variances = a.root.square().sum() + root.square().sum()
-    return ((a.mean - mean).square().sum() + variances - 2 * overlap).item()
+    overlap = torch.linalg.svdvals(a.root @ b.root.T).sum()
+    variances = a.root.square().sum() + b.root.square().sum()
+    return ((a.mean - b.mean).square().sum() + variances - 2 * overlap).item()
 
 
 def inception_score(logits: Tensor, splits: int) -> tuple[float, float | None]:
@@ -69,9 +68,9 @@ def inception_score(logits: Tensor, splits: int) -> tuple[float, float | None]:
 
 def write_statistics(path: Path, statistics: Statistics, record: dict[str, Any]) -> None:
     """Write `mu`, `sigma` and `record` (JSON) as .npz."""
-    mean, root = statistics.mean.cpu(), statistics.root.cpu()
+    covariance = statistics.root.T @ statistics.root
     with replacing(path) as file:
-        np.savez(file, mu=mean, sigma=root.T @ root, record=json.dumps(record))
+        np.savez(file, mu=statistics.mean, sigma=covariance, record=json.dumps(record))
 
 
 def read_statistics(path: str | Path) -> tuple[Statistics, dict[str, Any]]:

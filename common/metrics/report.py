@@ -17,15 +17,7 @@ from torch.utils.data import Dataset
 from common.config import setting
 from common.distributed import Process
 from common.errors import UserError, printable
-from common.metrics import fid
-from common.metrics.extraction import (
-    Collector,
-    Features,
-    ImageFiles,
-    image_batches,
-    open_images,
-    warnings_of,
-)
+from common.metrics import extraction, fid
 from common.metrics.features import EXTRACTORS, Extractor, load_extractor
 
 SPLITS, SPLIT_IMAGES = 10, 100  # of the Inception Score: so many, but none of fewer images
@@ -64,7 +56,7 @@ class Evaluator:
     def evaluate(self, files: Sequence[Path]) -> dict[str, Any] | None:
         """The record of generated images, see `measure`."""
         about = {"source": str(files[0].parent), "images": len(files), "preparation": "as they are"}
-        return self.measure(ImageFiles(files), about)
+        return self.measure(extraction.ImageFiles(files), about)
 
     def measure(self, dataset: Dataset, about: dict[str, Any]) -> dict[str, Any] | None:
         """The record of images of any origin, as `open_images` gives them: figures, and what they
@@ -94,15 +86,14 @@ class Evaluator:
 
     def extract(
         self, dataset: Dataset, about: dict[str, Any]
-    ) -> tuple[Features | None, dict[str, Any]]:
+    ) -> tuple[extraction.Features | None, dict[str, Any]]:
         """Features of all images, on the first process, and what is known of the images, with
         `warnings` of what is odd."""
-        collector, config = Collector(self.extractor), self.config
-        numbers, loading = range(len(dataset)), (config.metric_bsz, config.metric_workers)
-        batches = image_batches(dataset, numbers, self.process, "features", *loading)
-        for these, pixels in batches:
-            collector.add(pixels, these)
-        warnings = warnings_of(dataset, about, self.process)
+        collector, config = extraction.Collector(self.extractor), self.config
+        images, how = range(len(dataset)), ("features", config.metric_bsz, config.metric_workers)
+        for numbers, pixels in extraction.image_batches(dataset, images, self.process, *how):
+            collector.add(pixels, numbers)
+        warnings = extraction.warnings_of(dataset, about, self.process)
         return collector.features(), {**about, "warnings": warnings}
 
 
@@ -120,12 +111,8 @@ def cautions(extractor: Extractor, count: int) -> list[str]:
 def open_evaluator(
     config: MetricConfig, process: Process, part: str = "validation", overrides: Sequence[str] = ()
 ) -> Evaluator:
-    """Load the network, and the reference, if there is one; `part` and `overrides` are those of a
-    YAML file, see `open_images`.
-
-    Raises:
-        UserError: one of them is missing or does not fit.
-    """
+    """Load the network, and the reference, if there is one; a UserError where one is missing or
+    does not fit. `part` and `overrides` are those of a YAML file, see `open_images`."""
     extractor = load_extractor(config.extractor, config.weights_dir, process.device)
     evaluator, source = Evaluator(config, extractor, process), config.reference
     if source is None and DEFAULT_REFERENCE.is_file() and not extractor.is_random:
@@ -133,7 +120,7 @@ def open_evaluator(
     if source is None:
         return evaluator
     if not source.endswith(".npz"):
-        features, about = evaluator.extract(*open_images(source, part, overrides))
+        features, about = evaluator.extract(*extraction.open_images(source, part, overrides))
         return replace(evaluator, reference=about, statistics=features and features.statistics)
     statistics, about = fid.read_statistics(source)
     by = {"name": "inception", "weights": extractor.about["weights"], **about.get("extractor", {})}

@@ -110,7 +110,7 @@ def test_what_is_odd_is_counted_and_what_is_damaged_refused(folder, tmp_path):
     Image.open(second).save(tmp_path / "c.png", format="JPEG")  # whatever it is called
     Image.open(third).resize((50, 64)).save(tmp_path / "d.png")
     files = ImageFiles(sorted(tmp_path.glob("*.png")))
-    lossy, other = files.oddities()
+    other, lossy = files.oddities()
     assert lossy.startswith("1 of 5 images are JPEG") and lossy.endswith("c.png")
     assert other == "images of 2 sizes"
     (tmp_path / "b.png").write_bytes(first.read_bytes()[:200])
