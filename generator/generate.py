@@ -34,15 +34,13 @@ BLOCK = 64  # columns whose noise goes to the device together
 PNG_END = b"IEND\xaeB`\x82"
 
 
-def column_noise(
-    seed: int, numbers: Ints, channels: int, device: torch.device | str = "cpu"
-) -> Iterator[Tensor]:
+def column_noise(seed: int, numbers: Ints, channels: int, device: torch.device) -> Iterator[Tensor]:
     """The starting noise [B, C] of images `numbers` of a seed, column by column without end."""
     streams = [seeding.stream(seed, "image", number) for number in numbers]
     while True:
         block = np.stack([stream.standard_normal((BLOCK, channels)) for stream in streams])
         noise = torch.from_numpy(block.astype(np.float32))
-        if torch.device(device).type == "cuda":  # so that copying waits for nothing
+        if device.type == "cuda":  # so that copying waits for nothing
             noise = noise.pin_memory()
         yield from noise.to(device, non_blocking=True).unbind(1)
 
