@@ -35,8 +35,7 @@ class MetricConfig:
         None,
         "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
         f"data.params.validation it is; default {DEFAULT_REFERENCE} where it exists",
-        alias="fid_stats",
-    )
+        alias="fid_stats")
     extractor: str = _metrics("inception", f"network of the features: {EXTRACTORS}")
     weights_dir: str | None = _metrics(None, "folder of pretrained networks")
     metric_bsz: int = _metrics(64, "images in a batch of metrics", min=1)
