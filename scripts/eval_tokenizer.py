@@ -12,7 +12,6 @@ metrics.json, and reconstructions.png: inputs, reconstructions and differences o
 spread over the set.
 """
 
-import argparse
 from pathlib import Path
 
 from common import cli, distributed, provenance
@@ -28,7 +27,7 @@ from tokenizer.checkpoints import load_on_all, load_tokenizer
 from tokenizer.evaluate import available_lpips, evaluate, save_comparison
 
 
-def parse() -> argparse.Namespace:
+def main() -> None:
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("source", type=Path, help="checkpoint, exported folder, or YAML file that names another")
@@ -38,11 +37,7 @@ def parse() -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("overrides", nargs="*", metavar="key=value", help="over the config, by dotted key")
     cli.add_flags(parser, MetricConfig, without=["reference"])
-    return cli.parse(parser)
-
-
-def main() -> None:
-    flags = parse()
+    flags = cli.parse(parser)
     config, source = cli.read(MetricConfig, flags), flags.source
     with distributed.launch(flags.device) as process:
         run = source.parent.parent / "configs" / "config.yaml"

@@ -39,7 +39,8 @@ def pretrained_folder(tmp_path_factory):
         weights["classifier.0.bias"] = torch.zeros(4096)
         torch.save(weights, folder / FILES["vgg16"].name)
         for key in ("dino", "dinov2"):
-            network = timm.create_model(FILES[key].timm, pretrained=False, weight_init="skip")
+            name = FILES[key].name.removesuffix(".safetensors")
+            network = timm.create_model(name, pretrained=False, weight_init="skip")
             weights = network.state_dict()
             for name, tensor in weights.items():
                 if name in ("cls_token", "pos_embed"):

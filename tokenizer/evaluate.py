@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from common import checkpoint, distributed, images
 from common.distributed import Process
@@ -50,8 +50,8 @@ def rescale(path: Path, dataset: Dataset, process: Process, **loading: int) -> T
     process reads the file, once, for all. `loading`: as of `image_batches`."""
     content = read(path) if process.is_main else {}
     tokenizer = load_on_all(process, lambda: build(content, path))
-    numbers, moments = evenly_spread(dataset, SCALE_IMAGES), Moments()
-    for _, batch in image_batches(dataset, numbers, process, "token scale", **loading):
+    chosen, moments = Subset(dataset, evenly_spread(dataset, SCALE_IMAGES)), Moments()
+    for _, batch in image_batches(chosen, process, "token scale", **loading):
         with full_float32():
             moments.add(tokenizer.encode(images.to_float(batch.to(process.device))))
     scale = moments.scale(process.device)
@@ -119,7 +119,7 @@ def evaluate(
     moments, device, count = Moments(), process.device, len(dataset)
     rows = [torch.empty(0, len(measures), dtype=torch.float64, device=device)]
     loading = ("reconstructions", batch_size, num_workers)
-    for numbers, batch in image_batches(dataset, range(count), process, *loading):
+    for numbers, batch in image_batches(dataset, process, *loading):
         levels, posterior = reconstruct(tokenizer, batch)
         moments.add(posterior)
         real, fake = (images.to_float(x.to(device)) for x in (batch, levels))

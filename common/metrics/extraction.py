@@ -138,15 +138,11 @@ class Collector:
 
 
 def image_batches(
-    dataset: Dataset,
-    numbers: Sequence[int],
-    process: Process,
-    name: str,
-    batch_size: int = 32,
-    num_workers: int = 0,
+    dataset: Dataset, process: Process, name: str, batch_size: int = 32, num_workers: int = 0
 ) -> Iterator[tuple[Sequence[int], Any]]:
-    """Batches of a data set's images of these numbers, and their images, dealt to the processes in
-    turn: which images form a batch does not depend on how many there are."""
+    """Batches of a data set's images, after their numbers in it, dealt to the processes in turn:
+    which images form a batch does not depend on how many processes there are."""
+    numbers = range(len(dataset))
     whole = [numbers[k : k + batch_size] for k in range(0, len(numbers), batch_size)]
     mine = whole[process.rank :: process.world]
     loader = DataLoader(

@@ -35,7 +35,8 @@ class MetricConfig:
         None,
         "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
         f"data.params.validation it is; default {DEFAULT_REFERENCE} where it exists",
-        alias="fid_stats")
+        alias="fid_stats",
+    )
     extractor: str = _metrics("inception", f"network of the features: {EXTRACTORS}")
     weights_dir: str | None = _metrics(None, "folder of pretrained networks")
     metric_bsz: int = _metrics(64, "images in a batch of metrics", min=1)
@@ -83,14 +84,12 @@ class Evaluator:
             "processes": self.process.world,
         }
 
-    def extract(
-        self, dataset: Dataset, about: dict[str, Any]
-    ) -> tuple[extraction.Features | None, dict[str, Any]]:
+    def extract(self, dataset: Dataset, about: dict) -> tuple[extraction.Features | None, dict]:
         """Features of all images, on the first process, and what is known of the images, with
         `warnings` of what is odd."""
         collector, config = extraction.Collector(self.extractor), self.config
-        images, how = range(len(dataset)), ("features", config.metric_bsz, config.metric_workers)
-        for numbers, pixels in extraction.image_batches(dataset, images, self.process, *how):
+        how = (self.process, "features", config.metric_bsz, config.metric_workers)
+        for numbers, pixels in extraction.image_batches(dataset, *how):
             collector.add(pixels, numbers)
         warnings = extraction.warnings_of(dataset, about, self.process)
         return collector.features(), {**about, "warnings": warnings}

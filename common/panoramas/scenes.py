@@ -257,9 +257,8 @@ def meadow(view: View) -> np.ndarray:
             tree = view.scatter(f"tree {rank}", 0.16 + 0.22 * near, 0.8).nearest()
             size = tree.draw("size", 0.02, 0.05) * (1 + 1.2 * near) * tree.chance("there", 0.6)
             up = -down - 1.5 * size
-            crown = view.edge(size * lobes - np.sqrt(np.square(tree.offset) + np.square(up))) * (
-                size > 0
-            )
+            crown = size * lobes - np.sqrt(np.square(tree.offset) + np.square(up))
+            crown = view.edge(crown) * (size > 0)
             trunk = view.edge(0.16 * size - np.abs(tree.offset)) * view.below(line + size)
             leaf = mix(wood, green, 0.6 * ramp(-1.2, 1.2, (up - tree.offset) / (size + 0.001)))
             paint(image, mix(wood, far, 0.4 * (1 - near)), 0.8 * trunk * (size > 0))

@@ -23,7 +23,6 @@ class WeightFile:
     what: str  # the network and what it is for
     without: str = ""  # how to do without it
     hub: str = ""  # its Hugging Face repository, a slash and its name there
-    timm: str = ""  # the network's name in timm
     url: str = ""  # of files that come from elsewhere
     sha256: str = ""  # the first digits
 
@@ -47,14 +46,12 @@ FILES: dict[str, WeightFile] = {
         "DINO ViT-S/16, the features of the discriminator, 87 MB",
         f"{LOSS_KEY}.disc_type=patchgan",
         hub="timm/vit_small_patch16_224.dino/model.safetensors",
-        timm="vit_small_patch16_224.dino",
     ),
     "dinov2": WeightFile(
         "vit_base_patch14_dinov2.lvd142m.safetensors",
         "DINOv2 ViT-B/14, what the semantic decoder is aligned with, 346 MB",
         f"{LOSS_KEY}.semantic_loss_w=0",
         hub="timm/vit_base_patch14_dinov2.lvd142m/model.safetensors",
-        timm="vit_base_patch14_dinov2.lvd142m",
     ),
     "inception": WeightFile(
         "weights-inception-2015-12-05-6726825d.pth",

@@ -52,12 +52,12 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def vision_transformer(key: str, weights_dir: str | os.PathLike[str] | None = None) -> Any:
-    """The pretrained transformer of timm that `pretrained.FILES` lists as `key`; a UserError where
-    its file is missing, damaged or of another network."""
+    """The pretrained transformer that `pretrained.FILES` lists as `key`, in a file of its name in
+    timm; a UserError where that is missing, damaged or of another network."""
     import timm  # takes seconds, which a run without such a network need not spend
 
     path = find(key, weights_dir)
-    name = FILES[key].timm
+    name = FILES[key].name.removesuffix(".safetensors")
     network = timm.create_model(name, pretrained=False, num_classes=0, weight_init="skip")
     weights = load(path)
     weights.pop("mask_token", None)  # in DINOv2's first files; for its own training only

@@ -4,7 +4,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch.nn import functional as F
 
-from common.pretrained.files import FILES, find
+from common.pretrained.files import find
 from tokenizer.losses.alignment import Alignment
 
 
@@ -19,7 +19,9 @@ def images(generator):
 
 
 def test_features_are_the_normalised_patch_tokens_of_timm(alignment, images, pretrained_folder):
-    network = timm.create_model(FILES["dinov2"].timm, pretrained=False, weight_init="skip")
+    network = timm.create_model(
+        "vit_base_patch14_dinov2.lvd142m", pretrained=False, weight_init="skip"
+    )
     timm.models.load_checkpoint(network, str(find("dinov2", pretrained_folder)))
     network.eval().set_input_size((28, 42))
     # all but the way in which positions are resized is the same

@@ -6,7 +6,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from common.pretrained.files import FILES, find
+from common.pretrained.files import find
 from common.pretrained.frozen import imagenet_scale
 from tokenizer.losses.dino import CROP_DRAWS, DinoDiscriminator, LocalBatchNorm, to_square
 
@@ -30,7 +30,9 @@ def features(generator):
 
 
 def test_features_are_those_of_timms_blocks(discriminator, images, pretrained_folder):
-    network = timm.create_model(FILES["dino"].timm, pretrained=False, weight_init="skip").eval()
+    network = timm.create_model(
+        "vit_small_patch16_224.dino", pretrained=False, weight_init="skip"
+    ).eval()
     timm.models.load_checkpoint(network, str(find("dino", pretrained_folder)))
     inputs = []
     for number in (0, 3, 6, 9):  # what enters a block has left the one before
