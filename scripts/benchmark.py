@@ -192,7 +192,7 @@ def tokenizer(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
 
 def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     torch.set_num_threads(1)  # as in a worker
-    params = {"root": flags.root, "size": flags.size, "train": True}
+    params = {"root": flags.root, "size": 256, "train": True}
     node = {"target": "common.data.folders.ImageFolder", "params": params}
     for workers in flags.workers:
         data = DataModule(flags.batch_size, node, num_workers=workers)
@@ -230,7 +230,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weights_dir", help="folder of pretrained networks")
     add = subs[loading].add_argument
     add("root", help="folder of class folders of images")
-    add("--size", type=int, default=256, help="of the square that is cut")
     add("--batch_size", type=int, default=32, help="of the loader")
     add("--workers", nargs="+", type=int, default=[0, 1, provenance.cores()], help="of the loader")
     return parser

@@ -75,7 +75,6 @@ def main() -> None:
             "reference": extractor and about,
             "extractor": extractor and extractor.about,
             "tokenizer": {"identity": tokenizer.fingerprint, "file": str(source)},
-            "lpips": f"version 0.1 on {pretrained.FILES['vgg16'].name}" if lpips else None,
             "processes": process.world,
             "conditions": provenance.describe(),
         }

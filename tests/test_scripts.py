@@ -64,6 +64,6 @@ def test_the_benchmark_writes_what_it_has(run, tmp_path):
     assert row["times_faster"] > 0
     for k in range(4):
         save_image(tmp_path / "images" / "sea" / f"{k}.jpg", torch.zeros(3, 40, 50))
-    more = ("--size", 32, "--workers", 0, "--batch_size", 4, "--json", file)
+    more = ("--workers", 0, "--batch_size", 4, "--json", file)
     run(benchmark, "loading", tmp_path / "images", *more)
     assert [row["per_s"] > 0 for row in json.loads(file.read_text())["rows"]] == [True]

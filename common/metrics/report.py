@@ -33,8 +33,7 @@ class MetricConfig:
     metrics: bool = _metrics(False, "measure Inception Score and, against a reference, FID")
     reference: str | None = _metrics(
         None,
-        "what to compare with: a folder of images, statistics (.npz), or a YAML file whose "
-        f"data.params.validation it is; default {DEFAULT_REFERENCE} where it exists",
+        f"folder of images, statistics (.npz) or YAML file with data (default {DEFAULT_REFERENCE})",
         alias="fid_stats",
     )
     extractor: str = _metrics("inception", f"network of the features: {EXTRACTORS}")

@@ -13,11 +13,8 @@ EPOCHS, BATCH, RATE, WIDTH = 4, 32, 3e-3, 24
 
 
 def untrained(classes: int) -> nn.Sequential:
-    """Four strided convolutions, the mean over all positions, one linear layer.
-
-    Any image size of 32 pixels or more works. Images are halved first, so that the answer rests on
-    shapes and colours rather than on the finest texture.
-    """
+    """Four strided convolutions, the mean over all positions, one linear layer. Images, 32 pixels
+    or more, are halved first: the answer rests on shapes and colours, not on the finest texture."""
     layers: list[nn.Module] = [nn.AvgPool2d(2)]
     before = 3
     for after in (WIDTH, 2 * WIDTH, 2 * WIDTH, 4 * WIDTH):
@@ -28,11 +25,9 @@ def untrained(classes: int) -> nn.Sequential:
 
 
 def train(pixels: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:
-    """A classifier of images uint8 [N, 3, H, W] and labels [N], in evaluation mode.
-
-    Half of the images are mirrored and half are blurred at each draw, because a generated image is
-    softer than a real one and should not be judged by that.
-    """
+    """A classifier of images uint8 [N, 3, H, W] and labels [N], in evaluation mode. Half of the
+    images are mirrored at each draw and half are blurred: generated ones are softer, and should not
+    be judged by that."""
     size = min(BATCH, len(pixels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seeding.stream(seed, "classifier").integers(2**63)))

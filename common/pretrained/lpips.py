@@ -14,10 +14,8 @@ from common.pretrained.frozen import Frozen
 
 
 class LPIPS:
-    """The distance of images from their reference, which differentiates to the images.
-
-    A UserError says which file is missing in `weights_dir`, damaged or of another network.
-    """
+    """The distance of images from their reference, which differentiates to the images; a UserError
+    says which file is missing in `weights_dir`, damaged or of another network."""
 
     def __init__(self, weights_dir: str | os.PathLike[str] | None = None) -> None:
         path, network = find("vgg16", weights_dir), _LPIPS(net="vgg", pnet_rand=True)
