@@ -47,7 +47,18 @@ def read_rows(path: Path) -> list[list[str]]:
     return [row for row in rows if len(row) == 3 and row[0].isdecimal()]
 
 
-def progress_bar(total: int, name: str, unit: str, shown: bool, initial: int = 0) -> tqdm:
+def progress_bar(
+    total: int, name: str, unit: str, shown: bool, initial: int = 0, leave: bool = True
+) -> tqdm:
     """A progress bar, which changes rarely in a file."""
     wait = 0.1 if sys.stderr.isatty() else 10
-    return tqdm(None, name, total, unit=unit, initial=initial, disable=not shown, mininterval=wait)
+    return tqdm(
+        None,
+        name,
+        total,
+        unit=unit,
+        initial=initial,
+        disable=not shown,
+        mininterval=wait,
+        leave=leave,
+    )

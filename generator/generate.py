@@ -87,6 +87,7 @@ def generate_tokens(
     config: SampleConfig,
     numbers: Ints | None = None,
     given: Columns | None = None,
+    shown: bool = False,
 ) -> Tensor:
     """Tokens [B, L, C] in the model's scale; arguments are those of `generate`."""
     model, numbers = generator.model, range(len(labels)) if numbers is None else numbers
@@ -94,7 +95,12 @@ def generate_tokens(
     noise = column_noise(config.seed, numbers, model.config.channels, model.device)
     classes = torch.tensor(labels, device=model.device)
     columns = sample_columns(model, classes, islice(noise, config.columns), config, given)
-    return torch.stack(list(columns), dim=1)
+    tokens, wide = [], config.columns >= BLOCK
+    with progress_bar(config.columns, "columns", "column", shown and wide, leave=False) as bar:
+        for token in columns:
+            tokens.append(token)
+            bar.update()
+    return torch.stack(tokens, dim=1)
 
 
 @torch.no_grad()
@@ -106,6 +112,7 @@ def generate(
     numbers: Ints | None = None,
     given: Columns | None = None,
     side: str = "right",
+    shown: bool = False,
 ) -> Iterator[Tensor]:
     """Images of classes `labels`, one after the other, uint8 [3, H, W] on the CPU; as many are
     decoded at once as make one tile.
@@ -114,8 +121,9 @@ def generate(
         numbers: of the images, which decide their noise; 0 … B − 1 if not given.
         given: columns that are not sampled, in the model's scale; see `sample_columns`.
         side: `left` for images in the mirror, as those are that go on to the left.
+        shown: whether wide images have a progress bar over their columns.
     """
-    tokens = generate_tokens(generator, labels, config, numbers, given)
+    tokens = generate_tokens(generator, labels, config, numbers, given, shown)
     for some in tokens.split(max(1, config.decode_columns // tokens.shape[1])):
         strips = decode_strips(tokenizer, some.unbind(1), config)
         pixels = torch.cat([images.to_uint8(strip).cpu() for strip in strips], dim=3)
@@ -241,8 +249,8 @@ def generate_folder(
     with progress_bar(count, "images", "image", process.is_main, initial=len(done)) as bar:
         for i, numbers in enumerate(batches):
             if i % process.world == process.rank:
-                some = [labels[k] for k in numbers]
-                found = generate(generator, tokenizer, some, config, numbers, prefix, side)
+                some, how = [labels[k] for k in numbers], (prefix, side, process.is_main)
+                found = generate(generator, tokenizer, some, config, numbers, *how)
                 for k, image in zip(numbers, found, strict=True):
                     if k not in done:
                         images.save_image(image_path(folder, k), image)
