@@ -53,12 +53,5 @@ def progress_bar(
     """A progress bar, which changes rarely in a file."""
     wait = 0.1 if sys.stderr.isatty() else 10
     return tqdm(
-        None,
-        name,
-        total,
-        unit=unit,
-        initial=initial,
-        disable=not shown,
-        mininterval=wait,
-        leave=leave,
+        None, name, total, leave, initial=initial, unit=unit, disable=not shown, mininterval=wait
     )
