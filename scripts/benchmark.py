@@ -203,7 +203,7 @@ def loading(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
         yield {"workers": workers, **rate(read, flags.batch_size)}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def main() -> None:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     commands = parser.add_subparsers(required=True)
@@ -232,11 +232,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("root", help="folder of class folders of images")
     add("--batch_size", type=int, default=32, help="of the loader")
     add("--workers", nargs="+", type=int, default=[0, 1, provenance.cores()], help="of the loader")
-    return parser
 
-
-def main() -> None:
-    flags = build_parser().parse_args()
+    flags = parser.parse_args()
     settings = {k: str(v) for k, v in vars(flags).items() if k != "run"}
     rows: list[Row] = []
     record = {"settings": settings, "rows": rows, "conditions": provenance.describe()}

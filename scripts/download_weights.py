@@ -47,8 +47,7 @@ def main() -> None:
     if unknown := [key for key in flags.keys if key not in files]:
         raise UserError(f"KEY: found {unknown[0]!r}, expected one of {', '.join(FILES)}")
     for key in FILES if flags.list else flags.keys or FILES:
-        file = files[key]
-        there = present(file, directory)
+        file, there = files[key], present(files[key], directory)
         if flags.list:
             print(f"{key:14}{there or 'missing'!s:70}{file.what}; {file.source}")
         elif there:
