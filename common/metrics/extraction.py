@@ -32,9 +32,7 @@ class ImageFiles(Dataset):
     """Image files, `(uint8 [3, H, W],)` each: as they are, or squares of `size` pixels, cut as data
     sets here do (`center`) or as ADM did (`adm-center`)."""
 
-    def __init__(
-        self, paths: Sequence[str | Path], size: int | None = None, crop: str = "center"
-    ) -> None:
+    def __init__(self, paths: Sequence, size: int | None = None, crop: str = "center") -> None:
         self.paths, self.size, self.crop = paths, size, crop
 
     def __len__(self) -> int:

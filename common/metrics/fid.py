@@ -60,8 +60,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 
 def inception_score(logits: Tensor, splits: int) -> tuple[float, float | None]:
-    """Mean and deviation over parts of logits [N, K], the latter of several parts only (Salimans et
-    al. 2016)."""
+    """Mean, and deviation if there are several, over parts of [N, K] (Salimans et al. 2016)."""
     mean, deviation = isc_features_to_metric(logits, splits, shuffle=False).values()
     return mean, deviation if splits > 1 else None
 
