@@ -80,7 +80,8 @@ def _choose(device: str, alone: bool, number: int) -> torch.device:
         return torch.device("cpu")
     named = re.fullmatch(r"auto|cuda|cuda:(\d+)", device)
     if named is None or (named[1] and not alone):
-        raise UserError(f"device: found {device!r}, expected auto, cpu, cuda, or cuda:N alone")
+        expected = "auto, cpu, cuda or, without torchrun, cuda:N"
+        raise UserError(f"device: found {device!r}, expected {expected}")
     number = int(named[1] or number)
     if not 0 <= number < count:
         raise UserError(f"device: GPU number {number} asked for, but torch sees {count} GPU(s)")

@@ -62,7 +62,8 @@ def find_source(run: RunConfig) -> Path | None:
     kept = here.parent.glob("checkpoint-ckpt-*.pth")
     if here.name == LAST and not here.exists():
         here = max(kept, key=lambda path: int(path.stem.rpartition("-")[2]), default=here)
-    begins = run.resume is None or (run.output_dir and same and not here.exists())
+    own = run.output_dir and same and run.ckpt == LAST
+    begins = run.resume is None or (own and not here.exists())
     return None if begins else here
 
 

@@ -154,7 +154,7 @@ def training(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
         batches: Any = [(items, labels)] * config.accumulate
         model = untrained_generator(name, tokenizer.channels, device)
         loader: Any = DataLoader(batches, batch_size=None)
-        trainer = Trainer(model, config, process, loader, tokens, columns, Path(), {}, Path())
+        trainer = Trainer(model, config, process, loader, tokens, columns, {}, Path(), Path())
         update = partial(trainer.train_step, batches, 1e-6)
         with FlopCounterMode(display=False) as counter:
             update()

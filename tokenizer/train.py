@@ -93,7 +93,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
         checkpoint.save(path, content)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        return read(path)
+        content = read(path)
+        needed = {"state_dict", "optimizer_states", "loops", "callbacks", "updates"}
+        if absent := needed - content.keys():
+            expected = "expected a checkpoint of a training (ckpt_path takes others)"
+            raise UserError(f"{path}: has no {', '.join(sorted(absent))}; {expected}")
+        return content
 
 
 def train(

@@ -23,8 +23,8 @@ from common.errors import UserError, printable, refused
 from common.seeding import stream
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-# A line of a list; a suffix says where a path with spaces ends and a label begins.
-ENTRY = re.compile(rf"(.*\.(?:{'|'.join(s[1:] for s in SUFFIXES)}))(?:\s+(\d+))?", re.IGNORECASE)
+# A line of a list; a suffix says where a path with spaces ends and a label, below 10⁶, begins.
+ENTRY = re.compile(rf"(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))(?:\s+(\d{{1,6}}))?", re.I)
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class ImageList(ImageDataset):
             if entry is not None:
                 found.append((entry[1] if root is None else entry[1].lstrip("/"), entry[2]))
             elif line and not line.startswith("#"):
-                expected = "expected the path of an image, and maybe a space and its label"
+                expected = "expected the path of an image and maybe, after a space, its label < 10⁶"
                 raise UserError(f"{file}: line {number}: found {line!r}, {expected}")
         folder = os.path.dirname(file) if root is None else root
         paths = [os.path.join(folder, path) for path, _ in found]

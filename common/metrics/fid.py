@@ -84,7 +84,8 @@ def read_statistics(path: str | Path) -> tuple[Statistics, dict[str, Any]]:
             mean, covariance = (torch.from_numpy(file[name]).double() for name in names)
             if "record" in file.files:
                 record = json.loads(str(file["record"]))
-                if not {"images", "source", "extractor", "warnings"} <= record.keys():
+                kinds = {"images": int, "source": str, "extractor": dict, "warnings": list}
+                if not all(isinstance(record[key], kind) for key, kind in kinds.items()):
                     raise ValueError("a record that is none")
         if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
             raise ValueError(f"shapes {[*mean.shape]} and {[*covariance.shape]}")

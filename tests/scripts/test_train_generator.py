@@ -160,6 +160,12 @@ def test_one_command_begins_and_goes_on(project, call, tmp_path):
     assert (training["lr"], training["blr"]) == (None, 0.5)
 
 
+def test_a_named_checkpoint_that_is_missing_is_no_new_run(project, call, tmp_path):
+    flags = ("--output_dir", tmp_path / "run", "--resume", tmp_path / "run", "--ckpt", "other.pth")
+    done = call("train_generator", *project.stage_two(*flags))
+    assert done.code == 2 and "other.pth" in done.err, done.err
+
+
 def test_a_kept_checkpoint_stands_in_for_a_missing_last_one(project, call, tmp_path):
     run = shutil.copytree(project.generator, tmp_path / "kept")
     for name in ("checkpoint-last.pth", "checkpoint-ckpt-2.pth"):

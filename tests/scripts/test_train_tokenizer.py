@@ -75,6 +75,16 @@ def test_a_checkpoint_of_another_model_is_refused(project, call):
     assert config["model"]["params"]["embed_dim"] == 4  # as before
 
 
+def test_a_checkpoint_of_no_training_is_refused(project, call, tmp_path):
+    run = shutil.copytree(project.run, tmp_path / "run")
+    content = states(run)
+    for name in ("optimizer_states", "updates"):  # as in a file of weights alone
+        del content[name]
+    checkpoint.save(run / "checkpoints" / "last.ckpt", content)
+    done = call("train_tokenizer", "-r", run, "--device", "cpu", "lightning.trainer.max_epochs=3")
+    assert done.code == 2 and "has no optimizer_states, updates" in done.err, done.err
+
+
 def test_flags_that_shape_a_run(project, call, tmp_path):
     more = tmp_path / "more.yaml"
     more.write_text("data: {params: {validation: null}}\nlightning: {trainer: {max_epochs: 1}}")

@@ -149,7 +149,7 @@ def test_names_that_are_not_utf_8_are_found(root):
 
 
 @pytest.mark.parametrize(
-    "text", ["\n{0} 0\n{1} -1", "{0} 0\n{1} cat", "notes.txt", "{0} 0\n{1}", "#"]
+    "text", ["\n{0} 0\n{1} -1", "{0} 0\n{1} cat", "notes.txt", "{0} 0\n{1}", "{0} 1234567", "#"]
 )
 def test_mistakes_name_the_list(root, text):
     file = listed(root, text.format(*LISTED))

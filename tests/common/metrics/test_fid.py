@@ -78,6 +78,10 @@ def test_statistics_in_the_layout_of_adm(tmp_path, names):
         {"mu": np.array([None] * 4), "sigma": np.eye(4)},
         {"mu": np.ones(4), "sigma": np.eye(4), "record": "{}x"},
         {"mu": np.ones(4), "sigma": np.eye(4), "record": "[1]"},
+        {
+            **{"mu": np.ones(4), "sigma": np.eye(4)},
+            "record": '{"images": 2, "source": "x", "extractor": "x", "warnings": []}',
+        },
     ],
 )
 def test_damaged_statistics_are_named(tmp_path, arrays):
