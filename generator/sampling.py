@@ -31,12 +31,14 @@ class SampleConfig:
         None, "columns of an image (default: as trained)", min=2, flag="token_num", alias="num_iter"
     )
     cfg: float = _set(1.0, "guidance scale; 1: no guidance")
-    cfg_schedule: str = _set("linear", "guidance over columns", choices=("linear", "constant"))
+    cfg_schedule: str = _set(
+        "linear", "guidance scale over columns", choices=("linear", "constant")
+    )
     cfg_ramp: int | None = _set(None, "columns in which it grows (default: all)", min=1)
     solver: str = _set("euler", "ODE solver; euler: as released", choices=tuple(METHODS))
     steps: int = _set(100, "solver steps of a column", min=1, flag="num_sampling_steps")
     temperature: float = _set(1.0, "scale of the starting noise", min=0)
-    last_position: int | None = _set(None, "largest position the condition is shown", min=0)
+    last_position: int | None = _set(None, "largest position in queries to the condition", min=0)
     seed: int = _set(0, "random seed of noise and labels")
     decode_columns: int = _set(256, "columns decoded at once; wider images in tiles", min=2)
     decode_overlap: int = _set(16, "columns that two neighbouring tiles share", min=0)

@@ -33,7 +33,7 @@ class RunConfig(data.ImageConfig):
     vae_norm: float | None = setting(None, "tokens' scale (default: the tokenizer's)", above=0)
     use_cached: bool = setting(False, "train on cached tokens")
     cached_path: str | None = setting(None, "cached tokens, of scripts/cache_latents.py")
-    eval_path: str | None = setting(None, "held-out images or tokens (default: the trained)")
+    eval_path: str | None = setting(None, "held-out images or tokens (default: the training data)")
     output_dir: str | None = setting(None, "folder of the run (default: --resume)")
     log_dir: str | None = setting(None, "folder of its logs (default: --output_dir)")
     resume: str | None = setting(None, "folder of the checkpoint to go on from")

@@ -75,7 +75,7 @@ class Settings:
     model: ModelConfig
     data: dict[str, Any]
     lightning: LightningConfig = field(default_factory=LightningConfig)
-    seed: int = 0
+    seed: Annotated[int, limits(min=-(2**63), below=2**64)] = 0  # as torch takes them
 
 
 class AveragedGradients(DDPStrategy):

@@ -30,7 +30,7 @@ _metrics = partial(setting, group="metrics")  # where `--help` shows a field
 class MetricConfig:
     """What to measure, and against what."""
 
-    metrics: bool = _metrics(False, "measure Inception Score and, against a reference, FID")
+    metrics: bool = _metrics(False, "measure Inception Score and, with a reference, FID; or rFID")
     reference: str | None = _metrics(
         None,
         f"folder of images, statistics (.npz) or YAML file with data (default {DEFAULT_REFERENCE})",
