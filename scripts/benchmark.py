@@ -122,7 +122,7 @@ def sampling(flags: argparse.Namespace, process: Process) -> Iterator[Row]:
     device = process.device
     config = SampleConfig(cfg=7.0, steps=flags.num_sampling_steps)
     for name, columns, batch in itertools.product(flags.model, flags.columns, flags.batch):
-        model = untrained_generator(name, CHANNELS, device).eval()
+        model = untrained_generator(name, CHANNELS, device).eval().requires_grad_(False)
         engine = prepare(copy.deepcopy(model), flags.precision, flags.compile)
         labels = torch.arange(batch, device=device)
         noise = torch.randn(batch, columns, CHANNELS, device=device)
