@@ -1,9 +1,10 @@
-"""Convolutional autoencoder: encoder, column bottleneck, decoder, and a semantic decoder beside it.
+"""Convolutional autoencoder: encoder, bottleneck, decoder, and a semantic decoder beside it.
 
-Shapes: B batch, H W pixels, z channels, h = H/f_h rows, L = W/f_w columns, P = z·h, C token
-channels.
+Shapes: B batch, H W pixels, z channels, h = H/f_h and w = W/f_w of the deepest feature map, R rows
+of tokens, L tokens, P features of a token, C token channels.
 """
 
+import math
 from itertools import pairwise
 
 from einops import rearrange
@@ -15,7 +16,7 @@ from tokenizer.config import AutoencoderConfig, SemanticConfig
 
 
 class Encoder(nn.Module):
-    """Images [B, 3, H, W] → features [B, z, h, L]."""
+    """Images [B, 3, H, W] → features [B, z, h, w]."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -35,36 +36,42 @@ class Encoder(nn.Module):
         x = self.conv_in(images)  # [B, ch, H, W]
         for level, downsample in zip(self.levels, self.downsamples, strict=True):
             x = downsample(level(x))  # [B, ch·m, H/2^i, ...]
-        x = self.middle(x)  # [B, ch·m, h, L]
-        return self.conv_out(F.silu(self.norm_out(x)))  # [B, z, h, L]
+        x = self.middle(x)  # [B, ch·m, h, w]
+        return self.conv_out(F.silu(self.norm_out(x)))  # [B, z, h, w]
 
 
-class ColumnBottleneck(nn.Module):
-    """One token a column: two convolutions over neighbouring columns on the way in, two on the way
-    out. A column's vector has the channel slowest and the row fastest."""
+class Bottleneck(nn.Module):
+    """One token a patch of the features, which is a whole column where there is one row of tokens:
+    two convolutions along the row on the way in, two on the way out. Tokens are in raster order; in
+    the vector of a patch the channel is slowest, then the row."""
 
-    def __init__(self, z_channels: int, rows: int, channels: int) -> None:
+    def __init__(self, z_channels: int, rows: int, patch: tuple[int, int], channels: int) -> None:
         super().__init__()
-        self.rows, columns = rows, z_channels * rows
+        self.rows, self.patch, features = rows, patch, z_channels * math.prod(patch)
         options = {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}
-        self.mix_columns = nn.Conv1d(columns, columns, **options)
-        self.to_tokens = nn.Conv1d(columns, channels, **options)
-        self.from_tokens = nn.Conv1d(channels, columns, **options)
-        self.unmix_columns = nn.Conv1d(columns, columns, **options)
+        self.mix_columns = nn.Conv1d(features, features, **options)
+        self.to_tokens = nn.Conv1d(features, channels, **options)
+        self.from_tokens = nn.Conv1d(channels, features, **options)
+        self.unmix_columns = nn.Conv1d(features, features, **options)
 
     def encode(self, features: Tensor) -> Tensor:
-        """Features [B, z, h, L] → the mean of the tokens [B, L, C]."""
-        x = rearrange(features, "b z h w -> b w (z h)").mT  # [B, P, L]
-        return self.to_tokens(self.mix_columns(x)).mT  # [B, L, C]
+        """Features [B, z, h, w] → the mean of the tokens [B, L, C]."""
+        height, width = self.patch
+        pattern = "b z (r h) (l w) -> (b r) l (z h w)"
+        x = rearrange(features, pattern, h=height, w=width).mT  # [B·R, P, L/R]
+        x = self.to_tokens(self.mix_columns(x)).mT  # [B·R, L/R, C]
+        return rearrange(x, "(b r) l c -> b (r l) c", r=self.rows)  # [B, L, C]
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, L, C] → features [B, z, h, L]."""
-        x = self.unmix_columns(self.from_tokens(tokens.mT)).mT  # [B, L, P]
-        return rearrange(x, "b w (z h) -> b z h w", h=self.rows)  # [B, z, h, L]
+        """Tokens [B, L, C] → features [B, z, h, w]."""
+        x = rearrange(tokens, "b (r l) c -> (b r) l c", r=self.rows).mT  # [B·R, C, L/R]
+        x = self.unmix_columns(self.from_tokens(x)).mT  # [B·R, L/R, P]
+        pattern, (height, width) = "(b r) l (z h w) -> b z (r h) (l w)", self.patch
+        return rearrange(x, pattern, r=self.rows, h=height, w=width)  # [B, z, h, w]
 
 
 class Decoder(nn.Module):
-    """Features [B, z, h, L] → images [B, 3, H, W], and what the semantic decoder reads."""
+    """Features [B, z, h, w] → images [B, 3, H, W], and what the semantic decoder reads."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -84,18 +91,18 @@ class Decoder(nn.Module):
         self.conv_out = conv3(widths[0], config.out_ch)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        seen = {"base": self.conv_in(features)}  # [B, ch·m, h, L]
-        x = seen["mid"] = self.middle(seen["base"])  # [B, ch·m, h, L]
+        seen = {"base": self.conv_in(features)}  # [B, ch·m, h, w]
+        x = seen["mid"] = self.middle(seen["base"])  # [B, ch·m, h, w]
         for level, upsample in zip(self.levels[::-1], self.upsamples[::-1], strict=True):
             x = level(x)
             seen.setdefault("res", x)  # of the deepest level
             x = upsample(x)
         images = self.conv_out(F.silu(self.norm_out(x)))
-        return images, seen[self.semantic_map]  # [B, 3, H, W], [B, ch·m, h, L]
+        return images, seen[self.semantic_map]  # [B, 3, H, W], [B, ch·m, h, w]
 
 
 class SemanticDecoder(nn.Module):
-    """Decoder features [B, c, h, L] → a map to align with a frozen network [B, out_ch, h, L]."""
+    """Decoder features [B, c, h, w] → a map to align with a frozen network [B, out_ch, h, w]."""
 
     def __init__(self, config: SemanticConfig) -> None:
         super().__init__()

@@ -28,13 +28,14 @@ class AutoencoderConfig:
     ch: Positive  # channels of the first level; level i has `ch * ch_mult[i]`
     ch_mult: Multipliers
     num_res_blocks: Natural  # a level (the decoder has one more)
-    z_channels: Positive  # of the deepest feature map, before it is cut into columns
+    z_channels: Positive  # of the deepest feature map, before it is cut into tokens
     len_down_scale: Natural  # how many levels halve the width; all halve the height
     attn_resolutions: Multipliers = ()  # nominal ones, with attention after each residual block
     in_channels: Literal[3] = 3
     out_ch: Literal[3] = 3
     dropout: Fraction = 0.0
     norm_groups: Positive = 32
+    token_grid: Natural = 0  # rows of tokens, each of a square patch; 0: a token is a column
     semantic_map: Literal["base", "mid", "res"] = "res"
     double_enc: Literal[False] = False  # mean and variance; the column tokenizer has the mean
 
@@ -42,6 +43,9 @@ class AutoencoderConfig:
         widths, size, factor = self.widths, self.resolution, 2 ** (len(self.ch_mult) - 1)
         _require(len(widths) > 0, "ch_mult", "no levels", "one or more")
         _require(size % factor == 0, "resolution", size, f"a multiple of {factor}")
+        places, rows = size // factor, self.token_grid
+        sound = rows != 1 and places % max(rows, 1) == 0
+        _require(sound, "token_grid", rows, f"0, or a divisor of {places} above 1")
         same = self.num_res_blocks > 0 or len(set(widths)) == 1
         _require(same, "num_res_blocks", 0, "1 or more where widths differ")
         for level, width in enumerate(widths):
@@ -56,14 +60,17 @@ class AutoencoderConfig:
         return [self.ch * m for m in self.ch_mult]
 
     @property
-    def column_width(self) -> int:
-        """Width of a column in pixels, f_w."""
-        return 2 ** min(self.len_down_scale, len(self.ch_mult) - 1)
+    def token_size(self) -> tuple[int, int]:
+        """Height and width of a token in pixels."""
+        if self.token_grid:
+            return (self.resolution // self.token_grid,) * 2
+        return self.resolution, 2 ** min(self.len_down_scale, len(self.ch_mult) - 1)
 
     @property
-    def rows(self) -> int:
-        """Height of the deepest feature map, h."""
-        return self.resolution // 2 ** (len(self.ch_mult) - 1)
+    def patch(self) -> tuple[int, int]:
+        """Height and width of what a token is made of in the deepest feature map."""
+        deepest, (height, width) = len(self.ch_mult) - 1, self.token_size
+        return height // 2**deepest, width // 2 ** min(self.len_down_scale, deepest)
 
     def stride(self, level: int) -> tuple[Literal[2], Literal[1, 2]]:
         """Stride between `level` and `level + 1`."""
@@ -114,11 +121,12 @@ class TokenizerConfig:
     embed_dim: Positive  # channels of a token, C
     std: Annotated[float, limits(min=0)] = 2.5  # largest noise scale of the posterior
     sematicconfig: SemanticConfig | None = None  # without it there is no semantic decoder
-    post_channels: int | None = None  # of a column before it becomes a token; only checked
+    post_channels: int | None = None  # of a token's features; only checked
 
     def __post_init__(self) -> None:
-        columns, found = self.ddconfig.z_channels * self.ddconfig.rows, self.post_channels
-        _require(found in (None, columns), "post_channels", found, columns)
+        features = self.ddconfig.z_channels * math.prod(self.ddconfig.patch)
+        found = self.post_channels
+        _require(found in (None, features), "post_channels", found, features)
         if self.sematicconfig is not None:
             entering, deepest = self.sematicconfig.widths[0], self.ddconfig.widths[-1]
             expected = f"{deepest}, those of the decoder's deepest level"

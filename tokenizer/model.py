@@ -1,6 +1,6 @@
-"""Tokenizer: images of any width to column tokens and back.
+"""Tokenizer: images of any width to tokens and back, one a column or one a square patch.
 
-Shapes: B batch, H W pixels, f_w column width, L = W/f_w columns, C token channels.
+Shapes: B batch, H W pixels, h w of the deepest feature map, L tokens, C token channels.
 """
 
 from dataclasses import asdict
@@ -12,24 +12,26 @@ from torch import Tensor, nn
 from common.checkpoint import weights_hash
 from common.config import structured
 from common.errors import UserError
-from tokenizer.autoencoder import ColumnBottleneck, Decoder, Encoder, SemanticDecoder
+from tokenizer.autoencoder import Bottleneck, Decoder, Encoder, SemanticDecoder
 from tokenizer.config import TokenizerConfig
 from tokenizer.posterior import Posterior
 
 
 class Tokenizer(nn.Module):
-    """One vector for each vertical strip of an image; `sizes` are those of `TokenizerConfig`."""
+    """One vector for each vertical strip of an image, or for each patch of a grid, in raster order;
+    `sizes` are those of `TokenizerConfig`."""
 
     token_scale: Tensor
 
     def __init__(self, **sizes: Any) -> None:
         super().__init__()
         given = structured(TokenizerConfig, sizes)
-        self.config, self.channels, self.std = given.ddconfig, given.embed_dim, given.std
-        self.height, self.column_width = self.config.resolution, self.config.column_width
-        self.encoder = Encoder(self.config)
-        self.bottleneck = ColumnBottleneck(self.config.z_channels, self.config.rows, self.channels)
-        self.decoder = Decoder(self.config)
+        config, self.channels, self.std = given.ddconfig, given.embed_dim, given.std
+        self.rows = config.token_grid or 1  # of tokens
+        self.height, self.column_width = config.resolution, config.token_size[1]
+        self.encoder = Encoder(config)
+        self.bottleneck = Bottleneck(config.z_channels, self.rows, config.patch, self.channels)
+        self.decoder = Decoder(config)
         semantic = given.sematicconfig
         self.semantic_decoder = None if semantic is None else SemanticDecoder(semantic)
         self.sizes = asdict(given)  # plain values that build the same network
@@ -64,11 +66,11 @@ class Tokenizer(nn.Module):
             raise UserError(f"{name} width: found {width}, expected 2 or more columns of {column}")
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, L, C], L ≥ 2, in the posterior's scale → images [B, 3, H, L·f_w]."""
+        """Tokens [B, L, C], 2 or more a row, in the posterior's scale → images [B, 3, H, W]."""
         return self._decoded(tokens)[0]
 
     def decode_with_semantics(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] and the semantic map [B, out_ch, h, L] of tokens [B, L, C]."""
+        """Images [B, 3, H, W] and the semantic map [B, out_ch, h, w] of tokens [B, L, C]."""
         images, features = self._decoded(tokens)
         return images, self.semantic_decoder(features)
 
@@ -81,10 +83,11 @@ class Tokenizer(nn.Module):
         return tokens / self.token_scale
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Images [B, 3, H, L·f_w] of stage two's tokens [B, L, C]."""
+        """Images [B, 3, H, W] of stage two's tokens [B, L, C]."""
         return self.decode(self.unscaled(tokens))
 
     def _decoded(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        if tokens.shape[1] < 2:
-            raise UserError(f"number of tokens: found {tokens.shape[1]}, expected at least 2")
+        count, rows = tokens.shape[1], self.rows
+        if count % rows or count < 2 * rows:
+            raise UserError(f"tokens: found {count}, expected 2 or more in each of {rows} rows")
         return self.decoder(self.bottleneck.decode(tokens))

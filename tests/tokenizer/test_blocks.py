@@ -1,8 +1,10 @@
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
 
-from tokenizer.autoencoder import ColumnBottleneck
+from tokenizer.autoencoder import Bottleneck
 from tokenizer.blocks import AttentionBlock, Downsample, Upsample, conv3, shuffle, unshuffle
 
 STRIDES = [(2, 2), (2, 1)]
@@ -42,12 +44,34 @@ def test_resampling_adds_its_convolution_to_a_shortcut(stride):
 
 @pytest.mark.parametrize(
     ("conv", "shape"),
-    [(conv3(2, 3), (1, 2, 5, 7)), (ColumnBottleneck(2, 1, 3).to_tokens, (1, 2, 7))],
+    [(conv3(2, 3), (1, 2, 5, 7)), (Bottleneck(2, 1, (1, 1), 3).to_tokens, (1, 2, 7))],
 )
 def test_no_border_is_marked(conv, shape):
     """On a constant, a convolution that pads by reflection gives a constant."""
     y = conv(torch.ones(shape)).flatten(2)
     torch.testing.assert_close(y, y[:, :, :1].expand_as(y))
+
+
+@pytest.mark.parametrize(("rows", "patch"), [(1, (4, 1)), (2, (2, 3))])
+@torch.no_grad()
+def test_the_bottleneck_takes_patches_in_raster_order_and_mixes_those_of_a_row(rows, patch):
+    """With convolutions that pass their input through, a token is its patch."""
+    (height, width), channels, columns = patch, 2, 6 // patch[1]
+    bottleneck = Bottleneck(channels, rows, patch, channels * height * width)
+    features = torch.randn(1, channels, rows * height, columns * width)
+    mixed = bottleneck.encode(features)
+    other = features.clone()
+    other[:, :, -1, -1] += 1.0  # of the last token
+    changed = (bottleneck.encode(other) - mixed).abs().amax((0, 2)) > 0
+    assert changed.nonzero().min() >= max((rows - 1) * columns, rows * columns - 3)
+    for conv in bottleneck.children():
+        nn.init.dirac_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    tokens = bottleneck.encode(features)
+    for token, (i, j) in zip(tokens[0], product(range(rows), range(columns)), strict=True):
+        part = features[0, :, i * height :, j * width :][:, :height, :width]
+        torch.testing.assert_close(token, part.flatten())
+    torch.testing.assert_close(bottleneck.decode(tokens), features)
 
 
 def test_attention_is_one_head_over_all_positions():

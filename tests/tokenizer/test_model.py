@@ -20,6 +20,20 @@ def test_any_width(tokenizer, columns):
     assert torch.equal(decoded, tokenizer.decode(posterior.mean))
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (2, 5), (4, 4)])
+@torch.no_grad()
+def test_a_grid_of_square_patches(sizes, rows, columns):
+    sizes["ddconfig"]["token_grid"] = rows
+    tokenizer = Tokenizer(**sizes).eval()
+    images = torch.randn(2, 3, 16, columns * 16 // rows)
+    tokens = tokenizer.encode(images).mean
+    assert tokens.shape == (2, rows * columns, 6)
+    assert tokenizer.decode(tokens).shape == images.shape
+    for count in (rows, 2 * rows + 1):
+        with pytest.raises(UserError, match="tokens"):
+            tokenizer.decode(torch.zeros(1, count, 6))
+
+
 @torch.no_grad()
 def test_no_column_is_told_from_another(tokenizer):
     """A constant image has one token many times, and one token many times a periodic image."""
@@ -60,6 +74,8 @@ def test_features_for_the_semantic_decoder(tokenizer, features):
         ("ddconfig", "dropout", 1.5),
         ("ddconfig", "resolution", 18),
         ("ddconfig", "norm_groups", 5),
+        ("ddconfig", "token_grid", 1),
+        ("ddconfig", "token_grid", 3),
         ("ddconfig", "semantic_map", "deep"),
         ("ddconfig", "chs", 1),
         ("sematicconfig", "attn_resolutions", (8,)),
