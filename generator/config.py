@@ -10,6 +10,7 @@ from functools import partial
 from common.config import setting
 from common.errors import UserError
 from common.schedule import EpochSchedule
+from generator.layout import ColumnLayout, GridLayout
 
 _size, _train, _loss, _speed, _record = (
     partial(setting, group=name)
@@ -28,6 +29,7 @@ class GeneratorConfig:
     classes: int = _size(help="number of classes", min=1, flag="class_num")
     context_tokens: int = _size(16, "condition tokens of an image", min=1, flag="buffer_size")
     window: int = _size(3, "earlier columns a layer sees; 0: all", min=0, flag="cond_length")
+    grid: int = _size(0, "rows and columns of a square grid of tokens; 0: columns", min=0)
     head_width: int = _size(1024, "width of the flow head", min=1, flag="diffloss_w")
     head_depth: int = _size(12, "residual blocks of the flow head", min=0, flag="diffloss_d")
     mlp_ratio: float = _size(4.0, "width of the MLPs over that of the transformer", above=0)
@@ -35,9 +37,17 @@ class GeneratorConfig:
     proj_dropout: float = _size(0.1, "dropout after projections and in MLPs", min=0, max=1)
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or self.width // self.heads % 2:
+        parts = 4 if self.grid else 2  # pairs of channels, along each axis
+        if self.width % self.heads or self.width // self.heads % parts:
             found = f"width {self.width} over {self.heads} heads"
-            raise UserError(f"{found}: expected an even whole number of channels a head")
+            raise UserError(f"{found}: expected a multiple of {parts} channels a head")
+        if self.grid and self.window:
+            raise UserError(f"--cond_length: found {self.window}, expected 0 for a grid of tokens")
+
+    @property
+    def layout(self) -> ColumnLayout:
+        """Where its tokens stand, and which of them each one sees."""
+        return GridLayout(self.window, self.grid) if self.grid else ColumnLayout(self.window)
 
 
 # flags of the released scripts without effect on a result; those with a value end with =

@@ -73,7 +73,7 @@ def describe_tokens(
     fingerprint = broadcast_object(tokenizer.fingerprint if process.is_main else "")
     scale, std = float(tokenizer.token_scale), float(tokenizer.std)
     size = tokenizer.height, tokenizer.column_width
-    return LatentHeader(fingerprint, scale, std, *size, list(class_names), data)
+    return LatentHeader(fingerprint, scale, std, *size, list(class_names), data, tokenizer.rows)
 
 
 @dataclass(frozen=True)

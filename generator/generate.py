@@ -49,7 +49,11 @@ def decode_strips(
     tokenizer: Tokenizer, columns: Iterable[Tensor], config: SampleConfig
 ) -> Iterator[Tensor]:
     """Strips [B, 3, H, w] of varying width, from left to right, as soon as their columns [B, C]
-    are there, with or without an end; an image of one tile is decoded whole, as released."""
+    are there, with or without an end; an image of one tile, or of a grid of tokens, is decoded
+    whole, as released."""
+    if tokenizer.rows > 1:
+        yield tokenizer.decode_tokens(torch.stack(tuple(columns), dim=1))
+        return
     width, size, overlap = tokenizer.column_width, config.decode_columns, config.decode_overlap
     held: deque[Tensor] = deque(maxlen=size)
     waiting = 0  # columns that are not out yet
@@ -92,6 +96,7 @@ def generate_tokens(
     """Tokens [B, L, C] in the model's scale; arguments are those of `generate`."""
     model, numbers = generator.model, range(len(labels)) if numbers is None else numbers
     config = replace(config, columns=config.columns or generator.columns)
+    model.layout.check(config.columns, "--token_num")
     noise = column_noise(config.seed, numbers, model.config.channels, model.device)
     classes = torch.tensor(labels, device=model.device)
     columns = sample_columns(model, classes, islice(noise, config.columns), config, given)
@@ -137,6 +142,7 @@ def scroll(
     """Images without end, in uint8 strips [B, 3, H, w] from left to right at constant memory; the
     smaller `config.decode_columns`, the sooner they come."""
     model = generator.model
+    model.layout.check("no end", "scroll")
     config = replace(config, columns=config.columns or generator.columns)
     noise = column_noise(config.seed, range(len(labels)), model.config.channels, model.device)
     columns = sample_columns(model, torch.tensor(labels, device=model.device), noise, config)
@@ -192,6 +198,7 @@ def continue_image(
 
     On the `left` they are continued in the mirror, which suits models trained with random flips.
     """
+    generator.model.layout.check("a part", "the given image")
     prefix = encode_prefix(given.flip(3) if side == "left" else given, tokenizer)
     config = replace(config, columns=len(prefix) + columns)
     return generate(generator, tokenizer, labels, config, None, prefix, side)

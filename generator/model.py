@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 from generator.conditions import ClassCondition
 from generator.config import GeneratorConfig
 from generator.heads.flow import FlowHead
-from generator.layout import ColumnLayout
 from generator.transformer import Context, Layer, Rotations, rotation
 
 
@@ -27,8 +26,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.config = config
-        self.layout = ColumnLayout(config.window)
+        self.config, self.layout = config, config.layout
         width = config.width
         self.condition = ClassCondition(config.classes, width)
         self.context_positions = nn.Parameter(torch.zeros(1, config.context_tokens, width))

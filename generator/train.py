@@ -115,18 +115,26 @@ def prepare(
             notes.append(f"--data_path: {run.data_path} is not read, since --use_cached is given")
     else:
         dataset, encode = images(run, train=True), lambda images: tokenizer.encode(images).mean
-        columns, channels = dataset[0][0].shape[2] // about.column_width, tokenizer.channels
+        columns = about.rows * (dataset[0][0].shape[2] // about.column_width)
+        channels = tokenizer.channels
     scale = float(torch.tensor(run.vae_norm or about.token_scale))
     tokens = data.TokenSampler(encode, posterior, about.std, scale, process.device)
     names, workers = list(dataset.class_names), min(run.num_workers, cores())
+
+    grid = {"grid": about.rows, "window": 0} if about.rows > 1 else {"grid": 0}
+    known = file.sizes(sizes, channels=channels, classes=len(names), **grid)
+    known.layout.check(columns, "images")
+    if known.grid and "shift_num" not in given:
+        training = replace(training, shift_num=1)
 
     held_out = preview = None
     if training.eval_freq:
         measured = dataset
         if run.eval_path and run.use_cached:
             measured = LatentDataset(run.eval_path, about.tokenizer)
+            known.layout.check(measured.means.shape[2], "--eval_path")
         elif run.eval_path:
-            width = columns * about.column_width
+            width = columns // about.rows * about.column_width
             measured = images(replace(run, data_path=run.eval_path, img_size=width), train=False)
         if list(measured.class_names) != names:
             raise UserError(f"--eval_path: {run.eval_path} has other classes than the images")
@@ -134,9 +142,9 @@ def prepare(
     if training.sample_freq:
         tokenizer.token_scale.fill_(scale)
         sampled = replace(sampled, columns=sampled.columns or columns, seed=training.seed)
+        known.layout.check(sampled.columns, "--token_num")
         preview = partial(save_preview, tokenizer=tokenizer, config=sampled)
 
-    known = file.sizes(sizes, channels=channels, classes=len(names))
     loader = data.training_batches(dataset, training, process, workers)
     torch.manual_seed(training.seed)
     model = Generator(known).to(process.device)

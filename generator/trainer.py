@@ -78,7 +78,7 @@ class Trainer:
     process: Process
     loader: DataLoader  # of `training_batches`
     tokens: Callable[..., tuple[Tensor, Tensor]]  # of a batch: a `TokenSampler`
-    columns: int  # of the training images
+    columns: int  # of the training images, or tokens of their grids
     header: dict[str, Any]  # entries of `GeneratorFile`; a checkpoint with others is refused
     folder: Path  # of checkpoints and plots
     log_folder: Path
@@ -89,6 +89,9 @@ class Trainer:
         config, process, model, columns = self.config, self.process, self.model, self.columns
         if config.subsequence > columns:
             raise UserError(f"--subsequence: found {config.subsequence}, but {columns} columns")
+        if model.config.grid and (config.shift_num > 1 or config.subsequence):
+            found = f"found {config.shift_num} and {config.subsequence}"
+            raise UserError(f"--shift_num, --subsequence: {found}, expected 1 and 0 for a grid")
         text = f"0-{columns - 1}" if config.train_columns == "all" else config.train_columns
         self.trained = sorted(set(listed("--train_columns", text, columns)))
         self.trained_index = torch.tensor(self.trained, device=process.device)

@@ -26,10 +26,11 @@ class Rotations(NamedTuple):
 
 
 def rotation(positions: Tensor, channels: int) -> Tensor:
-    """Rotary position embedding (Su et al. 2021): cosines and sines of positions [L] →
-    [2, L, d/2], float32 whatever the model's precision."""
-    exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float32)
-    angles = positions.float()[:, None] * 10000.0 ** (-exponents / channels)
+    """Rotary position embedding (Su et al. 2021): cosines and sines of positions [L], or [L, A]
+    along axes that share the channels → [2, L, d/2], float32 whatever the model's precision."""
+    step = 2 * positions.shape[1:].numel()
+    exponents = torch.arange(0, channels, step, device=positions.device, dtype=torch.float32)
+    angles = (positions.float()[..., None] * 10000.0 ** (-exponents / channels)).flatten(1)
     return torch.stack([angles.cos(), angles.sin()])
 
 

@@ -76,6 +76,9 @@ def main() -> None:
         fingerprint = distributed.broadcast_object(process.is_main and tokenizer.fingerprint)
         loaded.check_tokenizer(fingerprint)
         config = structured(SampleConfig, {"columns": loaded.columns, **sampled}, "--")
+        loaded.model.layout.check(config.columns, "--token_num")
+        if given.prefix_image:
+            loaded.model.layout.check("a part", "--prefix_image")
         classes, side = len(loaded.class_names), given.prefix_side
         labels = generate.image_labels(given.labels, classes, config.seed, given.num_images)
         settings = {

@@ -45,11 +45,13 @@ def test_check_parity_lists_every_error_and_fails_on_a_large_one(run, tmp_path, 
 
 def test_model_table_agrees_with_the_paper():
     with torch.device("meta"):
-        small = model_table.generator_cost("small_model")
+        base = [model_table.generator_cost("base_model", **g) for g in ({}, model_table.GRID)]
+        fine = model_table.generator_cost("base_model", **model_table.FINE)
         tokenizer = model_table.tokenizer_cost()
-    # of the generator, the paper's table; the released code counts 127 million parameters too
-    assert round(small["parameters"] / 1e6, 3) == 127.311
-    assert small["multiply_adds"] / 1e9 == pytest.approx(5.41, rel=0.01)
+        assert model_table.tokenizer_cost(4) == tokenizer
+    assert [round(row["parameters"] / 1e6, 3) for row in base] == [295.587] * 2
+    assert [round(row["multiply_adds"] / 1e9, 2) for row in base] == [9.78, 9.79]
+    assert fine["multiply_adds"] / 1e9 == pytest.approx(130.46, rel=0.01)
     semantic = 67.66 - 21.24  # those that run
     expected = 86.05 + 2 * 3.15 + 121.55 + semantic
     assert tokenizer["parameters"] / 1e6 == pytest.approx(expected, abs=0.03)

@@ -77,9 +77,9 @@ def load_tokenizer(
     return tokenizer
 
 
-def untrained(path: PathLike) -> Tokenizer:
+def untrained(path: PathLike, overrides: Sequence[str] = ()) -> Tokenizer:
     """A tokenizer of the sizes that a YAML file states, with random weights."""
-    return _frozen(_from_yaml(path)[0], path)
+    return _frozen(_from_yaml(path, overrides)[0], path)
 
 
 def load_on_all(process: Process, load: Callable[[], Tokenizer]) -> Tokenizer:

@@ -50,6 +50,7 @@ class LatentHeader:
     column_width: int = setting(help="of a token in pixels", min=1)
     class_names: list[str] = setting(help="names of the classes")
     data: Any = None  # the images, in plain values
+    rows: int = setting(1, "of tokens, in raster order; 1: a token is a column", min=1)
     images: int = 0  # their number; this and what follows is filled in by `cache_latents`
     width: int = 0  # in pixels
     flips: bool = False  # whether each image is followed by its flip

@@ -17,6 +17,7 @@ class Local:
     """Columns of two pixels; each is the mean of its token and its neighbours."""
 
     column_width = 2
+    rows = 1
 
     def __init__(self):
         self.lengths = []

@@ -29,6 +29,7 @@ class Tokenizer:
     token_scale = torch.ones(())
 
     column_width = 1
+    rows = 1
 
     def decode_tokens(self, tokens):
         return tokens[:, :, :3].transpose(1, 2)[:, :, None] / 4

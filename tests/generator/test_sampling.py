@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import count, islice
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from common.errors import UserError
 from generator.checkpoints import LoadedGenerator
-from generator.generate import generate_tokens, redraw
+from generator.generate import continue_image, generate_tokens, redraw, scroll
 from generator.kv_cache import KVCache
 from generator.sampling import SampleConfig, sample_columns
 
@@ -48,6 +49,12 @@ def test_guidance_by_column(cfg, schedule, scales):
 def test_any_window_and_given_columns(build, window, given):
     """Also more of them in a row than the two layers reach back: three with a window of one."""
     compare(build(window=window), [0, 3], 9, guided(3.0), given)
+
+
+@pytest.mark.parametrize("given", [(), (2,), (0, 4, 5)], ids=str)
+def test_a_grid_of_tokens(build, given):
+    """The cache against the plain sampler, each of which takes positions from the layout."""
+    compare(build(window=0, grid=3), [0, 3, 1], 9, guided(3.0), given)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -102,6 +109,23 @@ def test_columns_before_a_replaced_one_are_kept_and_columns_after_are_drawn(mode
     for column in (-1, 8):
         with pytest.raises(UserError):
             redraw(loaded, labels, tokens, {column: None}, config)
+
+
+def test_a_grid_is_generated_as_a_whole(build):
+    """Tokens within it can be replaced; nothing goes on beyond it."""
+    loaded = LoadedGenerator(build(window=0, grid=3), [], columns=9)
+    labels, config = [4], guided(2.0)
+    tokens = generate_tokens(loaded, labels, config)
+    again = redraw(loaded, labels, tokens, {4: None}, config)
+    torch.testing.assert_close(again, tokens, atol=1e-5, rtol=0)
+    image = torch.zeros(1, 3, 6, 4)
+    for refused in (
+        lambda: generate_tokens(loaded, labels, replace(config, columns=12)),
+        lambda: next(scroll(loaded, None, labels, config)),
+        lambda: continue_image(loaded, None, image, labels, 3),
+    ):
+        with pytest.raises(UserError, match="expected the 9 tokens of a grid"):
+            refused()
 
 
 @pytest.mark.parametrize("label", [-1, 5])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from generator.layout import ColumnLayout
+from generator.layout import ColumnLayout, GridLayout
 from generator.transformer import SelfAttention, rotate, rotation
 
 
@@ -21,6 +21,25 @@ def test_the_mask_by_hand(window, rows):
     assert layout.mask(2, 3).tolist() == expected[3:]
     assert layout.mask(1, min(window, 4)) is None
     assert layout.positions(3, 2).tolist() == [2, 3, 4]
+
+
+def test_a_grid_in_raster_order():
+    layout = GridLayout(0, 3)
+    assert layout.positions(4, 2).tolist() == [[0, 2], [1, 0], [1, 1], [1, 2]]
+    assert torch.equal(layout.mask(5, 3), ColumnLayout(0).mask(5, 3))
+    assert (layout.held, layout.reach(2)) == (ColumnLayout(0).held, None)
+
+
+def test_half_of_the_channels_turn_with_the_row_and_half_with_the_column():
+    """Each half as that of a column does; so attention sees differences along both axes alone."""
+    positions = GridLayout(0, 4).positions(16)
+    rows, columns = positions.unbind(1)
+    halves = rotation(rows, 4), rotation(columns, 4)
+    turn = rotation(positions, 8)
+    assert torch.equal(turn, torch.cat(halves, dim=2))
+    q, k = (rotate(torch.randn(8).expand(16, 8), turn) for _ in range(2))
+    scores = (q @ k.T).view(4, 4, 4, 4)
+    torch.testing.assert_close(scores[1:, 1:, 1:, 1:], scores[:-1, :-1, :-1, :-1])
 
 
 def test_self_attention_by_hand():
