@@ -122,6 +122,7 @@ def structured(build: Callable[..., T], values: Any, where: str = "", **injected
 
 
 def _node(target: str, params: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """The keys of a node, for `structured` to check: its name and the arguments."""
     return target, params or {}
 
 

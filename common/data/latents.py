@@ -168,6 +168,8 @@ def cache_latents(
                 labels.append(classes)
                 bar.update()
             tensors = {"means": torch.cat(means), "labels": torch.cat(labels)}
+            if not tensors["means"].isfinite().all():
+                raise UserError(f"{file}: not written: the tokenizer's means are not finite")
             checkpoint.save_safetensors(file, tensors)
     distributed.barrier()
 
